@@ -1,0 +1,79 @@
+"""Files are written whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from grokscope.errors import InputError
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends well it is synced and renamed to `path`.
+
+    Works for files and directories (an existing directory is replaced). If the block fails, for example on a full
+    disk, nothing is left behind and `path` is what it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    remove(draft)
+    try:
+        yield draft
+        for file in [draft] if draft.is_file() else sorted(f for f in draft.rglob("*") if f.is_file()):
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        if path.is_dir():
+            remove(path)
+        os.replace(draft, path)
+    except BaseException:
+        remove(draft)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write JSON (indented, NaN forbidden) whole or not at all."""
+    write_text(path, json.dumps(tree, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, what: str = "file") -> Any:
+    """Read JSON.
+
+    Raises:
+        InputError: the file is missing or not JSON; the sentence says `what` it should have been.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no {what} at {path}.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"the {what} at {path} cannot be read: {error}.") from None
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a directory, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def safe_name(name: str, field: str = "name") -> str:
+    """Return `name` if it can be one path component.
+
+    Raises:
+        InputError: it is empty, starts with a dot, or has a character other than letters, digits, '.', '_', '-'.
+    """
+    fine = all((c.isalnum() and c.isascii()) or c in "._-" for c in name)
+    if not name or name.startswith(".") or len(name) > 128 or not fine:
+        raise InputError(f"{field} = {name!r}: use 1 to 128 of letters, digits, '.', '_', '-', not starting with '.'.")
+    return name

@@ -1,0 +1,29 @@
+"""What can be said of the measurements."""
+
+from pydantic import Field
+
+from grokscope.spec import Spec
+
+
+class LensSpec(Spec):
+    """What is read at every kept checkpoint."""
+
+    probes_per_set: int | None = Field(None, ge=1)
+    """Most probes per set in a trace (the first by stable id order); None: all."""
+    batch: int = Field(1024, ge=1)
+    """Probes per forward pass."""
+
+
+class DiagnosisSpec(Spec):
+    """Thresholds of phases and diagnosis; docs/diagnosis.md gives the reason of each."""
+
+    saturation: float = Field(0.99, gt=0.0, le=1.0)
+    """Accuracy that train_inferred, id_atomic and ood_atomic must all reach."""
+    generalisation: float = Field(0.9, gt=0.0, le=1.0)
+    """OOD accuracy at which a run counts as having generalised."""
+    window: int = Field(3, ge=1)
+    """Consecutive checkpoints at or above a threshold for an event to count; the event is at the first of them."""
+    delay: float = Field(2.0, ge=1.0)
+    """OOD generalisation later than this multiple of the saturation step is 'after a delay'."""
+    confidence: float = Field(0.95, gt=0.5, lt=1.0)
+    """Level of all intervals."""

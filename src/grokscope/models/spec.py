@@ -1,0 +1,92 @@
+"""What can be said of a model. Every field is honoured or refused, never ignored."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from grokscope.spec import Spec
+
+
+class LoopedSpec(Spec):
+    """One stack of blocks run `loops` times (universal / recurrent GPT-2 style); loops = 1 is the plain transformer."""
+
+    kind: Literal["looped"] = "looped"
+    width: int = Field(128, ge=1)
+    """Model width D."""
+    heads: int = Field(4, ge=1)
+    """Attention heads; divides the width."""
+    layers: int = Field(2, ge=1)
+    """Layers in the shared stack."""
+    loops: int = Field(3, ge=1)
+    """Times the stack runs in training."""
+    inference_loops: int | None = Field(None, ge=1)
+    """Times the stack runs when evaluated; None means as in training."""
+    shared: bool = True
+    """False gives every loop its own weights: the control for parameter sharing at equal depth."""
+    expansion: float = Field(4.0, gt=0.0)
+    """MLP inner width over D."""
+    activation: Literal["gelu", "relu", "swiglu"] = "gelu"
+    """MLP non-linearity (gelu: tanh form, as GPT-2)."""
+    norm: Literal["rms", "layernorm"] = "rms"
+    """RMS norm has no gain (as the TRM), LayerNorm has gain and bias (as GPT-2)."""
+    norm_position: Literal["pre", "post", "none"] = "post"
+    """Where the norm stands: before each sublayer, after each residual sum, or nowhere."""
+    positions: Literal["learned", "rotary", "none"] = "none"
+    """Position code."""
+    injection: bool = True
+    """Add the input embedding to the state before every loop but the first."""
+    tied_head: bool = True
+    """Use the token embedding as output head."""
+    bias: bool = False
+    """Biases on linear maps (GPT-2 has them)."""
+    reembed_temperature: float | None = Field(None, gt=0.0)
+    """Between loops: state += softmax(temperature * state @ E^T) @ E (recurrent GPT-2); None: off."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "LoopedSpec":
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} must divide width {self.width}")
+        if self.positions == "rotary" and (self.width // self.heads) % 2:
+            raise ValueError(f"rotary positions need an even head width, got {self.width // self.heads}")
+        if not self.shared and self.inference_loops not in (None, self.loops):
+            raise ValueError("inference_loops can differ from loops only when the weights are shared")
+        return self
+
+
+class RecursiveSpec(Spec):
+    """Tiny Recursive Model (TRM); defaults are the reference's."""
+
+    kind: Literal["recursive"] = "recursive"
+    width: int = Field(1536, ge=1)
+    """Model width D."""
+    heads: int = Field(12, ge=1)
+    """Attention heads (attention variant only)."""
+    layers: int = Field(2, ge=1)
+    """Blocks in the shared level."""
+    h_cycles: int = Field(2, ge=1)
+    """Outer cycles; only the last carries gradient."""
+    l_cycles: int = Field(6, ge=1)
+    """Thinking passes per outer cycle."""
+    inference_h_cycles: int | None = Field(None, ge=1)
+    """Outer cycles when evaluated; None means as in training."""
+    expansion: float = Field(4.0, gt=0.0)
+    """SwiGLU expansion; inner width is round(expansion * n * 2 / 3) rounded up to a multiple of 256."""
+    mixer: bool = True
+    """True: token-mixing MLP over positions (mlp_t); False: attention."""
+    positions: Literal["learned", "rotary", "none"] = "none"
+    """Position code (rotary only with attention)."""
+    prefix: int = Field(16, ge=0)
+    """Learned prefix positions P."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "RecursiveSpec":
+        if not self.mixer and self.width % self.heads:
+            raise ValueError(f"heads {self.heads} must divide width {self.width}")
+        if self.mixer and self.positions == "rotary":
+            raise ValueError("rotary positions need attention: set mixer to false, or positions to learned or none")
+        if self.positions == "rotary" and (self.width // self.heads) % 2:
+            raise ValueError(f"rotary positions need an even head width, got {self.width // self.heads}")
+        return self
+
+
+ModelSpec = Annotated[LoopedSpec | RecursiveSpec, Field(discriminator="kind")]

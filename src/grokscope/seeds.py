@@ -1,0 +1,34 @@
+"""Named random streams. Each stream has its own seed, so that one can be changed while the others stand still."""
+
+import zlib
+
+import numpy as np
+
+from grokscope.spec import Spec
+
+
+class Seeds(Spec):
+    """One seed per stream. `world` and `split` (and the probes) never depend on `init` or `order`: runs pair."""
+
+    world: int = 0
+    """Draws the facts."""
+    split: int = 0
+    """Draws which facts are OOD and which compositions are held out."""
+    corpus: int = 0
+    """Draws the supervised compositions: the phi sample and the injections."""
+    init: int = 0
+    """Draws the initial weights."""
+    order: int = 0
+    """Draws the order of the training examples (and random loop counts)."""
+
+
+def generator(stream: str, seed: int, *path: int) -> np.random.Generator:
+    """The generator of one named stream: same (stream, seed, path), same numbers, on every machine.
+
+    Args:
+        stream: name of the stream, e.g. "order".
+        seed: the stream's seed.
+        path: further integers that address a sub-stream, e.g. the epoch, so that no state has to be stored.
+    """
+    key = zlib.crc32(stream.encode())
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([key, seed & 0xFFFFFFFFFFFFFFFF, *path])))

@@ -1,0 +1,102 @@
+"""A study: regimes x seeds of one model on one world, expanded to self-contained run specs."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from grokscope.mechanics.spec import DiagnosisSpec, LensSpec
+from grokscope.models.spec import LoopedSpec, ModelSpec
+from grokscope.seeds import Seeds
+from grokscope.spec import Spec, digest
+from grokscope.training.spec import TrainingSpec
+from grokscope.world.format import FormatSpec
+from grokscope.world.spec import REGIMES, CorpusSpec, Regime, WorldSpec
+
+
+class RunSpec(Spec):
+    """Everything one run depends on. Any executor can take it; nothing else is consulted."""
+
+    world: WorldSpec
+    corpus: CorpusSpec
+    regime: Regime
+    format: FormatSpec
+    model: ModelSpec
+    training: TrainingSpec
+    lens: LensSpec
+    diagnosis: DiagnosisSpec
+    seeds: Seeds
+
+    @property
+    def identity(self) -> str:
+        """Hash of the spec without the number of steps and without what only reads the run."""
+        tree = self.tree()
+        tree["training"].pop("steps")
+        tree.pop("diagnosis")
+        return digest(tree)
+
+
+class StudySpec(Spec):
+    """Regimes x seeds, and the settings they share."""
+
+    name: str = "study"
+    """Name of the study; its runs are kept in a directory of this name."""
+    family: str = "default"
+    """Which of the file's model families these settings are."""
+    world: WorldSpec = WorldSpec()
+    """The facts."""
+    corpus: CorpusSpec = CorpusSpec()
+    """What is shown and what is kept back."""
+    format: FormatSpec = FormatSpec()
+    """Tokens and labels."""
+    model: ModelSpec = LoopedSpec()
+    """The model."""
+    training: TrainingSpec = TrainingSpec()
+    """The loop."""
+    lens: LensSpec = LensSpec()
+    """What is read at every checkpoint."""
+    diagnosis: DiagnosisSpec = DiagnosisSpec()
+    """Thresholds."""
+    regimes: tuple[str | Regime, ...] = tuple(REGIMES)
+    """Names of the reference's regimes, or regimes spelled out."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """One run per regime and seed."""
+    vary: tuple[Literal["world", "split", "corpus", "init", "order"], ...] = (
+        "world", "split", "corpus", "init", "order",
+    )  # fmt: skip
+    """The streams a study seed sets; the others keep seed 0. Regimes of one seed always share their world."""
+    steps_for: dict[str, int] = {}
+    """Fewer (or more) steps for some regimes, by name."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "StudySpec":
+        names = []
+        for regime in self.regimes:
+            if isinstance(regime, str) and regime not in REGIMES:
+                raise ValueError(f"regime {regime!r} is unknown; the named ones are {', '.join(REGIMES)}")
+            names.append(regime if isinstance(regime, str) else regime.name)
+        for what, items in (("regimes", names), ("seeds", list(self.seeds))):
+            if len(set(items)) != len(items):
+                raise ValueError(f"{what} repeats an item: {items}")
+        if unknown := set(self.steps_for) - set(names):
+            raise ValueError(f"steps_for names {sorted(unknown)}, which are not among the regimes {names}")
+        return self
+
+    def expand(self) -> dict[str, RunSpec]:
+        """Run specs by run name (`<regime>-s<seed>`), in the order they should be started."""
+        runs = {}
+        for seed in self.seeds:
+            for item in self.regimes:
+                regime = REGIMES[item] if isinstance(item, str) else item
+                steps = self.steps_for.get(regime.name, self.training.steps)
+                runs[f"{regime.name}-s{seed}"] = RunSpec(
+                    world=self.world,
+                    corpus=self.corpus,
+                    regime=regime,
+                    format=self.format,
+                    model=self.model,
+                    training=self.training.replace(steps=steps),
+                    lens=self.lens,
+                    diagnosis=self.diagnosis,
+                    seeds=Seeds(**{stream: seed for stream in self.vary}),
+                )
+        return runs

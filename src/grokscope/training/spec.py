@@ -1,0 +1,87 @@
+"""What can be said of a training. Defaults are the reference's recipe where it has one."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from grokscope.spec import Spec
+
+
+class OptimizerSpec(Spec):
+    """AdamW on everything, or Muon on the block matrices beside AdamW on the rest."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon: orthogonalised momentum for the 2-D block matrices, AdamW for embeddings, head, gains and biases."""
+    lr: float = Field(4e-5, gt=0.0)
+    """Peak learning rate of AdamW (reference: 4e-5)."""
+    muon_lr: float | None = Field(None, gt=0.0)
+    """Peak learning rate of Muon; None: as lr. An update has RMS 0.2 per entry times this rate."""
+    weight_decay: float = Field(1.0, ge=0.0)
+    """Decoupled decay of AdamW parameters, times the learning rate (reference: 1.0)."""
+    muon_weight_decay: float | None = Field(None, ge=0.0)
+    """Decoupled decay of Muon parameters; None: as weight_decay."""
+    decay_vectors: bool = True
+    """Decay gains, biases and position codes too (reference: every parameter)."""
+    beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    """AdamW first-moment decay."""
+    beta2: float = Field(0.95, ge=0.0, lt=1.0)
+    """AdamW second-moment decay."""
+    momentum: float = Field(0.95, ge=0.0, lt=1.0)
+    """Muon momentum (Nesterov)."""
+    prefix_lr: float = Field(1e-4, gt=0.0)
+    """Learning rate of the TRM prefix embedding (sign-SGD, reference: 1e-4)."""
+    prefix_weight_decay: float = Field(1.0, ge=0.0)
+    """Decay of the TRM prefix embedding (reference: 1.0)."""
+
+
+class TrainingSpec(Spec):
+    """The loop: how long, how fast, what is kept."""
+
+    steps: int = Field(10_000, ge=1)
+    """Optimiser steps. Not part of a run's identity: raising it continues the run."""
+    batch: int = Field(512, ge=1)
+    """Examples per step; epochs shuffle without replacement, the last partial batch is dropped (reference: 512)."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """Optimiser."""
+    warmup: int = Field(2000, ge=0)
+    """Linear warm-up steps (reference: 2,000)."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """Shape of the learning rate after warm-up."""
+    schedule_steps: int | None = Field(None, ge=1)
+    """Step at which cosine / linear end; required for them, so that the rate does not depend on `steps`."""
+    final_lr: float = Field(0.1, ge=0.0, le=1.0)
+    """Cosine / linear end at this share of the peak rate and stay there."""
+    loss: Literal["softmax", "stablemax", "stablemax64"] = "stablemax64"
+    """Cross-entropy: softmax, stablemax in float32, or stablemax in float64 (reference)."""
+    halt_weight: float = Field(0.5, ge=0.0)
+    """Weight of the TRM halting head's binary cross-entropy (reference: 0.5)."""
+    ema: float = Field(0.999, ge=0.0, lt=1.0)
+    """Decay of the weight average that is evaluated and kept (reference: 0.999); 0: off."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Activations; weights are float32."""
+    atom_repetition: int = Field(1, ge=1)
+    """How often every atomic fact stands in an epoch (reference: 1)."""
+    loop_choices: tuple[int, ...] | None = None
+    """Looped models: draw the number of loops of each step from these; None: always as the model says."""
+    first_checkpoint: int = Field(100, ge=1)
+    """Checkpoints are dense up to here ..."""
+    dense_every: int = Field(100, ge=1)
+    """... at this distance (steps), then log-spaced."""
+    checkpoints_per_doubling: int = Field(4, ge=1)
+    """Checkpoints per doubling of the step after `first_checkpoint`."""
+    keep: int | None = Field(None, ge=2)
+    """Most checkpoints kept with weights (evenly in log step, first and last always); None: all."""
+    resume_every: int = Field(1000, ge=1)
+    """Steps between saves of the resumable state (also saved at every checkpoint)."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where it runs."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile: auto uses it where a compiler works, and says once where not."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "TrainingSpec":
+        if self.schedule != "constant" and self.schedule_steps is None:
+            raise ValueError(f"schedule {self.schedule!r} needs schedule_steps")
+        if self.schedule_steps is not None and self.schedule_steps <= self.warmup:
+            raise ValueError(f"schedule_steps {self.schedule_steps} must be greater than warmup {self.warmup}")
+        return self

@@ -1,0 +1,74 @@
+"""What can be said of a world, a regime and a corpus. Defaults are the reference study's values."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from grokscope.spec import Spec
+
+
+class WorldSpec(Spec):
+    """A directed knowledge graph: every entity has `degree` distinct outgoing relations with uniform tails."""
+
+    entities: int = Field(2000, ge=2)
+    """Number of entities (reference: 2,000)."""
+    relations: int = Field(200, ge=1)
+    """Number of relations (reference: 200)."""
+    degree: int = Field(20, ge=1)
+    """Distinct outgoing relations per entity (reference: 20)."""
+    ood_fraction: float = Field(0.05, ge=0.0, lt=1.0)
+    """Share of the facts that is out-of-distribution (reference: 0.05)."""
+    facts_file: str | None = None
+    """A CSV file of facts (head,relation,tail) or a directory in the reference's JSON format; replaces generation."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "WorldSpec":
+        if self.facts_file is None and self.degree > self.relations:
+            raise ValueError(
+                f"degree {self.degree} needs at least as many relations, there are {self.relations}; "
+                "allowed is degree <= relations"
+            )
+        return self
+
+
+class Regime(Spec):
+    """Which compositions the OOD facts are supervised in. A value, not a code path.
+
+    Of the OOD facts used by `test_ood` as hop 1 (hop 2), the share `hop1_ratio` (`hop2_ratio`) gets up to `hop1_k`
+    (`hop2_k`) training compositions whose other hop is ID. "full" means k = phi.
+    """
+
+    name: str
+    """What the regime is called in files and figures."""
+    hop1_ratio: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of the OOD facts used as hop 1 that is injected."""
+    hop1_k: int | Literal["full"] = 0
+    """Compositions per injected hop-1 fact; "full" is phi."""
+    hop2_ratio: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of the OOD facts used as hop 2 that is injected."""
+    hop2_k: int | Literal["full"] = 0
+    """Compositions per injected hop-2 fact; "full" is phi."""
+
+
+REGIMES: dict[str, Regime] = {
+    regime.name: regime
+    for regime in (
+        Regime(name="natural"),
+        Regime(name="both_hops_full", hop1_ratio=1.0, hop1_k="full", hop2_ratio=1.0, hop2_k="full"),
+        Regime(name="both_hops_half", hop1_ratio=0.5, hop1_k=9, hop2_ratio=0.5, hop2_k=9),
+        Regime(name="first_hop_full", hop1_ratio=1.0, hop1_k="full"),
+        Regime(name="second_hop_full", hop2_ratio=1.0, hop2_k="full"),
+    )
+}
+"""The reference's regimes by name."""
+
+
+class CorpusSpec(Spec):
+    """How many compositions are shown and how many questions are kept back."""
+
+    phi: float = Field(18.0, ge=0.0)
+    """Training compositions per ID atomic fact (reference: 18)."""
+    iid_fraction: float = Field(0.005, gt=0.0, lt=1.0)
+    """Share of the ID composition pool held out as test_iid (reference: 0.005)."""
+    probe_cap: int = Field(3000, ge=1)
+    """Most probes per set (reference: 3,000)."""
