@@ -30,7 +30,7 @@ class Spec(BaseModel):
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            raise InputError(sentence(error, source)) from None
+            raise InputError(sentence(error, source, tree)) from None
 
     def tree(self) -> dict[str, Any]:
         """The spec as plain JSON values."""
@@ -41,16 +41,30 @@ class Spec(BaseModel):
         return type(self).parse({**self.tree(), **changes})
 
 
-def sentence(error: ValidationError, source: str = "") -> str:
+def sentence(error: ValidationError, source: str = "", tree: Any = None) -> str:
     """One sentence for a pydantic error: the field, the value, what is allowed."""
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "the file"
+    field = ".".join(_keys(first["loc"], tree)) or "the file"
     where = f"{source}: " if source else ""
     if first["type"] == "extra_forbidden":
         return f"{where}unknown field '{field}' (value {first['input']!r}); see --help for the fields that exist."
     message = first["msg"].removeprefix("Value error, ")
-    value = "" if first["type"] == "missing" else f" = {first['input']!r}"
+    silent = first["type"] == "missing" or isinstance(first["input"], dict)
+    value = "" if silent else f" = {first['input']!r}"
     return f"{where}{field}{value}: {message[:1].lower()}{message[1:]}."
+
+
+def _keys(loc: tuple[int | str, ...], tree: Any) -> list[str]:
+    """An error's location without the tags pydantic puts in for the members of a union."""
+    keys = []
+    for part in loc:
+        if isinstance(tree, dict):
+            tagged = part not in tree and part in tree.values()
+            if tagged:
+                continue
+            tree = tree.get(part)
+        keys.append(str(part))
+    return keys
 
 
 def canonical_json(tree: Any) -> str:

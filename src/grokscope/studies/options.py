@@ -1,0 +1,82 @@
+"""Every field of a study as a command-line option.
+
+The options are a tree of plain dataclasses made from the study itself: its values are the defaults, the attribute
+docstrings of the specs are the help. Types alone are checked while parsing; the values are then validated by the specs,
+so that a bad one is the same sentence whether it stood in a file or on the command line.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from grokscope.errors import InputError
+from grokscope.spec import Spec
+from grokscope.studies.spec import StudySpec
+
+CHOSEN_BY_FILE = ("family",)
+"""Study fields that are no options: the family decides which file tree is read in the first place."""
+
+
+def option_fields(study: StudySpec) -> list[tuple[str, Any, Any]]:
+    """Dataclass fields (name, annotation, field) for every option of a study."""
+    return [field for field in _fields(study) if field[0] not in CHOSEN_BY_FILE]
+
+
+def apply(study: StudySpec, values: Any) -> StudySpec:
+    """The study with the parsed option values laid on it.
+
+    Args:
+        study: the study whose values were the defaults.
+        values: an instance of a dataclass with the fields of `option_fields(study)`.
+
+    Raises:
+        InputError: a value that the spec refuses.
+    """
+    named = {item.name: item for item in study.regimes if not isinstance(item, str)}
+    tree = study.tree() | {name: _plain(getattr(values, name)) for name, _, _ in option_fields(study)}
+    tree["regimes"] = [named[name].tree() if name in named else name for name in values.regimes]
+    if not tree["regimes"]:
+        raise InputError("regimes = (): name at least one regime.")
+    if not set(tree["steps_for"]) - set(study.steps_for):
+        # Leaving a regime out must not turn the file's own entry for it into an error.
+        tree["steps_for"] = {name: n for name, n in tree["steps_for"].items() if name in values.regimes}
+    if values.world.facts_file is not None:
+        tree["world"]["facts_file"] = str(Path(values.world.facts_file).resolve())
+    return StudySpec.parse(tree, "command line")
+
+
+def _fields(spec: Spec) -> list[tuple[str, Any, Any]]:
+    fields: list[tuple[str, Any, Any]] = []
+    for name, info in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        annotation: Any = info.annotation
+        if isinstance(value, Spec):
+            annotation, value = _options_type(value)
+        elif name == "regimes":
+            annotation = tuple[str, ...]
+            value = tuple(item if isinstance(item, str) else item.name for item in value)
+        help_text = info.description or ""
+        fields.append(
+            (
+                name,
+                Annotated[annotation, tyro.conf.arg(help=help_text)],
+                dataclasses.field(default_factory=lambda value=value: value),
+            )
+        )
+    return fields
+
+
+def _options_type(spec: Spec) -> tuple[type, Any]:
+    """A dataclass type with the fields of a spec, and the instance that holds its values."""
+    fields = _fields(spec)
+    made = dataclasses.make_dataclass(f"{type(spec).__name__}Options", fields, frozen=True)
+    made.__doc__ = type(spec).__doc__
+    return made, made()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return list(value) if isinstance(value, tuple) else value
