@@ -8,7 +8,7 @@ from grokscope.spec import Spec
 
 
 class LoopedSpec(Spec):
-    """One stack of blocks run `loops` times (universal / recurrent GPT-2 style); loops = 1 is the plain transformer."""
+    """One stack of blocks run `loops` times (universal, recurrent GPT-2); loops = 1: the plain transformer."""
 
     kind: Literal["looped"] = "looped"
     width: int = Field(128, ge=1)
@@ -24,7 +24,7 @@ class LoopedSpec(Spec):
     shared: bool = True
     """False gives every loop its own weights: the control for parameter sharing at equal depth."""
     expansion: float = Field(4.0, gt=0.0)
-    """MLP inner width over D."""
+    """MLP inner width over D (swiglu too: its gate makes it half as large again)."""
     activation: Literal["gelu", "relu", "swiglu"] = "gelu"
     """MLP non-linearity (gelu: tanh form, as GPT-2)."""
     norm: Literal["rms", "layernorm"] = "rms"
@@ -32,7 +32,7 @@ class LoopedSpec(Spec):
     norm_position: Literal["pre", "post", "none"] = "post"
     """Where the norm stands: before each sublayer, after each residual sum, or nowhere."""
     positions: Literal["learned", "rotary", "none"] = "none"
-    """Position code."""
+    """Position code. With full attention and none, the order of the tokens is invisible to the model."""
     injection: bool = True
     """Add the input embedding to the state before every loop but the first."""
     tied_head: bool = True
@@ -41,6 +41,9 @@ class LoopedSpec(Spec):
     """Biases on linear maps (GPT-2 has them)."""
     reembed_temperature: float | None = Field(None, gt=0.0)
     """Between loops: state += softmax(temperature * state @ E^T) @ E (recurrent GPT-2); None: off."""
+    init: Literal["fan_in", "gpt2"] = "fan_in"
+    """fan_in: normal, std 1/sqrt(inputs) for linear maps, 1/sqrt(D) for embeddings. gpt2: normal, std 0.02,
+    the two maps that write to the residual stream further over sqrt(2 * layers * loops)."""
 
     @model_validator(mode="after")
     def _possible(self) -> "LoopedSpec":
@@ -74,7 +77,7 @@ class RecursiveSpec(Spec):
     mixer: bool = True
     """True: token-mixing MLP over positions (mlp_t); False: attention."""
     positions: Literal["learned", "rotary", "none"] = "none"
-    """Position code (rotary only with attention)."""
+    """Position code (rotary only with attention; attention with none cannot see the order of the tokens)."""
     prefix: int = Field(16, ge=0)
     """Learned prefix positions P."""
 
@@ -83,7 +86,9 @@ class RecursiveSpec(Spec):
         if not self.mixer and self.width % self.heads:
             raise ValueError(f"heads {self.heads} must divide width {self.width}")
         if self.mixer and self.positions == "rotary":
-            raise ValueError("rotary positions need attention: set mixer to false, or positions to learned or none")
+            raise ValueError(
+                "rotary positions need attention: set mixer to false, or positions to learned or none"
+            )
         if self.positions == "rotary" and (self.width // self.heads) % 2:
             raise ValueError(f"rotary positions need an even head width, got {self.width // self.heads}")
         return self

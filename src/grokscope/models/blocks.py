@@ -1,0 +1,87 @@
+"""The parts of a block: linear maps with an explicit cast, norms in float32, MLPs.
+
+Shapes: `x_..N` has any leading axes and N features; D is the width, M the inner width of an MLP.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from grokscope.models.init import Init
+
+EPS = 1e-5
+
+
+class Linear(nn.Module):
+    """x W^T + b; the float32 weight (outputs, inputs) is cast to the dtype of x at use, without autocast."""
+
+    def __init__(self, weight: nn.Parameter, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = nn.Parameter(torch.zeros(weight.shape[0])) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+    def extra_repr(self) -> str:
+        outputs, inputs = self.weight.shape
+        return f"{inputs} -> {outputs}" + ("" if self.bias is None else ", bias")
+
+
+def rms(x: Tensor) -> Tensor:
+    """x / sqrt(mean(x^2 over the last axis) + 1e-5), computed in float32, no gain; dtype of x."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)).to(x.dtype)
+
+
+class RmsNorm(nn.Module):
+    """`rms` as a module, so that hooks see it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms(x)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis with gain and bias, computed in float32; dtype of x."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), self.gain.shape, self.gain, self.bias, EPS).to(x.dtype)
+
+
+class Mlp(nn.Module):
+    """down(act(up(x))), inner width M."""
+
+    def __init__(
+        self, width: int, inner: int, activation: Literal["gelu", "relu"], init: Init, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.up = Linear(init.matrix(inner, width), bias)
+        self.down = Linear(init.residual(width, inner), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner: Tensor = self.up(x)
+        inner = F.gelu(inner, approximate="tanh") if self.activation == "gelu" else F.relu(inner)
+        out: Tensor = self.down(inner)
+        return out
+
+
+class SwiGlu(nn.Module):
+    """down(silu(gate) * up); gate and up are the halves, in this order, of one map to 2 M."""
+
+    def __init__(self, width: int, inner: int, init: Init, bias: bool = False) -> None:
+        super().__init__()
+        self.gate_up = Linear(init.matrix(2 * inner, width), bias)
+        self.down = Linear(init.residual(width, inner), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        out: Tensor = self.down(F.silu(gate) * up)
+        return out

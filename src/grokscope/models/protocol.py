@@ -1,0 +1,114 @@
+"""The one interface to a model that reasons in passes: start, step, read.
+
+A model is an unrolled computation with an address (`Stage`) after every pass. `start` gives the carry at
+stage 0, `step` takes it to the next stage, `read` looks at the state there and `write` replaces it. The lens,
+interventions and traces are written against this alone; training uses `hidden`, the same numbers in one call.
+
+Shapes: B batch, S input positions, T positions with prefix (prefix first), D width, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from grokscope.errors import InputError
+from grokscope.models.stages import Stage
+
+Carry: TypeAlias = Any
+"""Everything a model needs to go on from a stage: each model's own NamedTuple of tensors."""
+
+
+class Reasoner(nn.Module, ABC):
+    """Base class of our models, and what an adapter for another model must offer.
+
+    Attributes:
+        vocab: number of token ids V. positions: input positions S the model was built for. prefix: learned
+        positions P that stand before the input on the T axis. loops: times the shared part runs in training
+        (TRM: outer cycles). inference_loops: the same as evaluated. stages: addresses of the computation as
+        evaluated. dtype: dtype of the states. Weights stay float32 and are cast at use; norms, softmax and
+        logits are float32.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab: int,
+        positions: int,
+        prefix: int,
+        loops: int,
+        inference_loops: int,
+        stages: tuple[Stage, ...],
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.vocab = vocab
+        self.positions = positions
+        self.prefix = prefix
+        self.loops = loops
+        self.inference_loops = inference_loops
+        self.stages = stages
+        self.dtype = dtype
+
+    @abstractmethod
+    def start(self, tokens_BS: Tensor) -> Carry:
+        """The carry at stage 0, from token ids (int32 or int64)."""
+
+    @abstractmethod
+    def step(self, carry: Carry, stage: int) -> Carry:
+        """The carry at `stage` from the carry at `stage - 1`; `carry` is left as it is.
+
+        Raises:
+            InputError: `stage` is not one of 1 .. len(stages) - 1.
+        """
+
+    @abstractmethod
+    def read(self, carry: Carry, stage: int) -> Tensor:
+        """state_BTD at `stage`, given the carry there."""
+
+    @abstractmethod
+    def write(self, carry: Carry, stage: int, state_BTD: Tensor) -> Carry:
+        """The carry at `stage` with the state that `read` shows replaced."""
+
+    @abstractmethod
+    def unembed(self, state_BTD: Tensor) -> Tensor:
+        """float32 logits of any state, by exactly what makes the output (final norm included)."""
+
+    @abstractmethod
+    def hidden(self, tokens_BS: Tensor, loops: int | None = None) -> Tensor:
+        """The final state_BTD; the training path: pure, no data-dependent Python, whole-graph compilable.
+
+        Args:
+            tokens_BS: token ids. loops: times the shared part runs; None: `self.loops`, as in training. With
+            `self.inference_loops` the
+                result is what `read` shows at the last stage.
+        """
+
+    @abstractmethod
+    def block_matrices(self) -> list[str]:
+        """Names of the 2-D weights inside blocks, as in `named_parameters`: what Muon may take."""
+
+    def prefix_parameters(self) -> list[str]:
+        """Names of prefix embeddings, as in `named_parameters`; they have a learning rate of their own."""
+        return []
+
+    def halt(self, state_BTD: Tensor) -> Tensor | None:
+        """float32 halting logits (B, 2) from the final state, or None for a model without a halting head."""
+        return None
+
+    def forward(self, tokens_BS: Tensor) -> Tensor:
+        """float32 logits_BSV as evaluated: `inference_loops` loops, prefix cut."""
+        return self.unembed(self.hidden(tokens_BS, self.inference_loops)[:, self.prefix :])
+
+    def _check_step(self, stage: int) -> None:
+        if not 1 <= stage < len(self.stages):
+            raise InputError(f"stage = {stage}: a step goes to one of 1 to {len(self.stages) - 1}.")
+
+    def _check_tokens(self, tokens_BS: Tensor, exact: bool) -> None:
+        found = tokens_BS.shape[-1] if tokens_BS.ndim == 2 else -1
+        if found < 1 or found > self.positions or (exact and found != self.positions):
+            allowed = f"{self.positions}" if exact else f"1 to {self.positions}"
+            raise InputError(
+                f"tokens of shape {tuple(tokens_BS.shape)}: must be (batch, positions), positions {allowed}."
+            )
