@@ -1,0 +1,261 @@
+"""The figures. Each is a pure function of the tidy tables (`tables.py`) and returns a matplotlib `Figure`.
+
+With several seeds every seed is a thin line and the median over seeds is the thick one, drawn where all seeds have a
+value; with one seed the line is that run and the band is its interval, clustered by fact.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from grokscope.report import style
+from grokscope.report.paper import PaperCurve
+from grokscope.report.style import Pen
+from grokscope.report.tables import (
+    ACCURACY,
+    ANYWHERE,
+    CELL,
+    CHANCE,
+    GUESS,
+    MOMENTS,
+    StudyView,
+    latents,
+    select,
+)
+
+OOD_SETS = (("test_ood", Pen("OOD then OOD", style.OOD.color, width=2.3)), ("first_hop_ood", style.FIRST_HOP),
+            ("second_hop_ood", style.SECOND_HOP))  # fmt: skip
+
+
+def median_over_seeds(rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values): the median over runs at every step that all runs have."""
+    runs = rows["run"].n_unique()
+    median = (
+        rows.group_by("step")
+        .agg(pl.col("value").median(), pl.col("value").count().alias("runs"))
+        .filter(pl.col("runs") == runs)
+        .sort("step")
+    )
+    return median["step"].to_numpy().astype(float), median["value"].to_numpy()
+
+
+def draw(ax: Axes, rows: pl.DataFrame, pen: Pen, band: bool = False, thin: bool = True) -> tuple[Pen, float] | None:
+    """One quantity: thin lines per seed, the median over seeds; `band` adds each run's interval.
+
+    Returns the pen and the last value, for `style.end_labels`; None if there is nothing to draw.
+    """
+    rows = rows.filter(pl.col("value").is_not_null())
+    if not len(rows):
+        return None
+    several = rows["run"].n_unique() > 1
+    dashes = {} if pen.dashes is None else {"dashes": pen.dashes}
+    for _, one in rows.group_by("run", maintain_order=True):
+        step, value = one["step"].to_numpy(), one["value"].to_numpy()
+        if band and one["low"].null_count() < len(one):
+            low, high = (one[c].cast(pl.Float64).fill_null(np.nan).to_numpy() for c in ("low", "high"))
+            ax.fill_between(step, low, high, color=pen.color, alpha=0.08 if several else 0.18, linewidth=0)
+        if several and thin:
+            ax.plot(step, value, color=pen.color, linewidth=0.7, alpha=0.5, **dashes)
+    step, value = median_over_seeds(rows)
+    if not len(step):
+        return None
+    ax.plot(step, value, color=pen.color, linewidth=pen.width, **dashes)
+    return pen, float(value[-1])
+
+
+def course(ax: Axes, curves: pl.DataFrame, labels: bool = True) -> None:
+    """The figure-2 panel of one regime on given axes."""
+    ends = []
+    lines = [(select(curves, ACCURACY, probes="train_inferred"), style.TRAIN, False)]
+    for latent, (found, cell, chance) in style.latent_pens(latents(curves)).items():
+        lines += [
+            (select(curves, CHANCE, latent, "test_ood"), chance, False),
+            (select(curves, CELL, latent, "test_ood"), cell, False),
+            (select(curves, ANYWHERE, latent, "test_ood"), found, False),
+        ]
+    lines += [
+        (select(curves, GUESS, probes="test_ood"), style.GUESSED, False),
+        (select(curves, ANYWHERE, "answer", "test_ood"), style.TARGET, False),
+        (select(curves, ACCURACY, probes="test_ood"), style.OOD, True),
+    ]
+    for rows, pen, band in lines:
+        flat = pen.dashes is not None and pen.dashes[0] < 2
+        ends.append(draw(ax, rows, pen, band, thin=not flat))
+    style.step_axis(ax, curves["step"].unique().to_list())
+    style.rate_axis(ax)
+    if labels:
+        style.end_labels(ax, [end for end in ends if end])
+
+
+def course_panel(curves: pl.DataFrame, title: str) -> Figure:
+    """Bridge, exact OOD accuracy with its band, guess baseline, target found and train accuracy of one regime."""
+    figure = style.new_figure(6.0, 3.5)
+    ax = figure.add_subplot()
+    if not len(curves):
+        style.say(ax, "No checkpoint of this regime was evaluated.")
+        return figure
+    ax.set_title(title)
+    course(ax, curves)
+    return figure
+
+
+def overview(view: StudyView) -> Figure:
+    """The figure-2 panels of all regimes on shared axes, with one legend."""
+    regimes = view.regimes
+    columns = min(3, len(regimes))
+    rows = -(-len(regimes) // columns)
+    figure = style.new_figure(max(3.1 * columns, 4.5), 2.5 * rows + 0.7)
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for number, ax in enumerate(axes.flat):
+        if number >= len(regimes):
+            ax.set_axis_off()
+            continue
+        curves = view.curves.filter(pl.col("regime") == regimes[number])
+        if len(curves):
+            course(ax, curves, labels=False)
+        else:
+            style.say(ax, "no checkpoint")
+        ax.set_title(regimes[number])
+        if number % columns:
+            ax.set_ylabel("")
+        if number + columns < len(regimes):
+            ax.set_xlabel("")
+    pens = [style.OOD, style.GUESSED, style.TARGET, style.TRAIN]
+    pens += [pen for three in style.latent_pens(latents(view.curves)).values() for pen in three]
+    handles = [ax.plot([], [], color=p.color, linewidth=p.width, linestyle=(0, p.dashes or ()))[0] for p in pens]
+    figure.legend(handles, [p.label for p in pens], loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def split_panel(curves: pl.DataFrame, title: str) -> Figure:
+    """Exact accuracy by which hop is OOD: the hop that stays low is the bottleneck."""
+    figure = style.new_figure(6.0, 3.1)
+    ax = figure.add_subplot()
+    ends = [draw(ax, select(curves, ACCURACY, probes=probes), pen, band=True) for probes, pen in OOD_SETS]
+    ends.append(draw(ax, select(curves, ACCURACY, probes="test_iid"), Pen("ID then ID, held out", "#4d4d4d", (5, 1.6), 1.4)))
+    ends.append(draw(ax, select(curves, GUESS, probes="test_ood"), style.GUESSED, thin=False))
+    drawn = [end for end in ends if end]
+    if not drawn:
+        ax.clear()
+        style.say(ax, "No OOD accuracy was recorded.")
+        return figure
+    ax.set_title(title)
+    style.step_axis(ax, curves["step"].unique().to_list())
+    style.rate_axis(ax, "exact accuracy")
+    style.end_labels(ax, drawn, gap=0.08)
+    return figure
+
+
+def paper_panel(curves: pl.DataFrame, saturation: dict[str, int], paper: PaperCurve | None, title: str) -> Figure:
+    """Ours (solid) and the paper's (dashed) against step over each one's saturation step.
+
+    Args:
+        saturation: by run name, the first step at which trained queries are at or above the threshold; runs that
+            never saturated are missing, and not drawn.
+    """
+    figure = style.new_figure(6.0, 3.5)
+    ax = figure.add_subplot()
+    scaled_paper = None if paper is None or paper.saturation is None else paper
+    if not saturation and scaled_paper is None:
+        style.say(ax, "Neither ours nor a published run saturated in this regime: there is no common time.")
+        return figure
+    pens = [(style.TRAIN, ACCURACY, "", "train_inferred", "train_accuracy")]
+    pens += [(three[0], ANYWHERE, name, "test_ood", "bridge_found_rate") for name, three in
+             style.latent_pens(latents(curves) or ["bridge"]).items()]  # fmt: skip
+    pens.append((Pen("target found", style.TARGET.color), ANYWHERE, "answer", "test_ood", "target_found_rate"))
+    spans: list[float] = []
+    for pen, measure, variable, probes, column in pens:
+        rows = select(curves, measure, variable, probes).filter(pl.col("run").is_in(list(saturation)))
+        courses = []
+        for (run,), one in rows.group_by("run", maintain_order=True):
+            time = one["step"].to_numpy() / saturation[str(run)]
+            keep = time > 0
+            courses.append((time[keep], one["value"].to_numpy()[keep]))
+        _scaled(ax, courses, pen)
+        spans += [time for times, _ in courses for time in (times.min(), times.max()) if len(times)]
+        if scaled_paper is not None:
+            time = scaled_paper.table["step"].to_numpy() / (scaled_paper.saturation or 1)
+            ax.plot(time, scaled_paper.table[column].to_numpy(), color=pen.color, linewidth=1.1, dashes=(4, 1.8))
+            spans += [time.min(), time.max()]
+    ax.axvline(1.0, color=style.MUTED, linewidth=0.7)
+    ax.set_xscale("log")
+    first, last = max(min(spans), 0.02), max(spans)
+    ticks = style.log_ticks(first, last)
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.xaxis.set_minor_locator(style.NullLocator())
+    ax.set_xlim(first, last)
+    style.rate_axis(ax)
+    ax.set_xlabel("step / saturation step (log scale)")
+    ax.set_title(title)
+    named = [(pen.label, pen.color, "-", pen.width) for pen, *_ in pens]
+    named += [("this study", style.MUTED, "-", 1.8)] * bool(saturation)
+    named += [("the paper (one seed)", style.MUTED, "--", 1.1)] * (scaled_paper is not None)
+    handles = [ax.plot([], [], color=color, linestyle=line, linewidth=width)[0] for _, color, line, width in named]
+    figure.legend(handles, [text for text, *_ in named], loc="outside lower center", ncols=3, frameon=False,
+                  fontsize=8, handlelength=2.4)  # fmt: skip
+    return figure
+
+
+def _scaled(ax: Axes, courses: Sequence[tuple[np.ndarray, np.ndarray]], pen: Pen) -> None:
+    """Courses on different time grids: thin each, and their median on a common grid (linear in log time)."""
+    courses = [(np.log(time), value) for time, value in courses if len(time) > 1]
+    if not courses:
+        return
+    low, high = max(t[0] for t, _ in courses), min(t[-1] for t, _ in courses)
+    if len(courses) > 1:
+        for time, value in courses:
+            ax.plot(np.exp(time), value, color=pen.color, linewidth=0.7, alpha=0.5)
+    grid = np.unique(np.concatenate([t[(t >= low) & (t <= high)] for t, _ in courses]))
+    median = np.median([np.interp(grid, time, value) for time, value in courses], axis=0)
+    ax.plot(np.exp(grid), median, color=pen.color, linewidth=pen.width)
+
+
+def emergence_maps(emergence: pl.DataFrame, variable: str, title: str) -> Figure:
+    """Where `variable` is the argmax: stages x positions at three moments, rates over probes (mean over seeds)."""
+    rows = emergence.filter(pl.col("variable") == variable)
+    figure = style.new_figure(6.0, 3.0)
+    if not len(rows):
+        style.say(figure.add_subplot(), f"No trace holds the {variable}: there is no map.")
+        return figure
+    stages = rows.select("stage_index", "stage").unique().sort("stage_index")["stage"].to_list()
+    places = rows.select("position_index", "position").unique().sort("position_index")["position"].to_list()
+    figure.set_size_inches(6.0, 1.25 + 0.19 * len(stages) + (0.45 if len(places) > 6 else 0.0))
+    axes = figure.subplots(1, len(MOMENTS), sharey=True)
+    image = None
+    for ax, moment in zip(axes, MOMENTS, strict=True):
+        here = rows.filter(pl.col("moment") == moment)
+        ax.grid(False)
+        if not len(here):
+            style.say(ax, f"{moment}:\nnot reached")
+            continue
+        cells = here.group_by("stage_index", "position_index").agg(pl.col("rate").mean())
+        grid = np.full((len(stages), len(places)), np.nan)
+        grid[cells["stage_index"].to_numpy(), cells["position_index"].to_numpy()] = cells["rate"].to_numpy()
+        image = ax.pcolormesh(grid, cmap="cividis", vmin=0, vmax=1, edgecolors="white", linewidth=0.4)
+        steps = sorted(set(here["step"].to_list()))
+        when = style.step_text(steps[0]) + (f"–{style.step_text(steps[-1])}" if len(steps) > 1 else "")
+        ax.set_title(f"{moment} (step {when})", fontsize=8.5, fontweight="normal")
+        tall = len(places) > 6
+        short = [place.replace("relation", "r").replace("prefix", "p") for place in places]
+        ax.set_xticks(np.arange(len(places)) + 0.5, short, rotation=90 if tall else 0, fontsize=6.5 if tall else 7.5)
+        ax.set_yticks(np.arange(len(stages)) + 0.5, stages, fontsize=7)
+        ax.tick_params(length=0)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        if not tall:
+            for (y, x), rate in np.ndenumerate(grid):
+                if np.isfinite(rate):
+                    ax.text(x + 0.5, y + 0.5, f"{rate:.2f}".lstrip("0") if rate < 1 else "1", ha="center", va="center",
+                            fontsize=6.5, color="white" if rate < 0.55 else INK)  # fmt: skip
+    figure.suptitle(title, fontsize=9.5, fontweight="bold", x=0.01, ha="left")
+    if image is not None:
+        bar = figure.colorbar(image, ax=list(axes), fraction=0.03, pad=0.02, ticks=[0, 0.5, 1])
+        bar.outline.set_visible(False)
+        bar.set_label("argmax rate", fontsize=7.5)
+    return figure
+
+
+INK = style.INK

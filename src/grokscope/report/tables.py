@@ -1,0 +1,144 @@
+"""The tidy tables every figure and sentence of the report is a pure function of.
+
+Measuring a run is slow and drawing it is fast: `gather.py` measures each run once and fills these tables, they are
+written as CSV beside the figures, and nothing after them looks at a run again.
+
+`curves`     one row per run, step, probe set, measure and variable: a rate with its interval.
+`emergence`  one row per run, moment, variable and cell (stage, position): where a latent is decoded, and when.
+`events`     one row per run and event: the step it happened at, or the last step at which it had not.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from grokscope.files import whole
+
+ACCURACY = "accuracy"
+"""Exact match of every labelled position."""
+GUESS = "guess"
+"""Accuracy of answering the most frequent tail of the last relation."""
+ANYWHERE = "anywhere"
+"""The variable is the argmax at any stage and any position (the paper's rate)."""
+CHANCE = "chance"
+"""The same rate for the control entity: what `anywhere` gives for nothing."""
+CELL = "cell"
+"""The variable is the argmax in one cell, chosen on half of the facts and scored on the other half."""
+
+_RUN = {"run": pl.String, "regime": pl.String, "seed": pl.Int64}
+CURVES: dict[str, Any] = {
+    **_RUN,
+    "step": pl.Int64,
+    "probes": pl.String,
+    "measure": pl.String,
+    "variable": pl.String,  # a latent or "answer"; "" where the measure reads the output
+    "value": pl.Float64,
+    "low": pl.Float64,  # interval clustered by fact; null where the measure has none
+    "high": pl.Float64,
+    "n": pl.Int64,  # probes
+    "facts": pl.Int64,  # clusters the interval rests on
+}
+EMERGENCE: dict[str, Any] = {
+    **_RUN,
+    "moment": pl.String,  # "early", "saturation", "end"
+    "step": pl.Int64,
+    "probes": pl.String,
+    "variable": pl.String,
+    "stage_index": pl.Int64,
+    "stage": pl.String,
+    "position_index": pl.Int64,
+    "position": pl.String,
+    "rate": pl.Float64,
+    "n": pl.Int64,
+}
+EVENTS: dict[str, Any] = {
+    **_RUN,
+    "event": pl.String,
+    "step": pl.Int64,  # null: not observed
+    "last_step": pl.Int64,  # observed up to here
+}
+MOMENTS = ("early", "saturation", "end")
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What the report says of one run beyond its tables."""
+
+    name: str
+    regime: str
+    seed: int
+    behaviour: str
+    mechanism: str
+    spec: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    """Plain sentences on what this run does not have."""
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    """The diagnosis as recorded."""
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study, measured: everything the report needs, and nothing that is slow."""
+
+    name: str
+    family: str
+    command: str
+    saturation: float
+    generalisation: float
+    confidence: float
+    runs: tuple[RunView, ...]
+    curves: pl.DataFrame
+    emergence: pl.DataFrame
+    events: pl.DataFrame
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def regimes(self) -> list[str]:
+        """Regimes in the study's order."""
+        return list(dict.fromkeys(run.regime for run in self.runs))
+
+    def of(self, regime: str) -> list[RunView]:
+        """The runs of one regime."""
+        return [run for run in self.runs if run.regime == regime]
+
+
+def table(rows: Iterable[Mapping[str, Any]], schema: dict[str, Any]) -> pl.DataFrame:
+    """Rows as a table of exactly this schema; a missing or unknown column is an error, not a null."""
+    rows = list(rows)
+    for row in rows:
+        if set(row) != set(schema):
+            raise ValueError(f"row has columns {sorted(row)}, the table has {sorted(schema)}")
+    return pl.DataFrame(rows, schema=schema, orient="row") if rows else pl.DataFrame(schema=schema)
+
+
+def select(
+    curves: pl.DataFrame, measure: str, variable: str = "", probes: str | None = None, regime: str | None = None
+) -> pl.DataFrame:
+    """The rows of one quantity, ordered by run and step."""
+    keep = (pl.col("measure") == measure) & (pl.col("variable") == variable)
+    if probes is not None:
+        keep &= pl.col("probes") == probes
+    if regime is not None:
+        keep &= pl.col("regime") == regime
+    return curves.filter(keep).sort("seed", "run", "step")
+
+
+def latents(curves: pl.DataFrame) -> list[str]:
+    """The intermediate variables the lens looked for (not the answer), in table order."""
+    names = curves.filter(pl.col("measure") == ANYWHERE)["variable"].unique(maintain_order=True).to_list()
+    return [name for name in names if name != "answer"]
+
+
+def write_tables(view: StudyView, directory: Path) -> list[Path]:
+    """Write the three tables as CSV."""
+    paths = []
+    for name in ("curves", "emergence", "events"):
+        path = directory / f"{name}.csv"
+        with whole(path) as draft:
+            getattr(view, name).write_csv(draft)
+        paths.append(path)
+    return paths
