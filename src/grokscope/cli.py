@@ -1,0 +1,229 @@
+"""The command line: parse, call one public function, print.
+
+Every error a user can cause is one sentence and exit code 2; a study with failed runs ends with 1, an interrupted one
+with 130.
+"""
+
+import dataclasses
+import errno
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+
+from grokscope import __version__
+from grokscope.errors import InputError
+from grokscope.studies.files import load_study, shipped_studies
+from grokscope.studies.options import apply, option_fields
+from grokscope.studies.spec import StudySpec
+from grokscope.world.spec import REGIMES
+
+Help = tyro.conf.arg
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldBuild:
+    """Build the world and one regime's corpus of a study, and write them as files."""
+
+    study: tyro.conf.Positional[str]
+    """A shipped study's name, or the path of a study file."""
+    out: Path
+    """Directory to write; it must not exist yet or be empty."""
+    regime: str = "natural"
+    """Which of the study's (or the reference's) regimes."""
+    format: Literal["grokscope", "reference", "parquet"] = "grokscope"
+    """grokscope: Parquet tables with everything that is known; reference: the published JSON files; parquet: tables of
+    facts and training examples alone."""
+    family: str | None = None
+    """Which of the study's model families; None: the file's own choice."""
+    seed: int = 0
+    """The study seed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldInspect:
+    """Say what a world on disk holds, in any of the formats that are read."""
+
+    directory: tyro.conf.Positional[Path]
+    """A directory in one of the formats, or a CSV file of facts."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Build and inspect worlds."""
+
+    action: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[WorldBuild, tyro.conf.subcommand("build")] | Annotated[WorldInspect, tyro.conf.subcommand("inspect")]
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write the HTML report and the figures of a study again."""
+
+    directory: tyro.conf.Positional[Path]
+    """A study's directory."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program name; None: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt as interrupt:
+        said = str(interrupt) or "stopped."
+        again = " ".join(["grokscope", *arguments])
+        resume = f" Go on with: {again}" if arguments[:1] == ["run"] else ""
+        return _fail(said + resume, 130)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = f" ({error.filename})" if error.filename else ""
+            return _fail(f"the disk is full{place}; nothing was left half written: make room and run it again.", 2)
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+            return _fail(f"{error.filename or 'a file'} cannot be written or read: {error.strerror}.", 2)
+        raise
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"error: {sentence}" if code != 130 else sentence, file=sys.stderr)
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if arguments == ["--version"]:
+        print(f"grokscope {__version__}")
+        return 0
+    study = _named_study(arguments)
+    options = option_fields(study or StudySpec())
+    try:
+        command: Any = tyro.cli(
+            _commands(options),
+            prog="grokscope",
+            description="Train parameter-sharing transformers on worlds of facts, trace and diagnose how they answer.",
+            args=arguments or ["--help"],
+        )
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 2
+    if isinstance(command, World):
+        action = command.action
+        return _world_build(action) if isinstance(action, WorldBuild) else _world_inspect(action)
+    if isinstance(command, Report):
+        return _report(command.directory)
+    chosen = apply(study if study is not None else load_study(command.study, command.family), command)
+    return _show(chosen) if type(command).__name__ == "Show" else _run(chosen, command.out, command.workers)
+
+
+def _named_study(arguments: list[str]) -> StudySpec | None:
+    """The study that `run` or `show` will work on: its own values are the defaults of the options."""
+    if len(arguments) < 2 or arguments[0] not in ("run", "show") or arguments[1].startswith("-"):
+        return None
+    family = None
+    for place, argument in enumerate(arguments):
+        if argument == "--family" and place + 1 < len(arguments):
+            family = arguments[place + 1]
+        elif argument.startswith("--family="):
+            family = argument.removeprefix("--family=")
+    return load_study(arguments[1], family)
+
+
+def _commands(options: list[tuple[str, Any, Any]]) -> Any:
+    """The type tyro parses: one dataclass per command; `run` and `show` have the study's own options."""
+    which = f"A shipped study ({', '.join(shipped_studies())}), or the path of a study file."
+    study = ("study", Annotated[tyro.conf.Positional[str], Help(help=which, metavar="STUDY")])
+    family_help = "Which of the file's model families; None: the file's own choice."
+    family = ("family", Annotated[str | None, Help(help=family_help)], dataclasses.field(default=None))
+    out_help = "The study's directory; None: runs/<study>, or runs/<study>-<family> for a family that was named."
+    workers_help = "Runs at a time; None: one per usable core."
+    run = dataclasses.make_dataclass(
+        "Run",
+        [
+            study,
+            family,
+            ("out", Annotated[Path | None, Help(help=out_help)], dataclasses.field(default=None)),
+            ("workers", Annotated[int | None, Help(help=workers_help)], dataclasses.field(default=None)),
+            *options,
+        ],
+        frozen=True,
+    )
+    run.__doc__ = "Run a study, or go on with it: finished runs are skipped, interrupted ones resumed."
+    show = dataclasses.make_dataclass("Show", [study, family, *options], frozen=True)
+    show.__doc__ = "Print a study with every setting, what it will take on disk, and its cost."
+    return (
+        Annotated[run, tyro.conf.subcommand("run")]
+        | Annotated[World, tyro.conf.subcommand("world")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[show, tyro.conf.subcommand("show")]
+    )
+
+
+def default_out(study: StudySpec) -> Path:
+    """`runs/<study>`, with the family where the study has one that is not its only one."""
+    return Path("runs") / (study.name if study.family == "default" else f"{study.name}-{study.family}")
+
+
+def _run(study: StudySpec, out: Path | None, workers: int | None) -> int:
+    from grokscope.studies.execute import RunsFailed, run_study
+    from grokscope.studies.summary import print_summary
+
+    out = out or default_out(study)
+    failed: RunsFailed | None = None
+    try:
+        done = run_study(study, out, workers)
+    except RunsFailed as error:
+        failed, done = error, error.study
+    if any(run.diagnosis is not None for run in done.runs.values()):
+        _report(out)
+    print_summary(done)
+    if failed is not None:
+        return _fail(f"{failed}", 1)
+    return 0
+
+
+def _report(directory: Path) -> int:
+    from grokscope.report.html import write_report
+    from grokscope.studies.run import Study
+
+    path = write_report(Study.open(directory), directory)
+    print(f"report: {path}")
+    return 0
+
+
+def _show(study: StudySpec) -> int:
+    from grokscope.studies.cost import describe_cost
+
+    print(yaml.safe_dump(study.tree(), sort_keys=False, allow_unicode=True, width=110), end="")
+    for line in describe_cost(study):
+        print(f"# {line}")
+    return 0
+
+
+def _world_build(command: WorldBuild) -> int:
+    from grokscope.world.write import write_world
+
+    study = load_study(command.study, command.family)
+    own = {item.name: item for item in study.regimes if not isinstance(item, str)}
+    known = REGIMES | own
+    if command.regime not in known:
+        raise InputError(f"regime = {command.regime!r}: allowed are {', '.join(known)}.")
+    study = study.replace(regimes=[known[command.regime].tree()], seeds=[command.seed], steps_for={})
+    (spec,) = study.expand().values()
+    raise NotImplementedError((spec, write_world))
+
+
+def _world_inspect(command: WorldInspect) -> int:
+    raise NotImplementedError(command, json)

@@ -1,0 +1,205 @@
+"""Reading results: a `Run` and a `Study` are opened from their directories, and everything is asked of them."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grokscope.errors import InputError
+from grokscope.files import read_json
+from grokscope.studies.directory import (
+    CORPUS,
+    DIAGNOSIS,
+    DONE,
+    SPEC,
+    STUDY,
+    read_spec,
+    read_study,
+    run_directory,
+    standing,
+)
+from grokscope.studies.spec import RunSpec, StudySpec
+
+if TYPE_CHECKING:
+    import polars as pl
+    import xarray as xr
+
+    from grokscope.models.protocol import Reasoner
+    from grokscope.world.corpus import Corpus
+    from grokscope.world.graph import World
+
+
+class Run:
+    """One run, finished or not. Nothing is read before it is asked for, and nothing is ever written.
+
+    Attributes:
+        directory: where it is kept.
+        spec: everything it depends on.
+    """
+
+    def __init__(self, directory: Path, spec: RunSpec) -> None:
+        self.directory, self.spec = directory, spec
+
+    @classmethod
+    def open(cls, directory: str | Path) -> "Run":
+        """Open a run directory.
+
+        Raises:
+            InputError: it has no spec, or one that cannot be read.
+        """
+        directory = Path(directory)
+        return cls(directory, read_spec(directory))
+
+    def __repr__(self) -> str:
+        return f"Run({self.name}, {self.directory})"
+
+    @property
+    def name(self) -> str:
+        """`<regime>-s<seed>`."""
+        return self.directory.name.removesuffix(f"-{self.spec.identity}")
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has reached the number of steps its spec asks for."""
+        now = standing(self.directory)
+        return now.state == "done" and now.step >= self.spec.training.steps
+
+    @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """What its bits depend on beside the spec: threads, backend, dtype, versions."""
+        tree: Mapping[str, Any] = read_json(self.directory / "manifest.json", "manifest")
+        return tree
+
+    @cached_property
+    def metrics(self) -> "pl.DataFrame":
+        """One row per evaluated step: step, seconds, loss, lr, and `accuracy_<probe set>` columns."""
+        from grokscope.training.metrics import read_metrics
+
+        return read_metrics(self.directory)
+
+    @cached_property
+    def traces(self) -> "xr.Dataset":
+        """The lens at every checkpoint, lazy: dims (step, probe, variable, stage, position)."""
+        from grokscope.mechanics.traces import open_traces
+
+        return open_traces(self.directory / "traces")
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are kept with weights."""
+        from grokscope.training.checkpoint import kept_steps
+
+        return kept_steps(self.directory)
+
+    def model(self, step: int | None = None) -> "Reasoner":
+        """The model with the averaged (EMA) weights of a checkpoint, ready to evaluate, on the CPU.
+
+        Args:
+            step: one of `steps`; None: the last.
+
+        Raises:
+            InputError: there is no checkpoint of that step, or it is corrupt.
+        """
+        from grokscope.models.build import build_model
+        from grokscope.training.checkpoint import load_weights, weights_path
+        from grokscope.world.format import positions
+
+        kept = self.steps
+        if not kept:
+            raise InputError(f"run {self.name} in {self.directory} has no checkpoint yet.")
+        wanted = kept[-1] if step is None else step
+        if wanted not in kept:
+            available = ", ".join(map(str, kept))
+            raise InputError(f"step = {wanted}: run {self.name} keeps the checkpoints {available}.")
+        model = build_model(
+            self.spec.model,
+            self.world.vocabulary.size,
+            positions(self.spec.format),
+            self.spec.format,
+            self.spec.seeds.init,
+            self.spec.training.dtype,
+        )
+        load_weights(weights_path(self.directory, wanted), model)
+        return model.eval()
+
+    @cached_property
+    def world(self) -> "World":
+        """The facts, rebuilt from the spec."""
+        from grokscope.world.graph import build_world
+
+        return build_world(self.spec.world, self.spec.seeds)
+
+    @cached_property
+    def corpus(self) -> "Corpus":
+        """The training data and probes, rebuilt from the spec.
+
+        Raises:
+            InputError: what is built is not what the run was trained on.
+        """
+        from grokscope.world.corpus import build_corpus
+
+        corpus = build_corpus(self.world, self.spec.corpus, self.spec.regime, self.spec.seeds)
+        check_fingerprint(self.directory, corpus.fingerprint)
+        return corpus
+
+    @property
+    def diagnosis(self) -> Mapping[str, Any] | None:
+        """What was diagnosed when the run finished, as plain values; None: not yet."""
+        path = self.directory / DIAGNOSIS
+        return read_json(path, "diagnosis") if path.exists() and (self.directory / DONE).exists() else None
+
+
+class Study:
+    """A study's directory: the spec it was last run with, and its runs."""
+
+    def __init__(self, directory: Path, spec: StudySpec) -> None:
+        self.directory, self.spec = directory, spec
+
+    @classmethod
+    def open(cls, directory: str | Path) -> "Study":
+        """Open a study directory.
+
+        Raises:
+            InputError: it holds no study, or one that cannot be read.
+        """
+        directory = Path(directory)
+        return cls(directory, read_study(directory))
+
+    def __repr__(self) -> str:
+        return f"Study({self.spec.name}, {len(self.runs)} of {len(self.spec.expand())} runs, {self.directory})"
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """The runs of the study that have been started, by name."""
+        places = {name: run_directory(self.directory, name, spec) for name, spec in self.spec.expand().items()}
+        return {name: Run.open(place) for name, place in places.items() if (place / SPEC).exists()}
+
+
+def open_directory(directory: str | Path) -> Run | Study:
+    """A `Run` or a `Study`, by what the directory is.
+
+    Raises:
+        InputError: it is neither, or cannot be read.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"there is no directory {directory}.")
+    if (directory / STUDY).exists():
+        return Study.open(directory)
+    if (directory / SPEC).exists():
+        return Run.open(directory)
+    raise InputError(f"{directory} is neither a run ({SPEC}) nor a study ({STUDY}).")
+
+
+def check_fingerprint(directory: Path, fingerprint: str) -> None:
+    """Raise InputError unless the corpus is the one the run in `directory` was started with."""
+    before = read_json(directory / CORPUS, "corpus summary").get("fingerprint")
+    if before != fingerprint:
+        raise InputError(
+            f"the corpus of {directory.name} cannot be rebuilt: its fingerprint was {before} and is now {fingerprint}, "
+            "so the facts file or the code that builds worlds has changed; start again in another --out."
+        )
