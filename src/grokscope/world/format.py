@@ -1,8 +1,17 @@
-"""How a query becomes tokens and labels: the training formats of the reference, as one value."""
+"""How a query becomes tokens and labels: the training formats of the reference, as one value.
 
+Shape suffixes: N queries, S positions.
+"""
+
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from grokscope.spec import Spec
+from grokscope.world.arrays import IntArray
+from grokscope.world.queries import Queries
+from grokscope.world.vocabulary import Vocabulary
 
 
 class FormatSpec(Spec):
@@ -18,3 +27,57 @@ class FormatSpec(Spec):
     """Causal, or full attention with the answer read at a PAD position."""
     output: Literal["sequence", "answer"] = "sequence"
     """Loss over the whole label, or over the answer token only."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Queries as a model sees them; every query of one `Encoded` has the same number of hops."""
+
+    tokens_NS: IntArray
+    """(N, S) int32 input token ids, PAD = 0."""
+    labels_NS: IntArray
+    """(N, S) int32 target token ids; 0 = no loss here (PAD is never a target)."""
+    answer_position: int
+    """Where the answer is read."""
+    roles: tuple[str, ...]
+    """What stands at every position: head, relation1, relation2, .., answer, end, pad."""
+
+
+def positions(fmt: FormatSpec, hops: int = 2) -> int:
+    """Number of positions S for data whose longest query has `hops` hops."""
+    if fmt.attention == "full":
+        return hops + 3
+    return hops + (2 if fmt.output == "sequence" else 1)
+
+
+def encode(queries: Queries, vocabulary: Vocabulary, fmt: FormatSpec, hops: int = 2) -> Encoded:
+    """Tokens and labels of queries, padded to the length of queries with `hops` hops.
+
+    Raises:
+        ValueError: the queries have more than `hops` hops.
+    """
+    own, size = queries.hops, positions(fmt, hops)
+    if own > hops:
+        raise ValueError(f"queries of {own} hops do not fit a format of {hops} hops")
+    tokens_NS = np.zeros((len(queries), size), dtype=np.int32)
+    labels_NS = np.zeros_like(tokens_NS)
+    tokens_NS[:, 0] = vocabulary.entity_ids[queries.head_N]
+    tokens_NS[:, 1 : own + 1] = vocabulary.relation_ids[queries.relation_NK]
+    answer_N = vocabulary.entity_ids[queries.path_NK[:, -1]]
+    whole = fmt.output == "sequence"
+    roles = ["head", *(f"relation{k + 1}" for k in range(own))]
+    if fmt.attention == "full":
+        read = own + 1
+        if whole:
+            labels_NS[:, :read] = tokens_NS[:, :read]
+        roles += ["answer", "end"] if whole else ["answer"]
+    else:
+        read = own
+        if whole:
+            tokens_NS[:, own + 1] = answer_N
+            roles += ["answer"]
+    labels_NS[:, read] = answer_N
+    if whole:
+        labels_NS[:, read + 1] = vocabulary.end_id
+    roles += ["pad"] * (size - len(roles))
+    return Encoded(tokens_NS, labels_NS, read, tuple(roles))

@@ -1,6 +1,6 @@
 """What can be said of a world, a regime and a corpus. Defaults are the reference study's values."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,7 @@ class WorldSpec(Spec):
     degree: int = Field(20, ge=1)
     """Distinct outgoing relations per entity (reference: 20)."""
     ood_fraction: float = Field(0.05, ge=0.0, lt=1.0)
-    """Share of the facts that is out-of-distribution (reference: 0.05)."""
+    """Share of the facts that is out-of-distribution (reference: 0.05); 0: none, and no OOD probes."""
     facts_file: str | None = None
     """A CSV file of facts (head,relation,tail) or a directory in the reference's JSON format; replaces generation."""
 
@@ -31,6 +31,9 @@ class WorldSpec(Spec):
         return self
 
 
+Partners = Annotated[int, Field(ge=0)] | Literal["full"]
+
+
 class Regime(Spec):
     """Which compositions the OOD facts are supervised in. A value, not a code path.
 
@@ -38,16 +41,28 @@ class Regime(Spec):
     (`hop2_k`) training compositions whose other hop is ID. "full" means k = phi.
     """
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=64)
     """What the regime is called in files and figures."""
     hop1_ratio: float = Field(0.0, ge=0.0, le=1.0)
     """Share of the OOD facts used as hop 1 that is injected."""
-    hop1_k: int | Literal["full"] = 0
+    hop1_k: Partners = 0
     """Compositions per injected hop-1 fact; "full" is phi."""
     hop2_ratio: float = Field(0.0, ge=0.0, le=1.0)
     """Share of the OOD facts used as hop 2 that is injected."""
-    hop2_k: int | Literal["full"] = 0
+    hop2_k: Partners = 0
     """Compositions per injected hop-2 fact; "full" is phi."""
+
+    @model_validator(mode="after")
+    def _honoured(self) -> "Regime":
+        for hop, ratio, k in (("hop1", self.hop1_ratio, self.hop1_k), ("hop2", self.hop2_ratio, self.hop2_k)):
+            if (ratio > 0) != (k != 0):
+                raise ValueError(f"{hop}_ratio {ratio} and {hop}_k {k} must both be 0 or both be above 0")
+        return self
+
+    @property
+    def injects(self) -> bool:
+        """Whether any OOD fact is supervised in compositions."""
+        return self.hop1_ratio > 0 or self.hop2_ratio > 0
 
 
 REGIMES: dict[str, Regime] = {
@@ -72,3 +87,7 @@ class CorpusSpec(Spec):
     """Share of the ID composition pool held out as test_iid (reference: 0.005)."""
     probe_cap: int = Field(3000, ge=1)
     """Most probes per set (reference: 3,000)."""
+    partners: int = Field(1, ge=1)
+    """Probes of first_hop_ood (second_hop_ood) reserved per OOD fact, where it has as many partners."""
+    as_in_file: bool = False
+    """Train and test exactly what the reference directory in world.facts_file holds; the other fields do not apply."""

@@ -1,0 +1,109 @@
+"""Invariants of every corpus. They are checked whenever one is built or read; a breach is a bug, not bad input.
+
+Shape suffixes: N trained compositions, P probes, K hops, F facts.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from grokscope.world.arrays import IntArray
+from grokscope.world.injection import partners_per_fact
+from grokscope.world.probes import PATTERNS, ProbeSet
+from grokscope.world.queries import Queries
+
+if TYPE_CHECKING:
+    from grokscope.world.corpus import Corpus
+    from grokscope.world.graph import World
+
+
+def check_corpus(corpus: "Corpus") -> None:
+    """Check facts, compositions, injections and probes.
+
+    Raises:
+        RuntimeError: an invariant is broken; the message says which.
+    """
+    world = corpus.world
+    _check_facts(world)
+    id_N = _check_queries(corpus.composition, world, "a trained composition")
+    ood_N2 = world.ood_F[corpus.composition.fact_NK(world)] if len(id_N) else np.zeros((0, 2), dtype=bool)
+    _require(not ood_N2.all(axis=1).any(), "a composition with two OOD hops is trained")
+    counts = (int(ood_N2[:, 0].sum()), int(ood_N2[:, 1].sum()))
+    _require(counts == (corpus.injected_hop1, corpus.injected_hop2), "the injection counts are wrong")
+    seen: list[IntArray] = []
+    for name, probe_set in corpus.probes.items():
+        _check_probes(name, probe_set, corpus, id_N)
+        seen.append(probe_set.id_P)
+    all_P = np.concatenate(seen) if seen else np.empty(0, dtype=np.int64)
+    _require(len(np.unique(all_P)) == len(all_P), "a probe stands in two sets")
+    if not corpus.spec.as_in_file:
+        _check_regime(corpus)
+
+
+def _check_facts(world: "World") -> None:
+    head_F, relation_F, tail_F = world.fact_F3.T
+    cell_F = head_F.astype(np.int64) * world.relations + relation_F
+    _require(bool((np.diff(cell_F) > 0).all()), "the facts are not sorted and unique by (head, relation)")
+    _require(bool((world.tail_of_ER[head_F, relation_F] == tail_F).all()), "tail_of_ER contradicts the facts")
+    _require(int((world.fact_of_ER >= 0).sum()) == len(head_F), "fact_of_ER misses a fact")
+
+
+def _check_queries(queries: Queries, world: "World", what: str) -> IntArray:
+    """Ids, after checking that they ascend and that every hop is a fact with the tail on the path."""
+    id_N = queries.stable_id(world.entities, world.relations)
+    _require(bool((np.diff(id_N) > 0).all()), f"{what} is repeated or out of order")
+    source_N = queries.head_N
+    for k in range(queries.hops):
+        tail_N = world.tail_of_ER[source_N, queries.relation_NK[:, k]]
+        _require(bool((tail_N == queries.path_NK[:, k]).all() and (tail_N >= 0).all()), f"{what} is not true")
+        source_N = queries.path_NK[:, k]
+    return id_N
+
+
+def _check_probes(name: str, probe_set: ProbeSet, corpus: "Corpus", trained_N: IntArray) -> None:
+    world, queries = corpus.world, probe_set.queries
+    id_P = _check_queries(queries, world, f"a probe of {name}")
+    _require(bool((id_P == probe_set.id_P).all()), f"an id of {name} is wrong")
+    pattern_K = np.array([letter == "O" for letter in PATTERNS[name]])
+    _require(
+        bool((world.ood_F[queries.fact_NK(world)] == pattern_K).all()),
+        f"{name} has a probe of another pattern",
+    )
+    if queries.hops > 1:
+        trained_P = np.isin(id_P, trained_N)
+        if name == "train_inferred":
+            _require(bool(trained_P.all()), "a probe of train_inferred is not trained")
+        else:
+            _require(not trained_P.any(), f"a probe of {name} is trained")
+    if not corpus.spec.as_in_file:
+        _require(not queries.degenerate().any(), f"{name} has a degenerate probe")
+    for control_P in probe_set.control_PL.values():
+        _require(bool((control_P != queries.head_N).all()), f"a control of {name} is the head")
+        _require(bool((control_P[:, None] != queries.path_NK).all()), f"a control of {name} is on the path")
+
+
+def _check_regime(corpus: "Corpus") -> None:
+    """No fact is injected more often than the regime says, and none that test_ood does not use in this role."""
+    fact_N2 = corpus.composition.fact_NK(corpus.world)
+    for hop, ratio in enumerate((corpus.regime.hop1_ratio, corpus.regime.hop2_ratio)):
+        fact_N = fact_N2[:, hop]
+        injected, times = np.unique(fact_N[corpus.world.ood_F[fact_N]], return_counts=True)
+        if len(injected) == 0:
+            continue
+        _require(
+            int(times.max()) <= partners_per_fact(corpus.regime, hop, corpus.spec.phi),
+            "a fact is injected too often",
+        )
+        target = np.unique(corpus.probes["test_ood"].fact_PK[:, hop])
+        _require(
+            bool(np.isin(injected, target).all()),
+            "a fact is injected that test_ood does not use in this role",
+        )
+        _require(
+            len(injected) <= round(ratio * len(target)), "more facts are injected than the regime's share"
+        )
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise RuntimeError(f"internal error in the corpus: {otherwise}.")

@@ -1,0 +1,56 @@
+"""Injection: the compositions with one OOD hop that a regime adds to the training set.
+
+The draws are made over all candidates and cut by the regime afterwards, so that the regimes of one corpus seed nest:
+what `both_hops_half` injects as hop 1 is part of what `first_hop_full` does.
+
+Shape suffixes: N compositions of the pool, F facts.
+"""
+
+import numpy as np
+
+from grokscope.errors import InputError
+from grokscope.seeds import Seeds, generator
+from grokscope.world.arrays import BoolArray, IntArray, rank_within
+from grokscope.world.pool import Pool
+from grokscope.world.spec import Regime
+
+
+def injected_rows(
+    pool: Pool, test_ood: IntArray, held_N: BoolArray, regime: Regime, phi: float, seeds: Seeds
+) -> IntArray:
+    """Rows of the pool that `regime` injects, hop 1 and hop 2 together.
+
+    For each role: of the OOD facts that `test_ood` (rows) uses in it, a share `ratio` gets up to `k` random
+    compositions whose other hop is ID and that are not held out (`held_N`).
+
+    Raises:
+        InputError: the regime asks for an injection that rounds to nothing.
+    """
+    return np.concatenate([_role(pool, hop, test_ood, held_N, regime, phi, seeds) for hop in (0, 1)])
+
+
+def partners_per_fact(regime: Regime, hop: int, phi: float) -> int:
+    """Compositions per injected fact in this role (0: hop 1, 1: hop 2); "full" is phi, rounded."""
+    k = (regime.hop1_k, regime.hop2_k)[hop]
+    return round(phi) if k == "full" else k
+
+
+def _role(
+    pool: Pool, hop: int, test_ood: IntArray, held_N: BoolArray, regime: Regime, phi: float, seeds: Seeds
+) -> IntArray:
+    ratio = (regime.hop1_ratio, regime.hop2_ratio)[hop]
+    if ratio == 0:
+        return np.empty(0, dtype=np.int64)
+    k = partners_per_fact(regime, hop, phi)
+    rng = generator("corpus", seeds.corpus, 2 + hop)
+    target = np.unique(pool.fact_N2[test_ood, hop])
+    chosen = rng.permutation(target)[: round(ratio * len(target))]
+    if k == 0 or len(chosen) == 0:
+        raise InputError(
+            f"regime {regime.name!r} injects nothing as hop {hop + 1}: ratio {ratio} of {len(target)} OOD facts, "
+            f"{k} compositions each; both must come to at least 1."
+        )
+    rows = np.flatnonzero(pool.rows(hop == 0, hop == 1) & ~held_N)
+    fact = pool.fact_N2[rows, hop]
+    rank = rank_within(fact, rng.random(len(rows)))
+    return rows[(rank < k) & np.isin(fact, chosen)]

@@ -1,0 +1,129 @@
+"""Probe sets: the questions asked of every checkpoint, with all that is known of them.
+
+Shape suffixes: P probes, K hops, F facts, E entities, R relations.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from grokscope.seeds import Seeds, generator
+from grokscope.world.arrays import BoolArray, IntArray
+from grokscope.world.controls import draw_controls, guess_of_relation
+from grokscope.world.graph import World
+from grokscope.world.queries import Queries, queries_of
+
+PATTERNS = {
+    "id_atomic": "I",
+    "ood_atomic": "O",
+    "train_inferred": "II",
+    "test_iid": "II",
+    "test_ood": "OO",
+    "first_hop_ood": "OI",
+    "second_hop_ood": "IO",
+}
+"""Probe sets and the ID/OOD pattern of their hops. Only train_inferred is trained; atomic facts always are."""
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeSet:
+    """Questions of one kind, ordered by stable id."""
+
+    name: str
+    """One of `PATTERNS`."""
+    queries: Queries
+    """The questions."""
+    id_P: IntArray
+    """(P,) int64, stable: a function of (head, relations) in this world; no two probes of a corpus share one."""
+    fact_PK: IntArray
+    """(P, K) int32 index of the fact each hop uses."""
+    ood_PK: BoolArray
+    """(P, K) whether that fact is OOD."""
+    injected_PK: BoolArray
+    """(P, K) whether it is an OOD fact that some training composition uses in this very role (atomic: in any)."""
+    exposure_PK3: IntArray
+    """(P, K, 3) int32 how many unique training examples use that fact as atom, as hop 1, as hop 2."""
+    guess_P: IntArray
+    """(P,) int32 most frequent tail of the last relation over all facts (entity number)."""
+    control_PL: dict[str, IntArray]
+    """Per latent (P,) int32: another entity of the same in-degree (nearest if none), not on the query's path."""
+    pattern: str
+    """ID/OOD per hop: "I", "O", "II", "OO", "OI" or "IO"."""
+
+    def __len__(self) -> int:
+        return len(self.id_P)
+
+    def frame(self) -> pl.DataFrame:
+        """One row per probe; entities, relations and facts as numbers."""
+        hops = range(self.queries.hops)
+        columns: dict[str, IntArray | BoolArray] = {"id": self.id_P, "head": self.queries.head_N}
+        columns |= {f"relation{k + 1}": self.queries.relation_NK[:, k] for k in hops}
+        columns |= self.queries.latents()
+        for k in hops:
+            columns |= {
+                f"fact{k + 1}": self.fact_PK[:, k],
+                f"ood{k + 1}": self.ood_PK[:, k],
+                f"injected{k + 1}": self.injected_PK[:, k],
+                f"trained{k + 1}_atom": self.exposure_PK3[:, k, 0],
+                f"trained{k + 1}_hop1": self.exposure_PK3[:, k, 1],
+                f"trained{k + 1}_hop2": self.exposure_PK3[:, k, 2],
+            }
+        columns["guess"] = self.guess_P
+        columns |= {f"control_{name}": control_P for name, control_P in self.control_PL.items()}
+        columns["degenerate"] = self.queries.degenerate()
+        head = [pl.lit(self.name).alias("set"), pl.lit(self.pattern).alias("pattern")]
+        return pl.DataFrame({key: np.ascontiguousarray(value) for key, value in columns.items()}).select(
+            *head, pl.all()
+        )
+
+
+def exposure(world: World, fact_N2: IntArray) -> IntArray:
+    """(F, 3) int32 unique training examples per fact: as atom (1: every fact is trained), as hop 1, as hop 2."""
+    facts = len(world.fact_F3)
+    hops = [np.bincount(fact_N2[:, k], minlength=facts) for k in (0, 1)]
+    return np.stack([np.ones(facts, dtype=np.int64), *hops], axis=1).astype(np.int32)
+
+
+def make_probe_sets(
+    world: World, fact_by_set: dict[str, IntArray], trained_F3: IntArray, seeds: Seeds
+) -> dict[str, ProbeSet]:
+    """Probe sets from the facts they chain; an empty set is left out.
+
+    Args:
+        world: the facts.
+        fact_by_set: (P, K) fact indices per name of `PATTERNS`, sorted by row, no row twice.
+        trained_F3: what `exposure` counted.
+        seeds: `seeds.split` draws the control entities.
+    """
+    guess_R = guess_of_relation(world)
+    indegree_E = np.bincount(world.fact_F3[:, 2], minlength=world.entities)
+    out = {}
+    for number, (name, pattern) in enumerate(PATTERNS.items()):
+        fact_PK = fact_by_set.get(name, np.empty((0, 1), dtype=np.int32)).astype(np.int32)
+        if len(fact_PK) == 0:
+            continue
+        queries = queries_of(world, fact_PK)
+        excluded_PX = np.concatenate([queries.head_N[:, None], queries.path_NK], axis=1)
+        rng = generator("split", seeds.split, 10, number)
+        trained_PK3 = trained_F3[fact_PK]
+        in_role_PK = np.stack([trained_PK3[:, k, 1 + k] for k in range(queries.hops)], axis=1) > 0
+        if queries.hops == 1:
+            in_role_PK = (trained_PK3[:, :, 1:] > 0).any(axis=2)
+        ood_PK = world.ood_F[fact_PK]
+        out[name] = ProbeSet(
+            name=name,
+            queries=queries,
+            id_P=queries.stable_id(world.entities, world.relations),
+            fact_PK=fact_PK,
+            ood_PK=ood_PK,
+            injected_PK=ood_PK & in_role_PK,
+            exposure_PK3=trained_PK3,
+            guess_P=guess_R[queries.relation_NK[:, -1]],
+            control_PL={
+                latent: draw_controls(true_P, excluded_PX, indegree_E, rng)
+                for latent, true_P in queries.latents().items()
+            },
+            pattern=pattern,
+        )
+    return out

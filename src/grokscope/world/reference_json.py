@@ -1,0 +1,31 @@
+"""JSON files of the reference format, read with one kind of error."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from grokscope.errors import InputError
+
+
+def read_list(path: Path) -> list[Any]:
+    """A JSON list.
+
+    Raises:
+        InputError: the file is missing, not JSON, or not a list.
+    """
+    tree = read_tree(path)
+    if not isinstance(tree, list):
+        raise InputError(f"{path} must hold a JSON list, not {type(tree).__name__}.")
+    return tree
+
+
+def read_tree(path: Path) -> Any:
+    """Any JSON; what cannot be read or parsed is an `InputError`, however it fails."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no file {path}; a reference data set needs train.json and test.json."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}.") from None
