@@ -42,3 +42,12 @@ def rank_within(group_N: IntArray, key_N: npt.NDArray[np.float64]) -> IntArray:
     rank_N = np.empty(len(sorted_N), dtype=np.int64)
     rank_N[order_N] = np.arange(len(sorted_N)) - start_N
     return rank_N
+
+
+def contains(sorted_N: IntArray, value_P: IntArray) -> BoolArray:
+    """(P,) which values stand in an ascending array. Many times faster than np.isin, which hashes."""
+    if len(sorted_N) == 0:
+        return np.zeros(len(value_P), dtype=bool)
+    at_P = np.minimum(np.searchsorted(sorted_N, value_P), len(sorted_N) - 1)
+    found_P: BoolArray = sorted_N[at_P] == value_P
+    return found_P

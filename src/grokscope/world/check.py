@@ -1,4 +1,4 @@
-"""Invariants of every corpus. They are checked whenever one is built or read; a breach is a bug, not bad input.
+"""Invariants of every corpus, checked whenever one is built or read. A breach is a bug, not bad input.
 
 Shape suffixes: N trained compositions, P probes, K hops, F facts.
 """
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grokscope.world.arrays import IntArray
+from grokscope.world.arrays import IntArray, contains
 from grokscope.world.injection import partners_per_fact
 from grokscope.world.probes import PATTERNS, ProbeSet
 from grokscope.world.queries import Queries
@@ -70,7 +70,7 @@ def _check_probes(name: str, probe_set: ProbeSet, corpus: "Corpus", trained_N: I
         f"{name} has a probe of another pattern",
     )
     if queries.hops > 1:
-        trained_P = np.isin(id_P, trained_N)
+        trained_P = contains(trained_N, id_P)
         if name == "train_inferred":
             _require(bool(trained_P.all()), "a probe of train_inferred is not trained")
         else:
@@ -83,7 +83,7 @@ def _check_probes(name: str, probe_set: ProbeSet, corpus: "Corpus", trained_N: I
 
 
 def _check_regime(corpus: "Corpus") -> None:
-    """No fact is injected more often than the regime says, and none that test_ood does not use in this role."""
+    """No fact is injected more often than the regime says, none that test_ood does not use in this role."""
     fact_N2 = corpus.composition.fact_NK(corpus.world)
     for hop, ratio in enumerate((corpus.regime.hop1_ratio, corpus.regime.hop2_ratio)):
         fact_N = fact_N2[:, hop]

@@ -17,7 +17,8 @@ def guess_of_relation(world: World) -> IntArray:
     """(R,) int32 most frequent tail of every relation over all facts, ID and OOD; the smallest of equals."""
     cell_F = world.fact_F3[:, 1].astype(np.int64) * world.entities + world.fact_F3[:, 2]
     count_RE = np.bincount(cell_F, minlength=world.relations * world.entities).reshape(world.relations, -1)
-    return count_RE.argmax(axis=1).astype(np.int32)
+    guess_R: IntArray = count_RE.argmax(axis=1).astype(np.int32)
+    return guess_R
 
 
 def draw_controls(
@@ -36,8 +37,8 @@ def draw_controls(
     """
     if len(indegree_E) <= excluded_PX.shape[1]:
         raise InputError(
-            f"entities = {len(indegree_E)} leaves no control entity beside the {excluded_PX.shape[1]} of a query; "
-            f"at least {excluded_PX.shape[1] + 1} are needed."
+            f"entities = {len(indegree_E)} leaves no control entity beside the {excluded_PX.shape[1]} of a "
+            f"query; at least {excluded_PX.shape[1] + 1} are needed."
         )
     order_E = np.argsort(indegree_E, kind="stable").astype(np.int32)
     sorted_E = indegree_E[order_E]

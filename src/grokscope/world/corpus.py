@@ -1,7 +1,7 @@
 """The corpus: what the model is shown, and what it is asked.
 
-Every fact is trained as an atom. Of the compositions of ID facts a sample of phi per fact is trained; a regime may
-inject compositions with one OOD hop; a composition with two OOD hops is never trained.
+Every fact is trained as an atom. Of the compositions of ID facts a sample of phi per fact is trained; a
+regime may inject compositions with one OOD hop; a composition with two OOD hops is never trained.
 
 Shape suffixes: N trained compositions, P probes, K hops, F facts.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from grokscope.errors import InputError
 from grokscope.seeds import Seeds, generator
-from grokscope.world.arrays import BoolArray, IntArray, fingerprint
+from grokscope.world.arrays import BoolArray, IntArray, contains, fingerprint
 from grokscope.world.check import check_corpus
 from grokscope.world.graph import World, make_world
 from grokscope.world.injection import injected_rows
@@ -33,7 +33,7 @@ class Corpus:
     regime: Regime
     spec: CorpusSpec
     composition: Queries
-    """The trained two-hop queries, sampled and injected, no duplicates, ordered by (head, relation 1, relation 2)."""
+    """The trained two-hop queries, sampled and injected, no duplicates, by (head, relation 1, relation 2)."""
     injected_hop1: int
     """Trained compositions whose first hop is OOD."""
     injected_hop2: int
@@ -69,12 +69,12 @@ class Corpus:
 def build_corpus(world: World, spec: CorpusSpec, regime: Regime, seeds: Seeds) -> Corpus:
     """Draw a corpus. `seeds.split` draws the held-out probes, `seeds.corpus` the sample and the injections.
 
-    All probe sets are identical in all regimes (but for `injected_PK` and `exposure_PK3`). With `spec.as_in_file` the
-    corpus is exactly what the reference directory of the world holds.
+    All probe sets are identical in all regimes (but for `injected_PK` and `exposure_PK3`). With
+    `spec.as_in_file` the corpus is exactly what the reference directory of the world holds.
 
     Raises:
-        InputError: phi is larger than the world allows, there is nothing to test or to inject, or `as_in_file` is
-            asked of a world that is not from a reference directory.
+        InputError: phi is larger than the world allows, there is nothing to test or to inject, or
+            `as_in_file` is asked of a world that is not from a reference directory.
     """
     if spec.as_in_file:
         return _as_in_file(world, spec, regime, seeds)
@@ -128,8 +128,8 @@ def assemble(
 def reference_corpus(data: ReferenceData, source: str | None = None, seeds: Seeds | None = None) -> Corpus:
     """The corpus a reference data set holds, as it is: its facts, its split, its compositions, its test sets.
 
-    first_hop_ood and second_hop_ood are derived from what is not trained if the test file has no such items. The
-    regime is called "as_in_file"; `spec.phi` is what the file comes to.
+    first_hop_ood and second_hop_ood are derived from what is not trained if the test file has no such items.
+    The regime is called "as_in_file"; `spec.phi` is what the file comes to.
 
     Raises:
         InputError: the file trains what it tests, or a composition of two OOD hops.
@@ -160,8 +160,8 @@ def _of_reference(
     spec = spec.replace(phi=sampled / max(1, int((~data.ood_F).sum())))
     probes = dict(data.probes)
     pool = compositions(world)
-    row_of_id = queries_of(world, pool.fact_N2).stable_id(world.entities, world.relations)
-    taken_N = np.isin(row_of_id, queries_of(world, fact_N2).stable_id(world.entities, world.relations))
+    id_N = queries_of(world, pool.fact_N2).stable_id(world.entities, world.relations)
+    taken_N = contains(queries_of(world, fact_N2).stable_id(world.entities, world.relations), id_N)
     for hop, name in enumerate(("first_hop_ood", "second_hop_ood")):
         if name not in probes:
             free_N = pool.rows(hop == 0, hop == 1) & ~pool.degenerate_N & ~taken_N
@@ -176,9 +176,10 @@ def _phi_sample(pool: Pool, held_N: BoolArray, world: World, spec: CorpusSpec, s
     id_facts = int((~world.ood_F).sum())
     wanted = round(spec.phi * id_facts)
     if wanted > len(rows):
+        largest = len(rows) * 1000 // id_facts / 1000
         raise InputError(
-            f"phi = {spec.phi} asks for {wanted} compositions of {id_facts} ID facts, but {len(rows)} are left after "
-            f"holding out test_iid; phi can be at most {np.floor(len(rows) / id_facts * 1000) / 1000:g} here."
+            f"phi = {spec.phi} asks for {wanted} compositions of {id_facts} ID facts, but {len(rows)} are "
+            f"left beside test_iid; phi can be at most {largest:g} here."
         )
     return sample(rows, wanted, generator("corpus", seeds.corpus, 1))
 
@@ -186,7 +187,7 @@ def _phi_sample(pool: Pool, held_N: BoolArray, world: World, spec: CorpusSpec, s
 def _probe_facts(
     pool: Pool, held: HeldOut, sampled: IntArray, world: World, spec: CorpusSpec, seeds: Seeds
 ) -> dict[str, IntArray]:
-    """(P, K) facts of every probe set. ood_atomic takes the facts of test_ood first, should the cap not hold all."""
+    """(P, K) facts of every probe set. If the cap binds, ood_atomic takes the facts of test_ood first."""
     clean_F = world.fact_F3[:, 0] != world.fact_F3[:, 2]
     id_facts = np.flatnonzero(clean_F & ~world.ood_F)
     used = np.unique(pool.fact_N2[held.test_ood])

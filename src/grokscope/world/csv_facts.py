@@ -30,12 +30,12 @@ class RawFacts:
 def read_csv(path: Path) -> RawFacts:
     """Read facts; a line repeated exactly counts once, and entities may have any number of facts.
 
-    Names are stripped of surrounding blanks; the tokens are `<e_NAME>` and `<r_NAME>`. Entities and relations are
-    numbered in a fixed order (shorter names first), so the order of the lines does not matter.
+    Names are stripped of surrounding blanks; the tokens are `<e_NAME>` and `<r_NAME>`. Entities and relations
+    are numbered in a fixed order (shorter names first), so the order of the lines does not matter.
 
     Raises:
-        InputError: the file is missing or not UTF-8 CSV, the header is another one, a line has not three names, a
-            name has '<' or '>', or a (head, relation) has two tails; the sentence names the line.
+        InputError: the file is missing or not UTF-8 CSV, the header is another one, a line has not three
+            names, a name has '<' or '>', or a (head, relation) has two tails; the sentence names the line.
     """
     tail_of: dict[tuple[str, str], str] = {}
     line_of: dict[tuple[str, str], int] = {}
@@ -48,8 +48,8 @@ def read_csv(path: Path) -> RawFacts:
         key = (names[0], names[1])
         if tail_of.setdefault(key, names[2]) != names[2]:
             raise InputError(
-                f"{path}, line {line}: ({key[0]}, {key[1]}) has the tail {names[2]!r}, but {tail_of[key]!r} in line "
-                f"{line_of[key]}; a head and a relation have one tail."
+                f"{path}, line {line}: ({key[0]}, {key[1]}) has the tail {names[2]!r}, but {tail_of[key]!r} "
+                f"in line {line_of[key]}; a head and a relation have one tail."
             )
         line_of.setdefault(key, line)
     if not tail_of:

@@ -19,7 +19,7 @@ class FormatSpec(Spec):
 
     full + sequence (the reference's TRM):  [h r1 r2 PAD PAD] -> [h r1 r2 t </a>]
     full + answer:                          [h r1 r2 PAD PAD] -> [_ _ _ t _]
-    causal + answer:                        [h r1 r2]         -> [_ _ t]         (t read at the last query token)
+    causal + answer:                        [h r1 r2]         -> [_ _ t]         (t read at relation 2)
     causal + sequence (GPT-2 style):        [h r1 r2 t]       -> [_ _ t </a>]
     """
 

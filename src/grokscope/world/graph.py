@@ -47,7 +47,8 @@ class World:
 def build_world(spec: WorldSpec, seeds: Seeds) -> World:
     """Generate the facts, or read them from `spec.facts_file`; then split them into ID and OOD.
 
-    Depends on `seeds.world` (facts) and `seeds.split` (OOD mask) alone. A reference directory brings its own split.
+    Depends on `seeds.world` (facts) and `seeds.split` (OOD mask) alone. A reference directory brings its own
+    split.
 
     Raises:
         InputError: the size is impossible, or the file cannot be read as facts.
@@ -96,7 +97,7 @@ def make_world(
 
 
 def _generate(spec: WorldSpec, seeds: Seeds) -> RawFacts:
-    """`degree` distinct relations per entity (the smallest of R random keys), each to a uniformly drawn tail."""
+    """`degree` distinct relations per entity (the smallest of R random keys), each to a uniform tail."""
     entities, relations, degree = spec.entities, spec.relations, spec.degree
     _check_cells(entities, relations)
     rng = generator("world", seeds.world)

@@ -1,7 +1,7 @@
 """Injection: the compositions with one OOD hop that a regime adds to the training set.
 
-The draws are made over all candidates and cut by the regime afterwards, so that the regimes of one corpus seed nest:
-what `both_hops_half` injects as hop 1 is part of what `first_hop_full` does.
+The draws are made over all candidates and cut by the regime afterwards, so that the regimes of one corpus
+seed nest: what `both_hops_half` injects as hop 1 is part of what `first_hop_full` does.
 
 Shape suffixes: N compositions of the pool, F facts.
 """
@@ -47,10 +47,13 @@ def _role(
     chosen = rng.permutation(target)[: round(ratio * len(target))]
     if k == 0 or len(chosen) == 0:
         raise InputError(
-            f"regime {regime.name!r} injects nothing as hop {hop + 1}: ratio {ratio} of {len(target)} OOD facts, "
-            f"{k} compositions each; both must come to at least 1."
+            f"regime {regime.name!r} injects nothing as hop {hop + 1}: ratio {ratio} of {len(target)} OOD "
+            f"facts, {k} compositions each; both must come to at least 1."
         )
     rows = np.flatnonzero(pool.rows(hop == 0, hop == 1) & ~held_N)
     fact = pool.fact_N2[rows, hop]
     rank = rank_within(fact, rng.random(len(rows)))
-    return rows[(rank < k) & np.isin(fact, chosen)]
+    chosen_F = np.zeros(int(pool.fact_N2.max()) + 1, dtype=bool)
+    chosen_F[chosen] = True
+    injected: IntArray = rows[(rank < k) & chosen_F[fact]]
+    return injected

@@ -9,7 +9,7 @@ import numpy as np
 
 from grokscope.errors import InputError
 from grokscope.seeds import Seeds, generator
-from grokscope.world.arrays import BoolArray, IntArray, rank_within, ragged_ranges
+from grokscope.world.arrays import BoolArray, IntArray, ragged_ranges, rank_within
 from grokscope.world.graph import World
 from grokscope.world.queries import queries_of
 from grokscope.world.spec import CorpusSpec
@@ -20,7 +20,7 @@ MOST_COMPOSITIONS = 2**27
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """All chains of two facts, in the order of (head, relation 1, relation 2). A row number names a composition."""
+    """All chains of two facts, by (head, relation 1, relation 2). A row number names a composition."""
 
     fact_N2: IntArray
     """(N, 2) int32 index of the facts of hop 1 and hop 2."""
@@ -31,7 +31,8 @@ class Pool:
 
     def rows(self, ood1: bool, ood2: bool) -> BoolArray:
         """(N,) the compositions with this ID/OOD pattern."""
-        return (self.ood_N2[:, 0] == ood1) & (self.ood_N2[:, 1] == ood2)
+        mask_N: BoolArray = (self.ood_N2[:, 0] == ood1) & (self.ood_N2[:, 1] == ood2)
+        return mask_N
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +78,8 @@ def compositions(world: World) -> Pool:
 def hold_out(pool: Pool, world: World, spec: CorpusSpec, seeds: Seeds) -> HeldOut:
     """Draw the probes that must never be trained, before any injection and for all regimes alike.
 
-    test_iid: a share of the ID-ID pool; test_ood: every OOD-OOD query; first_hop_ood, second_hop_ood: partners of
-    every OOD fact in that role. All at most `spec.probe_cap`, none degenerate.
+    test_iid: a share of the ID-ID pool; test_ood: every OOD-OOD query; first_hop_ood, second_hop_ood:
+    partners of every OOD fact in that role. All at most `spec.probe_cap`, none degenerate.
 
     Raises:
         InputError: there are OOD facts, but no OOD query to test; or no ID query.
@@ -92,7 +93,7 @@ def hold_out(pool: Pool, world: World, spec: CorpusSpec, seeds: Seeds) -> HeldOu
     ood_rows = np.flatnonzero(pool.rows(True, True) & clean_N)
     if len(ood_rows) == 0 and world.ood_F.any():
         raise InputError(
-            f"no query has two OOD hops among {int(world.ood_F.sum())} OOD facts, so that there is no test_ood; "
+            f"no query has two OOD hops among {int(world.ood_F.sum())} OOD facts, so there is no test_ood; "
             "raise ood_fraction, degree or entities."
         )
     share = max(1, round(spec.iid_fraction * int(pool.rows(False, False).sum())))
@@ -110,7 +111,7 @@ def hold_out(pool: Pool, world: World, spec: CorpusSpec, seeds: Seeds) -> HeldOu
 
 
 def reserve(pool: Pool, hop: int, free_N: BoolArray, spec: CorpusSpec, rng: np.random.Generator) -> IntArray:
-    """`spec.partners` random partners for every OOD fact used as `hop`, one of each fact before a second of any."""
+    """`spec.partners` random partners of every OOD fact used as `hop`; one of each before a second of any."""
     rows = np.flatnonzero(free_N)
     key = rng.random(len(rows))
     rank = rank_within(pool.fact_N2[rows, hop], key)

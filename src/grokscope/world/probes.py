@@ -23,7 +23,7 @@ PATTERNS = {
     "first_hop_ood": "OI",
     "second_hop_ood": "IO",
 }
-"""Probe sets and the ID/OOD pattern of their hops. Only train_inferred is trained; atomic facts always are."""
+"""Probe sets and the ID/OOD pattern of their hops. Atomic facts and train_inferred are trained, no other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,19 +35,19 @@ class ProbeSet:
     queries: Queries
     """The questions."""
     id_P: IntArray
-    """(P,) int64, stable: a function of (head, relations) in this world; no two probes of a corpus share one."""
+    """(P,) int64, stable: a function of (head, relations) in this world; unique in a corpus."""
     fact_PK: IntArray
     """(P, K) int32 index of the fact each hop uses."""
     ood_PK: BoolArray
     """(P, K) whether that fact is OOD."""
     injected_PK: BoolArray
-    """(P, K) whether it is an OOD fact that some training composition uses in this very role (atomic: in any)."""
+    """(P, K) whether it is an OOD fact that a trained composition uses in this very role (atomic: in any)."""
     exposure_PK3: IntArray
     """(P, K, 3) int32 how many unique training examples use that fact as atom, as hop 1, as hop 2."""
     guess_P: IntArray
     """(P,) int32 most frequent tail of the last relation over all facts (entity number)."""
     control_PL: dict[str, IntArray]
-    """Per latent (P,) int32: another entity of the same in-degree (nearest if none), not on the query's path."""
+    """Per latent (P,) int32: an entity of the same in-degree (nearest if none), not on the query's path."""
     pattern: str
     """ID/OOD per hop: "I", "O", "II", "OO", "OI" or "IO"."""
 
@@ -79,7 +79,7 @@ class ProbeSet:
 
 
 def exposure(world: World, fact_N2: IntArray) -> IntArray:
-    """(F, 3) int32 unique training examples per fact: as atom (1: every fact is trained), as hop 1, as hop 2."""
+    """(F, 3) int32 unique training examples per fact: as atom (1: all facts are trained), hop 1, hop 2."""
     facts = len(world.fact_F3)
     hops = [np.bincount(fact_N2[:, k], minlength=facts) for k in (0, 1)]
     return np.stack([np.ones(facts, dtype=np.int64), *hops], axis=1).astype(np.int32)
@@ -107,9 +107,9 @@ def make_probe_sets(
         excluded_PX = np.concatenate([queries.head_N[:, None], queries.path_NK], axis=1)
         rng = generator("split", seeds.split, 10, number)
         trained_PK3 = trained_F3[fact_PK]
-        in_role_PK = np.stack([trained_PK3[:, k, 1 + k] for k in range(queries.hops)], axis=1) > 0
+        in_role_PK = np.stack([trained_PK3[:, k, 1 + k] for k in range(queries.hops)], axis=1)
         if queries.hops == 1:
-            in_role_PK = (trained_PK3[:, :, 1:] > 0).any(axis=2)
+            in_role_PK = trained_PK3[:, :, 1:].sum(axis=2)
         ood_PK = world.ood_F[fact_PK]
         out[name] = ProbeSet(
             name=name,
@@ -117,7 +117,7 @@ def make_probe_sets(
             id_P=queries.stable_id(world.entities, world.relations),
             fact_PK=fact_PK,
             ood_PK=ood_PK,
-            injected_PK=ood_PK & in_role_PK,
+            injected_PK=ood_PK & (in_role_PK > 0),
             exposure_PK3=trained_PK3,
             guess_P=guess_R[queries.relation_NK[:, -1]],
             control_PL={

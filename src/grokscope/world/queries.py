@@ -42,7 +42,8 @@ class Queries:
     def fact_NK(self, world: "World") -> IntArray:
         """(N, K) int32 index of the fact each hop uses; -1 where there is none."""
         source_NK = np.concatenate([self.head_N[:, None], self.path_NK[:, :-1]], axis=1)
-        return world.fact_of_ER[source_NK, self.relation_NK]
+        found_NK: IntArray = world.fact_of_ER[source_NK, self.relation_NK]
+        return found_NK
 
     def latents(self) -> dict[str, IntArray]:
         """Named entities (numbers, not token ids) a solver may have to find.
@@ -54,7 +55,7 @@ class Queries:
         return {name: self.path_NK[:, k] for k, name in enumerate([*names, "answer"])}
 
     def degenerate(self) -> BoolArray:
-        """(N,) true where an entity stands twice on the path (b = h, t = b, t = h): a shortcut could answer it."""
+        """(N,) true where an entity stands twice on the path (b = h, t = b, t = h): a shortcut may do."""
         entity_NK = np.concatenate([self.head_N[:, None], self.path_NK], axis=1)
         out_N = np.zeros(len(self), dtype=bool)
         for i in range(self.hops):
@@ -73,17 +74,18 @@ class Queries:
         first = sum(entities * relations**k for k in range(1, self.hops))
         if first + entities * relations**self.hops >= 2**63:
             raise InputError(
-                f"entities = {entities} and relations = {relations} are too many for {self.hops}-hop queries; "
-                f"entities * relations^{self.hops} must be below 2^63."
+                f"entities = {entities} and relations = {relations} are too many for {self.hops}-hop "
+                f"queries; entities * relations^{self.hops} must be below 2^63."
             )
-        id_N = self.head_N.astype(np.int64)
+        id_N: IntArray = self.head_N.astype(np.int64)
         for k in range(self.hops):
             id_N = id_N * relations + self.relation_NK[:, k]
-        return id_N + first
+        id_N += first
+        return id_N
 
 
 def queries_of(world: "World", fact_NK: IntArray) -> Queries:
-    """The queries that chain these facts (indices); the caller vouches that each fact starts where the last ended."""
+    """The queries that chain these facts (indices); each must start where the last one ended."""
     return Queries(world.fact_F3[fact_NK[:, 0], 0], world.fact_F3[fact_NK, 1], world.fact_F3[fact_NK, 2])
 
 

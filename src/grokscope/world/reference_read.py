@@ -1,7 +1,7 @@
 """Reading the JSON format that both published codebases share.
 
 `train.json`, `valid.json` and `test.json` are lists of {"input_text": "<e_12><r_3>", "target_text":
-"<e_12><r_3><e_90></a>"}; items of `test.json` carry a "type". `vocab.json` is a list of tokens or token -> id;
+"<e_12><r_3><e_90></a>"}; items of `test.json` carry a "type". `vocab.json`: a list of tokens, or token -> id;
 `id_facts.json` and `ood_facts.json` are lists of [h, r, t]. All but train and test may be missing.
 
 The ID/OOD split comes from id_facts / ood_facts if there; else from the test items, see `reference_split`.
@@ -32,7 +32,7 @@ SET_OF_TYPE = {
     "first_hop_ood": "first_hop_ood",
     "second_hop_ood": "second_hop_ood",
 }
-"""Types of test items, and our names. The last two are ours; a reader that does not know them can skip them."""
+"""Types of test items, and our names. The last two are ours; other readers can skip them."""
 
 TOKEN = re.compile(r"<[^<>]+>")
 Example = tuple[str, ...]
@@ -88,8 +88,9 @@ def read_reference(directory: Path) -> ReferenceData:
     """Read a data set.
 
     Raises:
-        InputError: a file is missing or malformed, an example does not follow from the trained facts, the split cannot
-            be told or contradicts itself, or something is both trained and tested; the sentence names file and item.
+        InputError: a file is missing or malformed, an example does not follow from the trained facts, the
+            split cannot be told or contradicts itself, or something is both trained and tested; the sentence
+            names file and item.
     """
     train = _examples(directory / "train.json")
     test = _examples(directory / "test.json", typed=True)

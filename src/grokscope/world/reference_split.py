@@ -19,12 +19,12 @@ def split_of(
 ) -> set[Key]:
     """The OOD facts.
 
-    With `id_facts` or `ood_facts` the lists decide (one alone: the other is its complement). Without them the test
-    items do: facts of ood_atomic and of both hops of test_inferred_ood are OOD, of id_atomic, train_inferred and
-    test_inferred_iid ID, of first_hop_ood and second_hop_ood one each. A fact no test item names is ID if a
-    composition trains it (OOD facts are injected because test_inferred_ood uses them). One that is in no composition
-    is ID if ood_atomic lists the OOD facts, and OOD if there is no such list or it is as long as the id_atomic
-    list, for then a cap has cut both.
+    With `id_facts` or `ood_facts` the lists decide (one alone: the other is its complement). Without them the
+    test items do: facts of ood_atomic and of both hops of test_inferred_ood are OOD, of id_atomic,
+    train_inferred and test_inferred_iid ID, of first_hop_ood and second_hop_ood one each. A fact no test item
+    names is ID if a composition trains it (OOD facts are injected because test_inferred_ood uses them). One
+    that is in no composition is ID if ood_atomic lists the OOD facts, and OOD if there is no such list or it
+    is as long as the id_atomic list, for then a cap has cut both.
 
     Raises:
         InputError: the files contradict each other, or nothing tells ID from OOD.

@@ -16,8 +16,8 @@ PAD_NAMES = (PAD, "<PAD>", "<pad>", "[PAD]")
 def vocabulary_of(directory: Path, tail_of: Mapping[tuple[str, str], str]) -> Vocabulary:
     """Tokens of `vocab.json`, or of the facts where there is no such file.
 
-    A file without PAD gets one as id 0 and every other id moves up by one (as in the reference's TRM). A token that no
-    fact uses counts as entity or relation if it is called <e_..> or <r_..>.
+    A file without PAD gets one as id 0 and every other id moves up by one (as in the reference's TRM). A
+    token that no fact uses counts as entity or relation if it is called <e_..> or <r_..>.
 
     Args:
         directory: where vocab.json is.

@@ -8,7 +8,7 @@ from grokscope.spec import Spec
 
 
 class WorldSpec(Spec):
-    """A directed knowledge graph: every entity has `degree` distinct outgoing relations with uniform tails."""
+    """A directed knowledge graph: `degree` distinct outgoing relations per entity, with uniform tails."""
 
     entities: int = Field(2000, ge=2)
     """Number of entities (reference: 2,000)."""
@@ -19,7 +19,7 @@ class WorldSpec(Spec):
     ood_fraction: float = Field(0.05, ge=0.0, lt=1.0)
     """Share of the facts that is out-of-distribution (reference: 0.05); 0: none, and no OOD probes."""
     facts_file: str | None = None
-    """A CSV file of facts (head,relation,tail) or a directory in the reference's JSON format; replaces generation."""
+    """CSV file (head,relation,tail) or directory in the reference's JSON format; replaces generation."""
 
     @model_validator(mode="after")
     def _possible(self) -> "WorldSpec":
@@ -37,8 +37,8 @@ Partners = Annotated[int, Field(ge=0)] | Literal["full"]
 class Regime(Spec):
     """Which compositions the OOD facts are supervised in. A value, not a code path.
 
-    Of the OOD facts used by `test_ood` as hop 1 (hop 2), the share `hop1_ratio` (`hop2_ratio`) gets up to `hop1_k`
-    (`hop2_k`) training compositions whose other hop is ID. "full" means k = phi.
+    Of the OOD facts used by `test_ood` as hop 1 (hop 2), the share `hop1_ratio` (`hop2_ratio`) gets up to
+    `hop1_k` (`hop2_k`) training compositions whose other hop is ID. "full" means k = phi.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=64)
@@ -90,4 +90,4 @@ class CorpusSpec(Spec):
     partners: int = Field(1, ge=1)
     """Probes of first_hop_ood (second_hop_ood) reserved per OOD fact, where it has as many partners."""
     as_in_file: bool = False
-    """Train and test exactly what the reference directory in world.facts_file holds; the other fields do not apply."""
+    """Train and test exactly what the reference directory world.facts_file holds; the rest does not apply."""
