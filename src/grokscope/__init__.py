@@ -1,9 +1,9 @@
 """grokscope: do transformers reason, or remember?
 
-    import grokscope
-    study = grokscope.open("runs/demo")
-    run = study.runs["natural-s0"]
-    run.metrics, run.traces, run.model(step=1000)
+import grokscope
+study = grokscope.open("runs/demo")
+run = study.runs["natural-s0"]
+run.metrics, run.traces, run.model(step=1000)
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The command line: parse, call one public function, print.
 
-Every error a user can cause is one sentence and exit code 2; a study with failed runs ends with 1, an interrupted one
-with 130.
+Every error a user can cause is one sentence and exit code 2; a study with failed runs ends with 1, an
+interrupted one with 130.
 """
 
 import dataclasses
@@ -36,8 +36,8 @@ class WorldBuild:
     regime: str = "natural"
     """Which of the study's (or the reference's) regimes."""
     format: Literal["grokscope", "reference", "parquet"] = "grokscope"
-    """grokscope: Parquet tables with everything that is known; reference: the published JSON files; parquet: tables of
-    facts and training examples alone."""
+    """grokscope: Parquet tables with everything that is known; reference: the published JSON files; parquet:
+    tables of facts and training examples alone."""
     family: str | None = None
     """Which of the study's model families; None: the file's own choice."""
     seed: int = 0
@@ -59,7 +59,8 @@ class World:
     """Build and inspect worlds."""
 
     action: tyro.conf.OmitSubcommandPrefixes[
-        Annotated[WorldBuild, tyro.conf.subcommand("build")] | Annotated[WorldInspect, tyro.conf.subcommand("inspect")]
+        Annotated[WorldBuild, tyro.conf.subcommand("build")]
+        | Annotated[WorldInspect, tyro.conf.subcommand("inspect")]
     ]
 
 
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" ({error.filename})" if error.filename else ""
-            return _fail(f"the disk is full{place}; nothing was left half written: make room and run it again.", 2)
+            return _fail(f"the disk is full{place}; nothing is half written: make room and run it again.", 2)
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
             return _fail(f"{error.filename or 'a file'} cannot be written or read: {error.strerror}.", 2)
         raise
@@ -114,7 +115,7 @@ def _dispatch(arguments: list[str]) -> int:
         command: Any = tyro.cli(
             _commands(options),
             prog="grokscope",
-            description="Train parameter-sharing transformers on worlds of facts, trace and diagnose how they answer.",
+            description="Train transformers on worlds of facts, trace and diagnose how they answer.",
             args=arguments or ["--help"],
         )
     except SystemExit as ended:
@@ -147,7 +148,7 @@ def _commands(options: list[tuple[str, Any, Any]]) -> Any:
     study = ("study", Annotated[tyro.conf.Positional[str], Help(help=which, metavar="STUDY")])
     family_help = "Which of the file's model families; None: the file's own choice."
     family = ("family", Annotated[str | None, Help(help=family_help)], dataclasses.field(default=None))
-    out_help = "The study's directory; None: runs/<study>, or runs/<study>-<family> for a family that was named."
+    out_help = "The study's directory; None: runs/<study>, or runs/<study>-<family>."
     workers_help = "Runs at a time; None: one per usable core."
     run = dataclasses.make_dataclass(
         "Run",

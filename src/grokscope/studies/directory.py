@@ -1,4 +1,4 @@
-"""The part of a run directory that studies own: spec, lock, progress, end. (Training owns metrics to resume state.)"""
+"""The part of a run directory that studies own: spec, lock, progress, end mark. Training owns the rest."""
 
 import fcntl
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from grokscope.errors import InputError
-from grokscope.files import read_json, safe_name, write_json
+from grokscope.files import read_json, safe_name
 from grokscope.studies.spec import RunSpec, StudySpec
 
 STUDY, SPEC, CORPUS, DONE, DIAGNOSIS = "study.json", "spec.json", "corpus.json", "done.json", "diagnosis.json"
@@ -28,7 +28,7 @@ class Standing:
 
 
 def run_directory(out: Path, name: str, spec: RunSpec) -> Path:
-    """Where a study keeps a run: `<regime>-s<seed>-<identity>`, so that other settings are another directory."""
+    """Where a study keeps a run: `<regime>-s<seed>-<identity>`, other settings are another directory."""
     return out / f"{safe_name(name, 'run name')}-{spec.identity}"
 
 
@@ -69,7 +69,7 @@ def _step(path: Path, what: str) -> int:
 
 
 def write_progress(directory: Path, tree: dict[str, Any]) -> None:
-    """Replace the progress file, which only the live table reads. Not synced: it is stale in a second anyway."""
+    """Replace the progress file, which only the display reads. Not synced: it is stale in a second."""
     draft = directory / f".{PROGRESS}.{os.getpid()}.part"
     draft.write_text(json.dumps(tree), encoding="utf-8")
     os.replace(draft, directory / PROGRESS)
@@ -105,7 +105,7 @@ def locked(directory: Path, patience: float = 0.0) -> Iterator[None]:
                 if time.monotonic() >= until:
                     handle.seek(0)
                     owner = handle.read().strip() or "unknown"
-                    message = f"{directory} is being trained by another process ({owner}); wait for it or stop it."
+                    message = f"{directory} is in use by another process ({owner}); wait for it or stop it."
                     raise InputError(message) from None
                 time.sleep(0.1)
         handle.truncate(0)

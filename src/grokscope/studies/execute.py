@@ -1,7 +1,7 @@
 """Running a study on this machine: one worker process per run, as many at a time as there are cores.
 
-A worker is `python -m grokscope.studies.worker RUN_DIRECTORY`. It is told nothing but the directory: whatever it needs
-stands in `spec.json` there, so that any other executor (a cluster queue, two shells) can start the same command.
+A worker is `python -m grokscope.studies.worker RUN_DIRECTORY`. It is told nothing but the directory: whatever it
+needs stands in `spec.json` there, so that any other executor (a cluster queue, two shells) can start the same.
 """
 
 import os
@@ -60,7 +60,7 @@ def run_study(
 ) -> Study:
     """Run what is left to run of a study, and return it.
 
-    Finished runs are skipped, interrupted ones resumed, finished ones with fewer steps than asked for are continued.
+    Finished runs are skipped, interrupted ones resumed, finished ones with fewer steps than asked for continued.
 
     Args:
         study: regimes x seeds and their settings.
@@ -89,7 +89,7 @@ def run_study(
             results = _supervise(todo, workers, threads, table, caught)
         if caught:
             left = [name for name, result in results.items() if result != "done"]
-            raise Interrupted(f"stopped; {len(left)} of {len(planned)} runs are unfinished: {', '.join(left)}.")
+            raise Interrupted(f"stopped; {len(left)} of {len(planned)} runs unfinished: {', '.join(left)}.")
         if failed := {name: result for name, result in results.items() if result != "done"}:
             raise RunsFailed(Study.open(out), failed)
     return Study.open(out)
@@ -150,12 +150,12 @@ def _supervise(
 
 def _start(run: PlannedRun, threads: int) -> _Worker:
     log = run.directory / LOG
-    command = [sys.executable, "-m", "grokscope.studies.worker", str(run.directory), "--threads", str(threads)]
+    command = [sys.executable, "-m", "grokscope.studies.worker", str(run.directory)]
     with log.open("ab") as handle:
         start = handle.tell()
-        # A session of its own: Ctrl-C in a terminal reaches the parent alone, which then asks each worker once.
+        # A session of its own: Ctrl-C in a terminal reaches the parent alone, which asks each worker once.
         process = subprocess.Popen(
-            [*command, "--parent", str(os.getpid())],
+            [*command, "--threads", str(threads), "--parent", str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=subprocess.STDOUT,

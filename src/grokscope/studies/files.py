@@ -35,14 +35,17 @@ def study_path(name_or_path: str) -> Path:
     if looks_like_a_path:
         raise InputError(f"there is no study file {path}.")
     known = ", ".join(shipped_studies()) or "none"
-    raise InputError(f"there is no study '{name_or_path}'; the shipped ones are {known}, or give the path of a file.")
+    raise InputError(
+        f"there is no study '{name_or_path}'; the shipped ones are {known}, or give a file's path."
+    )
 
 
 def load_study(name_or_path: str, family: str | None = None) -> StudySpec:
     """Read a study.
 
-    A study file holds the fields of a `StudySpec`. It may also hold `families`, a mapping of names to partial trees
-    that are laid over the rest; `family` in the file names the one that is taken unless the caller names another.
+    A study file holds the fields of a `StudySpec`. It may also hold `families`, a mapping of names to partial
+    trees that are laid over the rest; `family` in the file names the one that is taken unless the caller names
+    another.
 
     Args:
         name_or_path: a shipped study's name, or the path of a YAML file.

@@ -1,8 +1,8 @@
 """Every field of a study as a command-line option.
 
-The options are a tree of plain dataclasses made from the study itself: its values are the defaults, the attribute
-docstrings of the specs are the help. Types alone are checked while parsing; the values are then validated by the specs,
-so that a bad one is the same sentence whether it stood in a file or on the command line.
+The options are a tree of plain dataclasses made from the study itself: its values are the defaults, the
+attribute docstrings of the specs are the help. Types alone are checked while parsing; the values are then validated
+by the specs, so that a bad one is the same sentence whether it stood in a file or on the command line.
 """
 
 import dataclasses

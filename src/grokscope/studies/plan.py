@@ -1,4 +1,4 @@
-"""What a study has to do: which runs are finished, which go on, which are new, and what is refused before any work."""
+"""What a study has to do: which runs are finished, go on or are new, and what is refused before any work."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ class PlannedRun:
     directory: Path
     spec: RunSpec
     action: Literal["start", "resume", "extend", "diagnose", "skip"]
-    """extend: finished with fewer steps; diagnose: trained, but with other diagnosis settings; skip: finished."""
+    """extend: finished with fewer steps; diagnose: trained, diagnosed with other settings; skip: finished."""
     step: int
     """The step it starts from."""
     note: str | None
@@ -42,7 +42,7 @@ def plan(study: StudySpec, out: Path) -> list[PlannedRun]:
     """Compare a study with what its directory holds. Nothing is written.
 
     Raises:
-        InputError: a run has more steps than asked for, is being trained by another process, or cannot be read.
+        InputError: a run has more steps than asked for, is in use by another process, or cannot be read.
     """
     return [_plan_run(name, spec, out) for name, spec in study.expand().items()]
 
@@ -71,8 +71,8 @@ def _plan_run(name: str, spec: RunSpec, out: Path) -> PlannedRun:
             raise InputError(f"{directory / SPEC} does not belong to its directory; it was changed by hand.")
         if now.step > wanted:
             raise InputError(
-                f"training.steps = {wanted}: run {directory.name} already has {now.step} steps; allowed is at least "
-                f"{now.step}, or another --out for a shorter run."
+                f"training.steps = {wanted}: run {directory.name} already has {now.step} steps; allowed is at "
+                f"least {now.step}, or another --out for a shorter run."
             )
     if now.state == "new":
         return PlannedRun(name, directory, spec, "start", 0, _differences(name, spec, out, directory))

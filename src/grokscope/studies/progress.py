@@ -1,4 +1,4 @@
-"""How a running study looks: one live table on a terminal, plain lines elsewhere. Both read the run directories."""
+"""How a running study looks: a live table on a terminal, plain lines elsewhere; both read the run directories."""
 
 import time
 from collections.abc import Iterator
@@ -128,8 +128,8 @@ class Lines:
                 continue
             steps = run.spec.training.steps
             rate = f", {seen['rate']:.1f} steps/s" if seen.get("rate") else ""
-            left = time_left(seen, steps)
-            self.say(f"{run.name}: step {step}/{steps}{rate}{describe(seen)}{f', {left} left' if left else ''}")
+            left = f", {time_left(seen, steps)} left" if rate else ""
+            self.say(f"{run.name}: step {step}/{steps}{rate}{describe(seen)}{left}")
 
 
 def describe(seen: dict[str, Any]) -> str:

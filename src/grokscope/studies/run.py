@@ -1,4 +1,4 @@
-"""Reading results: a `Run` and a `Study` are opened from their directories, and everything is asked of them."""
+"""Reading results: a `Run` and a `Study` are opened from their directories, and asked."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -166,7 +166,8 @@ class Study:
         return cls(directory, read_study(directory))
 
     def __repr__(self) -> str:
-        return f"Study({self.spec.name}, {len(self.runs)} of {len(self.spec.expand())} runs, {self.directory})"
+        runs = f"{len(self.runs)} of {len(self.spec.expand())} runs"
+        return f"Study({self.spec.name}, {runs}, {self.directory})"
 
     @property
     def name(self) -> str:
@@ -175,7 +176,8 @@ class Study:
     @property
     def runs(self) -> dict[str, Run]:
         """The runs of the study that have been started, by name."""
-        places = {name: run_directory(self.directory, name, spec) for name, spec in self.spec.expand().items()}
+        specs = self.spec.expand()
+        places = {name: run_directory(self.directory, name, spec) for name, spec in specs.items()}
         return {name: Run.open(place) for name, place in places.items() if (place / SPEC).exists()}
 
 
@@ -200,6 +202,6 @@ def check_fingerprint(directory: Path, fingerprint: str) -> None:
     before = read_json(directory / CORPUS, "corpus summary").get("fingerprint")
     if before != fingerprint:
         raise InputError(
-            f"the corpus of {directory.name} cannot be rebuilt: its fingerprint was {before} and is now {fingerprint}, "
+            f"the corpus of {directory.name} cannot be rebuilt: its fingerprint was {before}, is now {fingerprint}, "
             "so the facts file or the code that builds worlds has changed; start again in another --out."
         )

@@ -64,7 +64,7 @@ class StudySpec(Spec):
         "world", "split", "corpus", "init", "order",
     )  # fmt: skip
     """The streams a study seed sets; the others keep seed 0. Regimes of one seed always share their world."""
-    steps_for: dict[str, int] = {}
+    steps_for: dict[str, int] = Field({})
     """Fewer (or more) steps for some regimes, by name."""
 
     @model_validator(mode="after")
@@ -97,6 +97,6 @@ class StudySpec(Spec):
                     training=self.training.replace(steps=steps),
                     lens=self.lens,
                     diagnosis=self.diagnosis,
-                    seeds=Seeds(**{stream: seed for stream in self.vary}),
+                    seeds=Seeds(**dict.fromkeys(self.vary, seed)),
                 )
         return runs
