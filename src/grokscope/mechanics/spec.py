@@ -9,7 +9,7 @@ class LensSpec(Spec):
     """What is read at every kept checkpoint."""
 
     probes_per_set: int | None = Field(None, ge=1)
-    """Most probes per set in a trace (the first by stable id order); None: all."""
+    """Most probes per set in a trace (evenly spaced in stable id order, as ids go by head); None: all."""
     batch: int = Field(1024, ge=1)
     """Probes per forward pass."""
 
@@ -22,8 +22,18 @@ class DiagnosisSpec(Spec):
     generalisation: float = Field(0.9, gt=0.0, le=1.0)
     """OOD accuracy at which a run counts as having generalised."""
     window: int = Field(3, ge=1)
-    """Consecutive checkpoints at or above a threshold for an event to count; the event is at the first of them."""
+    """Consecutive checkpoints at or above a threshold for an event to count; the event is at the first of
+    them.
+    """
     delay: float = Field(2.0, ge=1.0)
     """OOD generalisation later than this multiple of the saturation step is 'after a delay'."""
+    half: float = Field(0.5, gt=0.0, le=1.0)
+    """Level of the half-way events; and the most that a memoriser's OOD accuracy may still exceed guessing
+    by.
+    """
+    margin: float = Field(0.05, ge=0.0, lt=1.0)
+    """Smallest difference of two accuracies that counts, however sure it is."""
+    known_minimum: int = Field(20, ge=1)
+    """Fewest queries with known atoms for an accuracy among them to be used."""
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
     """Level of all intervals."""

@@ -1,0 +1,174 @@
+"""The logit lens: what the model would say if it stopped at this stage, for all probes at once.
+
+Shape legend: P probes, B batch, C variables (latents, the answer and their controls), L stages, S token
+positions, V vocabulary, K hops. The prefix of a recursive model is cut: prefix positions hold no token and
+are never counted.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from grokscope.errors import InputError
+from grokscope.models.protocol import Reasoner
+from grokscope.training.evaluate import correct
+from grokscope.world.format import Encoded
+from grokscope.world.probes import ProbeSet
+from grokscope.world.vocabulary import Vocabulary
+
+ANSWER = "answer"
+"""The latent that ends every path."""
+
+CONTROL = "control_"
+"""Prefix of a variable that is the matched control of another one."""
+
+
+def lens(
+    model: Reasoner, probe_set: ProbeSet, encoded: Encoded, vocabulary: Vocabulary, batch: int = 1024
+) -> xr.Dataset:
+    """Read every stage of every probe through the model's own output head.
+
+    Data variables, over dims (probe, variable, stage, position) unless said:
+
+    - `rank`: how many tokens come before the variable's token, 0 = it is the argmax. Equal logits are ordered
+      by token id, which is `argmax`'s own order: exactly one token has each rank, so a tie favours nobody,
+      and rank 0 means argmax. A logit that is not a number puts the rank at V or near it, never at 0. int16,
+      or int32 from V = 32,768.
+    - `logp`: natural log of the softmax probability, float32 (softmax whatever the training loss was).
+    - `argmax` (probe, stage, position): the first token id of the highest logit.
+    - `exact` (probe,): the exact match of the whole labelled output, by
+      `grokscope.training.evaluate.correct`.
+
+    Coordinates: `probe` (stable ids), `probe_set`, `fact` and `injected` (probe, hop), `variable`, `stage`
+    (names), `position` (index); for the set (dim `set`, length 1) `pattern`, `answer_position`, `role` (set,
+    position) and `defined` (set, variable).
+
+    Args:
+        model: any `Reasoner`; its weights and mode are left as they were.
+        probe_set: the probes.
+        encoded: the same probes as tokens, row by row.
+        vocabulary: maps entity numbers to token ids.
+        batch: probes per forward pass; memory is about 4 * batch * S * V * 3 bytes.
+
+    Raises:
+        InputError: the tokens do not belong to the probes, `batch` is below 1, or a token lies outside the
+        vocabulary.
+    """
+    tokens_PS = np.asarray(encoded.tokens_NS)
+    _check(model, probe_set, tokens_PS, vocabulary, batch)
+    names, target_PC = targets(probe_set, vocabulary)
+    probes, positions = tokens_PS.shape
+    small = np.int16 if model.vocab < 2**15 else np.int32
+    shape = (probes, len(names), len(model.stages), positions)
+    rank_PCLS, logp_PCLS = np.empty(shape, small), np.empty(shape, np.float32)
+    argmax_PLS = np.empty((probes, len(model.stages), positions), small)
+    device = next(model.parameters()).device
+    with _reading(model):
+        for start in range(0, probes, batch):
+            rows = slice(start, start + batch)
+            tokens_BS = torch.from_numpy(tokens_PS[rows].astype(np.int64)).to(device)
+            target_BC = torch.from_numpy(target_PC[rows]).to(device)
+            for stage, logits_BSV in enumerate(stage_logits(model, tokens_BS)):
+                rank_BCS, logp_BCS, argmax_BS = measure(logits_BSV, target_BC)
+                rank_PCLS[rows, :, stage] = rank_BCS.cpu().numpy()
+                logp_PCLS[rows, :, stage] = logp_BCS.cpu().numpy()
+                argmax_PLS[rows, stage] = argmax_BS.cpu().numpy()
+    dims = ("probe", "variable", "stage", "position")
+    return xr.Dataset(
+        {
+            "rank": (dims, rank_PCLS),
+            "logp": (dims, logp_PCLS),
+            "argmax": (("probe", "stage", "position"), argmax_PLS),
+            "exact": (("probe",), np.asarray(correct(model, encoded, batch), dtype=bool)),
+        },
+        coords={
+            "probe": np.asarray(probe_set.id_P, dtype=np.int64),
+            "probe_set": (("probe",), np.array([probe_set.name] * probes, dtype=str)),
+            "fact": (("probe", "hop"), np.asarray(probe_set.fact_PK, dtype=np.int32)),
+            "injected": (("probe", "hop"), np.asarray(probe_set.injected_PK, dtype=bool)),
+            "variable": np.array(names, dtype=str),
+            "stage": np.array([stage.name for stage in model.stages], dtype=str),
+            "position": np.arange(positions, dtype=np.int32),
+            "set": np.array([probe_set.name], dtype=str),
+            "pattern": (("set",), np.array([probe_set.pattern], dtype=str)),
+            "answer_position": (("set",), np.array([encoded.answer_position], dtype=np.int32)),
+            "role": (("set", "position"), np.array([encoded.roles], dtype=str)),
+            "defined": (("set", "variable"), np.ones((1, len(names)), dtype=bool)),
+        },
+    )
+
+
+def targets(probe_set: ProbeSet, vocabulary: Vocabulary) -> tuple[list[str], np.ndarray]:
+    """The variables of a probe set and their token ids: latents (answer last, as they come), then their
+    controls.
+
+    Returns:
+        Names, e.g. ["bridge", "answer", "control_bridge", "control_answer"], and int64 token ids (P, C).
+    """
+    latents = probe_set.queries.latents()
+    entities = {**latents, **{CONTROL + name: probe_set.control_PL[name] for name in latents}}
+    ids_E = np.asarray(vocabulary.entity_ids, dtype=np.int64)
+    return list(entities), np.stack([ids_E[np.asarray(entity_P)] for entity_P in entities.values()], axis=1)
+
+
+def stage_logits(model: Reasoner, tokens_BS: Tensor) -> Iterator[Tensor]:
+    """Float32 logits_BSV of one stage after the other, from one unrolled pass; the prefix is cut."""
+    carry = model.start(tokens_BS)
+    for stage in model.stages:
+        if stage.index > 0:
+            carry = model.step(carry, stage.index)
+        yield model.unembed(model.read(carry, stage.index)[:, model.prefix :])
+
+
+def measure(logits_BSV: Tensor, target_BC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rank (B, C, S), log-probability (B, C, S) and argmax (B, S) of target tokens in logits."""
+    vocab = logits_BSV.shape[-1]
+    index_BSC = target_BC[:, None, :].expand(-1, logits_BSV.shape[1], -1)
+    logit_BSC = logits_BSV.gather(2, index_BSC)
+    logp_BSC = logit_BSC - logits_BSV.logsumexp(-1, keepdim=True)
+    ranks = []
+    for column in range(target_BC.shape[1]):
+        logit_BS1 = logit_BSC[..., column : column + 1]
+        # Counting what is NOT above, instead of what is, sends NaN logits to the bottom rank.
+        at_most_BS = (logits_BSV <= logit_BS1).sum(-1)
+        tied_BS = at_most_BS - (logits_BSV < logit_BS1).sum(-1)
+        rank_BS = vocab - at_most_BS
+        for b, s in (tied_BS > 1).nonzero().tolist():
+            token = int(target_BC[b, column])
+            rank_BS[b, s] += int((logits_BSV[b, s, :token] == logit_BS1[b, s]).sum())
+        ranks.append(rank_BS)
+    return torch.stack(ranks, dim=1), logp_BSC.transpose(1, 2), logits_BSV.argmax(-1)
+
+
+@contextmanager
+def _reading(model: Reasoner) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode is put back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def _check(
+    model: Reasoner, probe_set: ProbeSet, tokens_PS: np.ndarray, vocabulary: Vocabulary, batch: int
+) -> None:
+    """Refuse what would be read wrongly."""
+    if batch < 1:
+        raise InputError(f"batch = {batch}: the lens reads at least 1 probe at a time.")
+    if tokens_PS.ndim != 2 or len(tokens_PS) != len(probe_set):
+        raise InputError(
+            f"encoded: tokens of shape {tokens_PS.shape} do not belong to the {len(probe_set)} probes of "
+            f"{probe_set.name!r}; one row per probe is needed."
+        )
+    if vocabulary.size > model.vocab:
+        raise InputError(
+            f"vocabulary: {vocabulary.size} tokens do not fit a model of {model.vocab}; it must be the one "
+            "that the model was built for."
+        )
