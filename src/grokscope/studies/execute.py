@@ -1,7 +1,8 @@
 """Running a study on this machine: one worker process per run, as many at a time as there are cores.
 
-A worker is `python -m grokscope.studies.worker RUN_DIRECTORY`. It is told nothing but the directory: whatever it
-needs stands in `spec.json` there, so that any other executor (a cluster queue, two shells) can start the same.
+A worker is `python -m grokscope.studies.worker RUN_DIRECTORY`. It is told nothing but the
+directory: what it needs stands in `spec.json` there, so any other executor (a cluster queue, two shells) can
+start the same.
 """
 
 import os
@@ -60,7 +61,7 @@ def run_study(
 ) -> Study:
     """Run what is left to run of a study, and return it.
 
-    Finished runs are skipped, interrupted ones resumed, finished ones with fewer steps than asked for continued.
+    Finished runs are skipped, interrupted ones resumed, those finished with fewer steps continued.
 
     Args:
         study: regimes x seeds and their settings.

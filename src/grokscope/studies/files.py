@@ -44,8 +44,7 @@ def load_study(name_or_path: str, family: str | None = None) -> StudySpec:
     """Read a study.
 
     A study file holds the fields of a `StudySpec`. It may also hold `families`, a mapping of names to partial
-    trees that are laid over the rest; `family` in the file names the one that is taken unless the caller names
-    another.
+    trees that are laid over the rest; `family` in the file names the one that is taken by default.
 
     Args:
         name_or_path: a shipped study's name, or the path of a YAML file.

@@ -1,11 +1,12 @@
 """Every field of a study as a command-line option.
 
 The options are a tree of plain dataclasses made from the study itself: its values are the defaults, the
-attribute docstrings of the specs are the help. Types alone are checked while parsing; the values are then validated
-by the specs, so that a bad one is the same sentence whether it stood in a file or on the command line.
+attribute docstrings of the specs are the help. Types alone are checked while parsing; the values are then
+validated by the specs, so that a bad one is the same sentence whether from a file or from the command line.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,15 +58,13 @@ def _fields(spec: Spec) -> list[tuple[str, Any, Any]]:
         elif name == "regimes":
             annotation = tuple[str, ...]
             value = tuple(item if isinstance(item, str) else item.name for item in value)
-        help_text = info.description or ""
-        fields.append(
-            (
-                name,
-                Annotated[annotation, tyro.conf.arg(help=help_text)],
-                dataclasses.field(default_factory=lambda value=value: value),
-            )
-        )
+        option = Annotated[annotation, tyro.conf.arg(help=info.description or "")]
+        fields.append((name, option, dataclasses.field(default_factory=_constant(value))))
     return fields
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value
 
 
 def _options_type(spec: Spec) -> tuple[type, Any]:

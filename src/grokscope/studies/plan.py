@@ -71,8 +71,8 @@ def _plan_run(name: str, spec: RunSpec, out: Path) -> PlannedRun:
             raise InputError(f"{directory / SPEC} does not belong to its directory; it was changed by hand.")
         if now.step > wanted:
             raise InputError(
-                f"training.steps = {wanted}: run {directory.name} already has {now.step} steps; allowed is at "
-                f"least {now.step}, or another --out for a shorter run."
+                f"training.steps = {wanted}: run {directory.name} already has {now.step} steps; allowed is "
+                f"at least {now.step}, or another --out for a shorter run."
             )
     if now.state == "new":
         return PlannedRun(name, directory, spec, "start", 0, _differences(name, spec, out, directory))

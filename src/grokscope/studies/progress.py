@@ -1,4 +1,4 @@
-"""How a running study looks: a live table on a terminal, plain lines elsewhere; both read the run directories."""
+"""How a running study looks: a live table on a terminal, lines elsewhere; both read the run directories."""
 
 import time
 from collections.abc import Iterator

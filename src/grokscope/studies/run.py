@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import polars as pl
     import xarray as xr
 
+    from grokscope.mechanics.diagnosis import Diagnosis
     from grokscope.models.protocol import Reasoner
     from grokscope.world.corpus import Corpus
     from grokscope.world.graph import World
@@ -143,10 +144,12 @@ class Run:
         return corpus
 
     @property
-    def diagnosis(self) -> Mapping[str, Any] | None:
-        """What was diagnosed when the run finished, as plain values; None: not yet."""
+    def diagnosis(self) -> "Diagnosis | None":
+        """What was diagnosed when the run finished; None: not yet."""
+        from grokscope.mechanics.diagnosis import Diagnosis
+
         path = self.directory / DIAGNOSIS
-        return read_json(path, "diagnosis") if path.exists() and (self.directory / DONE).exists() else None
+        return Diagnosis.parse(read_json(path, "diagnosis")) if (self.directory / DONE).exists() else None
 
 
 class Study:
@@ -202,6 +205,6 @@ def check_fingerprint(directory: Path, fingerprint: str) -> None:
     before = read_json(directory / CORPUS, "corpus summary").get("fingerprint")
     if before != fingerprint:
         raise InputError(
-            f"the corpus of {directory.name} cannot be rebuilt: its fingerprint was {before}, is now {fingerprint}, "
+            f"the corpus of {directory.name} cannot be rebuilt: fingerprint {before} is now {fingerprint}, "
             "so the facts file or the code that builds worlds has changed; start again in another --out."
         )
