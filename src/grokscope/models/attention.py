@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from grokscope.models.blocks import Linear
 from grokscope.models.init import Init
+from grokscope.models.taps import Tap, tapped
 
 WRITTEN_OUT = 4
 """Most positions for which attention is written out."""
@@ -47,15 +48,17 @@ def written_out(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, causal: bool) ->
     return torch.stack(out, dim=1)
 
 
-def by_products(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, causal: bool) -> Tensor:
-    """`attend` as two batched matrix products around a float32 softmax."""
+def by_products(
+    q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, causal: bool, tap: Tap | None = None
+) -> Tensor:
+    """`attend` as two batched matrix products around a float32 softmax, whose result `tap` may see."""
     positions, scale = q_BTHK.shape[1], q_BTHK.shape[-1] ** -0.5
     q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BTHK, v_BTHK))
     scores_BHTT = (q @ k.transpose(-1, -2)).float() * scale
     if causal:
         index = torch.arange(positions, device=q.device)
         scores_BHTT = scores_BHTT.masked_fill(index[None, :] > index[:, None], -torch.inf)
-    weights_BHTT = torch.softmax(scores_BHTT, dim=-1).to(v.dtype)
+    weights_BHTT = tapped(tap, "pattern", torch.softmax(scores_BHTT, dim=-1)).to(v.dtype)
     return (weights_BHTT @ v).transpose(1, 2)
 
 
@@ -99,11 +102,11 @@ class Attention(nn.Module):
         self.out = Linear(init.residual(width, width), bias)
         self.rotary = rotary
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, tap: Tap | None = None) -> Tensor:
         batch, positions, width = x_BTD.shape
         q, k, v = self.qkv(x_BTD).view(batch, positions, 3, self.heads, width // self.heads).unbind(2)
         if self.rotary is not None:
             q, k = self.rotary(q), self.rotary(k)
-        mixed_BTHK = attend(q, k, v, self.causal)
+        mixed_BTHK = attend(q, k, v, self.causal) if tap is None else by_products(q, k, v, self.causal, tap)
         out: Tensor = self.out(mixed_BTHK.reshape(batch, positions, width))
-        return out
+        return tapped(tap, "attention", out)

@@ -28,6 +28,7 @@ from grokscope.models.init import Init
 from grokscope.models.protocol import Reasoner
 from grokscope.models.spec import LoopedSpec
 from grokscope.models.stages import looped_stages
+from grokscope.models.taps import Tap, tapped, within
 
 
 class LoopedCarry(NamedTuple):
@@ -55,13 +56,13 @@ class Block(nn.Module):
         self.norm1 = make_norm(spec) if normed else nn.Identity()
         self.norm2 = make_norm(spec) if normed else nn.Identity()
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, tap: Tap | None = None) -> Tensor:
         if self.norm_position == "pre":
-            x_BTD = x_BTD + self.attention(self.norm1(x_BTD))
-            out: Tensor = x_BTD + self.mlp(self.norm2(x_BTD))
+            x_BTD = x_BTD + self.attention(self.norm1(x_BTD), tap)
+            out: Tensor = x_BTD + tapped(tap, "mlp", self.mlp(self.norm2(x_BTD)))
         else:
-            x_BTD = self.norm1(x_BTD + self.attention(x_BTD))
-            out = self.norm2(x_BTD + self.mlp(x_BTD))
+            x_BTD = self.norm1(x_BTD + self.attention(x_BTD, tap))
+            out = self.norm2(x_BTD + tapped(tap, "mlp", self.mlp(x_BTD)))
         return out
 
 
@@ -111,9 +112,17 @@ class LoopedModel(Reasoner):
             embedding_BTD = embedding_BTD + self.position_embedding[: tokens_BS.shape[1]].to(self.dtype)
         return LoopedCarry(embedding_BTD, embedding_BTD)
 
-    def step(self, carry: LoopedCarry, stage: int) -> LoopedCarry:
+    def step(self, carry: LoopedCarry, stage: int, tap: Tap | None = None) -> LoopedCarry:
         self._check_step(stage)
-        return self._pass(carry, stage)
+        return self._pass(carry, stage, tap)
+
+    def sites(self, stage: int) -> tuple[str, ...]:
+        if stage == 0:
+            return ("state",)
+        loop, layer = divmod(stage - 1, self.spec.layers)
+        injected = self.spec.injection and layer == 0 and loop > 0
+        inside = ("block0.pattern", "block0.attention", "block0.mlp")
+        return ("state", *(("injection",) if injected else ()), *inside)
 
     def read(self, carry: LoopedCarry, stage: int) -> Tensor:
         return carry.state_BTD
@@ -147,16 +156,16 @@ class LoopedModel(Reasoner):
     def block_matrices(self) -> list[str]:
         return [name for name, p in self.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
 
-    def _pass(self, carry: LoopedCarry, stage: int) -> LoopedCarry:
+    def _pass(self, carry: LoopedCarry, stage: int, tap: Tap | None = None) -> LoopedCarry:
         loop, layer = divmod(stage - 1, self.spec.layers)
         state_BTD = carry.state_BTD
         if layer == 0 and loop > 0:
             if self.spec.reembed_temperature is not None:
                 state_BTD = state_BTD + self._reembedding(state_BTD, self.spec.reembed_temperature)
             if self.spec.injection:
-                state_BTD = state_BTD + carry.embedding_BTD
+                state_BTD = state_BTD + tapped(tap, "injection", carry.embedding_BTD)
         block = self.blocks[layer if self.spec.shared else stage - 1]
-        return carry._replace(state_BTD=block(state_BTD))
+        return carry._replace(state_BTD=block(state_BTD, within(tap, "block0")))
 
     def _reembedding(self, state_BTD: Tensor, temperature: float) -> Tensor:
         """softmax(temperature * state E^T) E, E the token embedding; no norm before it."""

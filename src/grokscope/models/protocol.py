@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from grokscope.errors import InputError
 from grokscope.models.stages import Stage
+from grokscope.models.taps import Tap
 
 Carry: TypeAlias = Any
 """Everything a model needs to go on from a stage: each model's own NamedTuple of tensors."""
@@ -56,12 +57,18 @@ class Reasoner(nn.Module, ABC):
         """The carry at stage 0, from token ids (int32 or int64)."""
 
     @abstractmethod
-    def step(self, carry: Carry, stage: int) -> Carry:
+    def step(self, carry: Carry, stage: int, tap: Tap | None = None) -> Carry:
         """The carry at `stage` from the carry at `stage - 1`; `carry` is left as it is.
+
+        `tap` sees, and may replace, the values inside the pass; see `taps`.
 
         Raises:
             InputError: `stage` is not one of 1 .. len(stages) - 1.
         """
+
+    def sites(self, stage: int) -> tuple[str, ...]:
+        """Where one can intervene at `stage`: the state, then the sites inside the pass that leads to it."""
+        return (self.stages[stage].site,)
 
     @abstractmethod
     def read(self, carry: Carry, stage: int) -> Tensor:

@@ -30,6 +30,7 @@ from grokscope.models.init import Init
 from grokscope.models.protocol import Reasoner
 from grokscope.models.spec import RecursiveSpec
 from grokscope.models.stages import recursive_stages
+from grokscope.models.taps import Tap, tapped, within
 
 HALT_BIAS = -5.0
 POSITION_SCALE = 0.707106781
@@ -59,9 +60,9 @@ class AttentionBlock(nn.Module):
         self.mlp = SwiGlu(spec.width, swiglu_inner(spec.expansion, spec.width), init)
         self.norm2 = RmsNorm()
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        x_BTD = self.norm1(x_BTD + self.attention(x_BTD))
-        out: Tensor = self.norm2(x_BTD + self.mlp(x_BTD))
+    def forward(self, x_BTD: Tensor, tap: Tap | None = None) -> Tensor:
+        x_BTD = self.norm1(x_BTD + self.attention(x_BTD, tap))
+        out: Tensor = self.norm2(x_BTD + tapped(tap, "mlp", self.mlp(x_BTD)))
         return out
 
 
@@ -75,10 +76,13 @@ class MixerBlock(nn.Module):
         self.mlp = SwiGlu(spec.width, swiglu_inner(spec.expansion, spec.width), init)
         self.norm2 = RmsNorm()
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, tap: Tap | None = None) -> Tensor:
         x_BDT = x_BTD.transpose(1, 2)
-        x_BTD = self.norm1(x_BDT + self.mixer(x_BDT)).transpose(1, 2)
-        out: Tensor = self.norm2(x_BTD + self.mlp(x_BTD))
+        mixed_BDT: Tensor = self.mixer(x_BDT)
+        if tap is not None:
+            mixed_BDT = tap("mixer", mixed_BDT.transpose(1, 2)).transpose(1, 2)
+        x_BTD = self.norm1(x_BDT + mixed_BDT).transpose(1, 2)
+        out: Tensor = self.norm2(x_BTD + tapped(tap, "mlp", self.mlp(x_BTD)))
         return out
 
 
@@ -90,10 +94,10 @@ class Level(nn.Module):
         kind = MixerBlock if spec.mixer else AttentionBlock
         self.blocks = nn.ModuleList(kind(spec, positions, init) for _ in range(spec.layers))
 
-    def forward(self, z_BTD: Tensor, injection_BTD: Tensor) -> Tensor:
-        x_BTD = z_BTD + injection_BTD
-        for block in self.blocks:
-            x_BTD = block(x_BTD)
+    def forward(self, z_BTD: Tensor, injection_BTD: Tensor, tap: Tap | None = None) -> Tensor:
+        x_BTD = z_BTD + tapped(tap, "injection", injection_BTD)
+        for index, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, within(tap, f"block{index}"))
         return x_BTD
 
 
@@ -143,9 +147,17 @@ class RecursiveModel(Reasoner):
         z_H_BTD, z_L_BTD = (z.to(self.dtype).expand_as(embedding_BTD) for z in (self.h_init, self.l_init))
         return RecursiveCarry(z_H_BTD, z_L_BTD, embedding_BTD)
 
-    def step(self, carry: RecursiveCarry, stage: int) -> RecursiveCarry:
+    def step(self, carry: RecursiveCarry, stage: int, tap: Tap | None = None) -> RecursiveCarry:
         self._check_step(stage)
-        return self._commit(carry) if self.stages[stage].site == "z_H" else self._think(carry)
+        return self._commit(carry, tap) if self.stages[stage].site == "z_H" else self._think(carry, tap)
+
+    def sites(self, stage: int) -> tuple[str, ...]:
+        state = self.stages[stage].site
+        if stage == 0:
+            return (state,)
+        parts = ("mixer", "mlp") if self.spec.mixer else ("pattern", "attention", "mlp")
+        inside = (f"block{index}.{part}" for index in range(self.spec.layers) for part in parts)
+        return (state, "injection", *inside)
 
     def read(self, carry: RecursiveCarry, stage: int) -> Tensor:
         return carry.z_H_BTD if self.stages[stage].site == "z_H" else carry.z_L_BTD
@@ -196,12 +208,12 @@ class RecursiveModel(Reasoner):
             embedding_BTD = POSITION_SCALE * (embedding_BTD + positions_TD)
         return math.sqrt(self.spec.width) * embedding_BTD
 
-    def _think(self, carry: RecursiveCarry) -> RecursiveCarry:
-        z_L_BTD = self.level(carry.z_L_BTD, carry.z_H_BTD + carry.embedding_BTD)
+    def _think(self, carry: RecursiveCarry, tap: Tap | None = None) -> RecursiveCarry:
+        z_L_BTD = self.level(carry.z_L_BTD, carry.z_H_BTD + carry.embedding_BTD, tap)
         return carry._replace(z_L_BTD=z_L_BTD)
 
-    def _commit(self, carry: RecursiveCarry) -> RecursiveCarry:
-        return carry._replace(z_H_BTD=self.level(carry.z_H_BTD, carry.z_L_BTD))
+    def _commit(self, carry: RecursiveCarry, tap: Tap | None = None) -> RecursiveCarry:
+        return carry._replace(z_H_BTD=self.level(carry.z_H_BTD, carry.z_L_BTD, tap))
 
     def _cycle(self, carry: RecursiveCarry) -> RecursiveCarry:
         for _ in range(self.spec.l_cycles):
