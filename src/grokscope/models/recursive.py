@@ -1,6 +1,6 @@
 """The Tiny Recursive Model (TRM): one small level, applied over and over to two states.
 
-    e = sqrt(D) * concat(prefix, token_embedding[x])      learned positions: sqrt(D / 2) * (concat + positions)
+    e = sqrt(D) * concat(prefix, token_embedding[x])    learned positions: sqrt(D / 2) * (concat + positions)
     repeat h_cycles times:
         repeat l_cycles times:  z_L = level(z_L, z_H + e)     think
         z_H = level(z_H, z_L)                                 commit

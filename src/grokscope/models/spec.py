@@ -8,7 +8,7 @@ from grokscope.spec import Spec
 
 
 class LoopedSpec(Spec):
-    """One stack of blocks run `loops` times (universal, recurrent GPT-2); loops = 1: the plain transformer."""
+    """One stack of blocks run `loops` times (universal, recurrent GPT-2); 1 loop is the plain transformer."""
 
     kind: Literal["looped"] = "looped"
     width: int = Field(128, ge=1)
