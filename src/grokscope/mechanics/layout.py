@@ -83,7 +83,7 @@ def join(parts: Sequence[xr.Dataset]) -> xr.Dataset:
             ),
             **{
                 name: (parts[0][name].dims, stacked(part[name].values for part in parts))
-                for name in ("probe", "probe_set", "set", "pattern", "answer_position", "role")
+                for name in ("probe", "probe_set", "set", "pattern", "answer_position", "role", "counted")
             },
         },
     )

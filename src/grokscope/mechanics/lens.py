@@ -7,10 +7,12 @@ are never counted.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from torch import Tensor
 
 from grokscope.errors import InputError
@@ -44,8 +46,9 @@ def lens(
       `grokscope.training.evaluate.correct`.
 
     Coordinates: `probe` (stable ids), `probe_set`, `fact` and `injected` (probe, hop), `variable`, `stage`
-    (names), `position` (index); for the set (dim `set`, length 1) `pattern`, `answer_position`, `role` (set,
-    position) and `defined` (set, variable).
+    (names), `position` (index). For the set (dim `set`, of length 1): `pattern`, `answer_position`, `role`
+    (set, position), `defined` (set, variable), and `counted` (set, position), which is False where the input
+    already holds the answer (a causal sequence format gives it): finding it there would prove nothing.
 
     Args:
         model: any `Reasoner`; its weights and mode are left as they were.
@@ -97,12 +100,13 @@ def lens(
             "pattern": (("set",), np.array([probe_set.pattern], dtype=str)),
             "answer_position": (("set",), np.array([encoded.answer_position], dtype=np.int32)),
             "role": (("set", "position"), np.array([encoded.roles], dtype=str)),
+            "counted": (("set", "position"), _before_answer(encoded)[None]),
             "defined": (("set", "variable"), np.ones((1, len(names)), dtype=bool)),
         },
     )
 
 
-def targets(probe_set: ProbeSet, vocabulary: Vocabulary) -> tuple[list[str], np.ndarray]:
+def targets(probe_set: ProbeSet, vocabulary: Vocabulary) -> tuple[list[str], NDArray[Any]]:
     """The variables of a probe set and their token ids: latents (answer last, as they come), then their
     controls.
 
@@ -144,6 +148,14 @@ def measure(logits_BSV: Tensor, target_BC: Tensor) -> tuple[Tensor, Tensor, Tens
     return torch.stack(ranks, dim=1), logp_BSC.transpose(1, 2), logits_BSV.argmax(-1)
 
 
+def _before_answer(encoded: Encoded) -> NDArray[np.bool_]:
+    """(S,): False from the first position on that is given the answer as its input."""
+    read = encoded.answer_position
+    given_S = (encoded.tokens_NS == encoded.labels_NS[:, read : read + 1]).all(axis=0)
+    given_S[: read + 1] = False
+    return ~np.logical_or.accumulate(given_S)
+
+
 @contextmanager
 def _reading(model: Reasoner) -> Iterator[None]:
     """Evaluation mode without gradients; the mode is put back."""
@@ -157,7 +169,7 @@ def _reading(model: Reasoner) -> Iterator[None]:
 
 
 def _check(
-    model: Reasoner, probe_set: ProbeSet, tokens_PS: np.ndarray, vocabulary: Vocabulary, batch: int
+    model: Reasoner, probe_set: ProbeSet, tokens_PS: NDArray[Any], vocabulary: Vocabulary, batch: int
 ) -> None:
     """Refuse what would be read wrongly."""
     if batch < 1:

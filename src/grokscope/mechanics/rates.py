@@ -11,6 +11,7 @@ Three numbers that must not be confused:
   bridge at r1's position, because [h, r1] is also an atomic query; seeing it there at the last stage only
   says that the fact is memorised. A bridge can serve a second hop only if it is there earlier.
 
+Positions that are given the answer as input (`counted` False) never count.
 None of them shows that the model uses what is decoded.
 
 Functions take a trace (from `open_traces`, or one checkpoint's `lens`); a trace without `step` counts as one
@@ -121,7 +122,7 @@ def emergence_map(trace: xr.Dataset, variable: str, probe_set: str, step: int | 
         step: one of the trace's steps; None for a trace without `step`.
 
     Returns:
-        (stage, position), with `role` on position.
+        (stage, position), with `role` on position; NaN at positions that are not counted.
 
     Raises:
         InputError: the set, the variable or the step is not in the trace.
@@ -131,8 +132,8 @@ def emergence_map(trace: xr.Dataset, variable: str, probe_set: str, step: int | 
         if step not in part["step"].values:
             raise InputError(f"step = {step}: not among the trace's {part.sizes['step']} steps.")
         part = part.sel(step=step)
-    found = _rank(part, variable) == 0
-    return found.mean("probe").rename("rate").drop_vars("variable").transpose("stage", "position")
+    found = (_rank(part, variable) == 0).mean("probe").where(part["counted"])
+    return found.rename("rate").drop_vars("variable").transpose("stage", "position")
 
 
 def anywhere(part: xr.Dataset, variable: str, before_last: bool = False) -> BoolArray:
@@ -204,8 +205,9 @@ def _hits(part: xr.Dataset, variable: str, before_last: bool) -> Any:
     rank = _rank(part, variable)
     if before_last:
         rank = rank.isel(stage=slice(0, -1))
+    counted_S = part["counted"].values
     steps = [rank.isel(step=index) for index in range(rank.sizes["step"])] if "step" in rank.dims else [rank]
-    return (one.transpose("probe", "stage", "position").values == 0 for one in steps)
+    return ((one.transpose("probe", "stage", "position").values == 0) & counted_S for one in steps)
 
 
 def _rank(part: xr.Dataset, variable: str) -> xr.DataArray:

@@ -174,4 +174,4 @@ def _open(path: Path) -> Any:
 
 def _as_text(values: Any) -> Any:
     """Text of variable length as numpy's plain text; anything else unchanged."""
-    return values.astype(str) if values.dtype.kind in "TO" else values
+    return values.astype(object).astype(str) if values.dtype.kind in "TO" else values
