@@ -11,7 +11,8 @@ class OptimizerSpec(Spec):
     """AdamW on everything, or Muon on the block matrices beside AdamW on the rest."""
 
     kind: Literal["adamw", "muon"] = "adamw"
-    """muon: orthogonalised momentum for the 2-D block matrices, AdamW for embeddings, head, gains and biases."""
+    """muon: orthogonalised momentum for the 2-D block matrices, AdamW for embeddings, head, gains and
+    biases."""
     lr: float = Field(4e-5, gt=0.0)
     """Peak learning rate of AdamW (reference: 4e-5)."""
     muon_lr: float | None = Field(None, gt=0.0)
@@ -40,7 +41,8 @@ class TrainingSpec(Spec):
     steps: int = Field(10_000, ge=1)
     """Optimiser steps. Not part of a run's identity: raising it continues the run."""
     batch: int = Field(512, ge=1)
-    """Examples per step; epochs shuffle without replacement, the last partial batch is dropped (reference: 512)."""
+    """Examples per step; epochs shuffle without replacement, the last partial batch is dropped (reference:
+    512)."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """Optimiser."""
     warmup: int = Field(2000, ge=0)
@@ -83,5 +85,11 @@ class TrainingSpec(Spec):
         if self.schedule != "constant" and self.schedule_steps is None:
             raise ValueError(f"schedule {self.schedule!r} needs schedule_steps")
         if self.schedule_steps is not None and self.schedule_steps <= self.warmup:
-            raise ValueError(f"schedule_steps {self.schedule_steps} must be greater than warmup {self.warmup}")
+            raise ValueError(
+                f"schedule_steps {self.schedule_steps} must be greater than warmup {self.warmup}"
+            )
+        if self.loop_choices is not None and (not self.loop_choices or min(self.loop_choices) < 1):
+            raise ValueError(
+                f"loop_choices {list(self.loop_choices)} must be one or more numbers, each at least 1"
+            )
         return self

@@ -1,0 +1,40 @@
+"""The one accuracy function.
+
+Shape suffixes: P probes, B batch, S input positions, K labelled positions.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from grokscope.models.protocol import Reasoner
+from grokscope.training.data import labelled
+from grokscope.training.loss import all_right, gather_states
+from grokscope.world.format import Encoded
+
+
+@torch.inference_mode()
+def correct(model: Reasoner, encoded: Encoded, batch: int = 1024) -> npt.NDArray[np.bool_]:
+    """(P,) bool: the exact match of every labelled position, with the weights and loops the model is
+    evaluated with.
+
+    The states have the dtype they are trained in. For an answer format the one label is the answer token.
+
+    Args:
+        model: the model.
+        encoded: queries and labels.
+        batch: queries per forward pass.
+    """
+    device = next(model.parameters()).device
+    tokens_PS = torch.from_numpy(encoded.tokens_NS).to(device).long()
+    position_PK, target_PK = (
+        part.to(device).long() for part in labelled(torch.from_numpy(encoded.labels_NS))
+    )
+    everywhere = target_PK.shape[1] == tokens_PS.shape[1]
+    right = [torch.empty(0, dtype=torch.bool)]
+    for start in range(0, len(tokens_PS), batch):
+        here = slice(start, start + batch)
+        state_BTD = model.hidden(tokens_PS[here], model.inference_loops)
+        state_BKD = gather_states(state_BTD, model.prefix, None if everywhere else position_PK[here])
+        right.append(all_right(model.unembed(state_BKD), target_PK[here]).cpu())
+    return np.asarray(torch.cat(right).numpy())

@@ -1,0 +1,232 @@
+"""What a training does beside stepping: evaluate, record, save, show, and notice divergence."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grokscope.errors import InputError
+from grokscope.models.protocol import Reasoner
+from grokscope.training.checkpoint import (
+    Progress,
+    forget_weights,
+    kept_steps,
+    save_state,
+    save_weights,
+    weights_path,
+)
+from grokscope.training.evaluate import correct
+from grokscope.training.metrics import MetricsFile
+from grokscope.training.observer import Observer
+from grokscope.training.optim import TrainState
+from grokscope.training.progress import Display
+from grokscope.training.schedule import rate, scheduled_steps, thin
+from grokscope.training.sinks import Sink
+from grokscope.training.spec import TrainingSpec
+from grokscope.training.stops import Diverged
+from grokscope.world.format import Encoded
+
+CHECK_EVERY = 50
+"""Steps between two looks at the loss; each waits for the device."""
+DIVERGED = 10.0
+"""Training counts as diverged when the mean loss between two looks exceeds this multiple of uniform guessing,
+or of the first batch's loss if that is larger."""
+
+
+class Keeper:
+    """The records of one training.
+
+    Args:
+        model: holds the EMA weights.
+        probes: what is evaluated.
+        spec: the settings.
+        directory: of the run.
+        observers: look at every checkpoint.
+        sinks: get every metrics line.
+        state: what is saved; the loop changes its tensors in place.
+        first_loss: loss of the first batch under the initial weights.
+
+    Attributes:
+        step: updates made.
+        sums: sums of the loss, float64: since the last scheduled checkpoint, and since the last look.
+        display: shows the progress; None: nothing is shown.
+    """
+
+    def __init__(
+        self,
+        model: Reasoner,
+        probes: Mapping[str, Encoded],
+        spec: TrainingSpec,
+        directory: Path,
+        observers: Sequence[Observer],
+        sinks: Sequence[Sink],
+        state: TrainState,
+        first_loss: float,
+    ) -> None:
+        self.model, self.spec, self.directory, self.state = model, spec, directory, state
+        self.probes = {name: probe for name, probe in probes.items() if len(probe.tokens_NS)}
+        self.observers, self.sinks, self.metrics = observers, sinks, MetricsFile(directory)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=next(iter(state.params.values())).device)
+        self.step, self.saved, self.first_loss = 0, -1, first_loss
+        self.display: Display | None = None
+        self.seconds_before, self.step_before, self.began = 0.0, 0, time.monotonic()
+        self.shown = -math.inf
+        self.last: dict[str, Any] = {"loss": None, "accuracy": {}}
+
+    def begin(self, progress: Progress | None) -> None:
+        """Remove all that was written after the state the training goes on from (None: there is none)."""
+        self.saved = -1 if progress is None else progress.step
+        self.step = self.step_before = max(0, self.saved)
+        self.seconds_before = 0.0 if progress is None else progress.seconds
+        with self._writing():
+            self.metrics.forget_after(self.saved)
+            for sink in self.sinks:
+                sink.forget_after(self.saved)
+            for observer in self.observers:
+                observer.forget_after(self.saved)
+        forget_weights(self.directory, [step for step in kept_steps(self.directory) if step > self.saved])
+        self.last = (self.metrics.rows() or [self.last])[-1]
+        self.began = time.monotonic()
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the present step has its metrics line."""
+        return bool(self.last.get("step") == self.step)
+
+    def check(self) -> None:
+        """Look at the loss.
+
+        Raises:
+            Diverged: it is not finite, or far above where it began.
+        """
+        since = self.step % CHECK_EVERY
+        mean = float(self.sums[1]) / (since or CHECK_EVERY)
+        limit = DIVERGED * max(math.log(self.model.vocab), self.first_loss)
+        if not math.isfinite(mean) or (since == 0 and mean > limit):
+            self._diverged(f"the loss is {mean:.4g}")
+        if since == 0:
+            self.sums[1] = 0
+
+    def checkpoint(self) -> None:
+        """Evaluate, let the observers look, and save; complete when the resume state is written.
+
+        Raises:
+            Diverged: a weight is not finite; nothing is saved.
+            InputError: a file cannot be written; the state before is intact.
+        """
+        self._check_finite()
+        row = {
+            "step": self.step,
+            "seconds": round(self.seconds, 3),
+            "loss": self._mean_loss(),
+            "lr": rate(self.spec, max(0, self.step - 1)) * self.spec.optimizer.lr,
+            "accuracy": {
+                name: float(correct(self.model, probe).mean()) for name, probe in self.probes.items()
+            },
+        }
+        with self._writing():
+            for observer in self.observers:
+                observer.at_checkpoint(self.step, self.model)
+            save_weights(weights_path(self.directory, self.step), self.model)
+            self.metrics.append(row)
+            for sink in self.sinks:
+                sink.append(row)
+        scheduled = scheduled_steps(self.spec, self.step)
+        if self.step in scheduled:
+            self.sums[0] = 0
+        self.last = row
+        self.save()
+        surplus = set(scheduled) - set(thin(scheduled, self.spec.keep))
+        forget_weights(self.directory, surplus.intersection(kept_steps(self.directory)))
+        self.show(checkpoint=True)
+
+    def save(self) -> None:
+        """Save the state a run is resumed from.
+
+        Raises:
+            Diverged: a weight is not finite; nothing is saved.
+            InputError: a file cannot be written; the state before is intact.
+        """
+        if self.step == self.saved:
+            return
+        self._check_finite()
+        with self._writing():
+            save_state(self.directory, Progress(self.step, self.seconds), self.state, self.sums)
+        self.saved = self.step
+
+    def show(self, checkpoint: bool = False) -> None:
+        """Show the progress, unless that was done a moment ago."""
+        now = time.monotonic()
+        if self.display is None or not (checkpoint or now >= self.shown + self.display.every):
+            return
+        self.shown = now
+        done, spent = self.step - self.step_before, now - self.began
+        speed = done / spent if done else None
+        news = {
+            "step": self.step,
+            "steps": self.spec.steps,
+            "seconds": self.seconds,
+            "rate": speed,
+            "eta": (self.spec.steps - self.step) / speed if speed else None,
+            "loss": self.last["loss"],
+            "accuracy": self.last["accuracy"],
+        }
+        self.display.show(news, checkpoint)
+
+    @property
+    def seconds(self) -> float:
+        """Clock time spent on the run so far, over all its processes."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    def close(self) -> None:
+        """Let go of displays and sinks."""
+        if self.display is not None:
+            self.display.close()
+        for sink in self.sinks:
+            sink.close()
+
+    def _mean_loss(self) -> float:
+        """Mean training loss since the last scheduled checkpoint; at step 0 that of the first batch.
+
+        The last step of a run that is continued later is off the schedule: its line starts no new mean.
+        """
+        if self.step == 0:
+            return self.first_loss
+        return float(self.sums[0]) / (self.step - scheduled_steps(self.spec, self.step - 1)[-1])
+
+    def _check_finite(self) -> None:
+        if not math.isfinite(float(self.sums.sum())):
+            self._diverged("the loss is not finite")
+        for part in self.state:
+            for name, tensor in part.items():
+                if not bool(torch.isfinite(tensor).all()):
+                    self._diverged(f"{name} is not finite")
+
+    def _diverged(self, what: str) -> None:
+        kept = self.saved if self.saved >= 0 else None
+        left = (
+            "nothing was saved"
+            if kept is None
+            else f"the state of step {kept} and all checkpoints before are kept"
+        )
+        raise Diverged(
+            self.step,
+            kept,
+            f"training diverged: at step {self.step} {what}; {left} in {self.directory}; try a smaller "
+            "training.optimizer.lr or a longer training.warmup.",
+        )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            kept = f"the state of step {self.saved} is intact" if self.saved >= 0 else "nothing was kept"
+            raise InputError(
+                f"writing to {self.directory} at step {self.step} failed: {error.strerror or error}; "
+                f"{kept}, so make room and run the same command again."
+            ) from error

@@ -1,0 +1,217 @@
+"""The training loop: start or resume, step, and at every checkpoint evaluate, let observers look, and save.
+
+Nothing in a run depends on when it was interrupted: the step number gives the data, the rates and the number
+of loops, and all else that changes is in the resume state. At a checkpoint the order is: accuracies,
+observers, weights, metrics line, resume state, and only then weights that `keep` no longer covers are
+deleted. A process killed anywhere in between resumes from the state before and does it again.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch.utils import deterministic
+
+from grokscope.errors import InputError
+from grokscope.models.protocol import Reasoner
+from grokscope.seeds import Seeds
+from grokscope.training.checkpoint import find_state, kept_steps, load_state
+from grokscope.training.data import Batches, TrainingData, loops_at
+from grokscope.training.keeper import CHECK_EVERY, Keeper
+from grokscope.training.loss import Objective
+from grokscope.training.manifest import Manifest, check_same, manifest_here, read_manifest, write_manifest
+from grokscope.training.metrics import write_table
+from grokscope.training.observer import Observer
+from grokscope.training.optim import Optimizer, TrainState
+from grokscope.training.progress import Report, choose_display
+from grokscope.training.schedule import checkpoint_steps
+from grokscope.training.sinks import Sink
+from grokscope.training.spec import TrainingSpec
+from grokscope.training.step import Step, make_step
+from grokscope.training.stops import Interrupted, watch_signals
+from grokscope.world.format import Encoded
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished training leaves; the model itself holds the averaged weights of the last step."""
+
+    step: int
+    """Updates made in all."""
+    metrics: pl.DataFrame
+    """One row per checkpoint; also in `metrics.parquet`."""
+    checkpoints: list[int]
+    """Steps whose weights are kept."""
+    manifest: Manifest
+    """What the numbers depend on beside the spec."""
+
+
+def train(
+    model: Reasoner,
+    data: TrainingData,
+    probes: Mapping[str, Encoded],
+    spec: TrainingSpec,
+    seeds: Seeds,
+    directory: Path,
+    observers: Sequence[Observer] = (),
+    sinks: Sequence[Sink] = (),
+    *,
+    threads: int | None = None,
+    report: Report | None = None,
+    say: Callable[[str], None] = print,
+) -> TrainingResult:
+    """Train a model up to `spec.steps`, from the start or from where its directory stands.
+
+    Args:
+        model: freshly built, with its initial weights, in the dtype of the spec. It holds the averaged (EMA)
+            weights whenever someone else looks at it, and at the end.
+        data: the examples of one epoch.
+        probes: what is evaluated at checkpoints, by name; empty sets are left out.
+        spec: the settings.
+        seeds: `order` draws the order of the examples and random numbers of loops.
+        directory: of the run; made if it is not there.
+        observers: look at every checkpoint, in this order.
+        sinks: get every metrics line, beside `metrics.jsonl`.
+        threads: of PyTorch, for this training only; None: as they are. A resumed run has the threads it
+            started with.
+        report: called about once a second with the progress, instead of a display; see
+            `grokscope.training.progress`.
+        say: gets the plain sentences.
+
+    Raises:
+        InputError: a setting cannot be honoured, the run cannot be resumed as it was, a file is damaged, or
+            the disk is full.
+        Interrupted: SIGINT or SIGTERM; the state is saved.
+        Diverged: the loss or a weight is not a usable number.
+    """
+    progress = find_state(directory)
+    before = read_manifest(directory) if progress else None
+    if progress and progress.step > spec.steps:
+        raise InputError(
+            f"training.steps = {spec.steps}: the run in {directory} already has {progress.step} steps; "
+            f"allowed is at least {progress.step}."
+        )
+    if not progress and (orphans := [step for step in kept_steps(directory) if step > 0]):
+        raise InputError(
+            f"{directory} has checkpoints up to step {orphans[-1]} but no resume state, so it cannot "
+            "be continued; start in another directory."
+        )
+    device = _check(model, spec)
+    with ExitStack() as stack:
+        stack.enter_context(_threads(before.threads if before else threads))
+        stack.enter_context(_deterministic(device))
+        model.to(device)
+        batches = Batches(data, spec.batch, seeds.order, device)
+        objective = Objective(model, batches.layout, spec.loss, spec.halt_weight)
+        optimizer = Optimizer(spec, model)
+        state = optimizer.start(model)
+        example = (
+            state,
+            batches(0),
+            optimizer.scalars(0).to(device),
+            loops_at(0, spec.loop_choices, seeds.order),
+        )
+        first_loss = _first_loss(objective, example[1], spec)
+        keep_to = "off" if before and before.backend == "eager" and spec.compile == "auto" else spec.compile
+        step, backend = make_step(objective, optimizer, keep_to, example, say)
+        manifest = manifest_here(torch.get_num_threads(), backend, device, model.dtype)
+        if before:
+            check_same(before, manifest, directory)
+        else:
+            write_manifest(directory, manifest)
+        keeper = Keeper(model, probes, spec, directory, observers, sinks, state, first_loss)
+        stack.callback(keeper.close)
+        if progress:
+            load_state(directory, progress, state, keeper.sums)
+        keeper.begin(progress)
+        keeper.display = choose_display(report, say)
+        _run(step, state, batches, optimizer, spec, seeds, keeper)
+    return TrainingResult(keeper.step, write_table(directory), kept_steps(directory), manifest)
+
+
+def _run(
+    step: Step,
+    state: TrainState,
+    batches: Batches,
+    optimizer: Optimizer,
+    spec: TrainingSpec,
+    seeds: Seeds,
+    keeper: Keeper,
+) -> None:
+    marks = set(checkpoint_steps(spec))
+    device = keeper.sums.device
+    with watch_signals() as watch, torch.no_grad():
+        if keeper.step in marks and not keeper.recorded:
+            keeper.checkpoint()
+        while keeper.step < spec.steps and watch.caught is None:
+            now = keeper.step
+            loops = loops_at(now, spec.loop_choices, seeds.order)
+            scalars = optimizer.scalars(now).to(device, non_blocking=True)
+            keeper.sums += step(state, batches(now), scalars, loops)
+            keeper.step = now + 1
+            if keeper.step % CHECK_EVERY == 0:
+                keeper.check()
+            if keeper.step in marks:
+                keeper.checkpoint()
+            elif keeper.step % spec.resume_every == 0:
+                keeper.save()
+            keeper.show()
+        if watch.caught is not None and keeper.step < spec.steps:
+            keeper.save()
+            raise Interrupted(
+                keeper.step,
+                f"{watch.name}: stopped and saved at step {keeper.step} of {spec.steps}; run the same "
+                "command again and it goes on from there.",
+            )
+
+
+def _check(model: Reasoner, spec: TrainingSpec) -> torch.device:
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("training.device = 'cuda': PyTorch sees no GPU here; allowed is 'cpu'.")
+    dtype = str(model.dtype).removeprefix("torch.")
+    if dtype != spec.dtype:
+        raise InputError(
+            f"training.dtype = {spec.dtype!r}: the model was built for {dtype!r}; both must agree."
+        )
+    return torch.device(spec.device)
+
+
+def _first_loss(objective: Objective, rows_BC: torch.Tensor, spec: TrainingSpec) -> float:
+    """Loss of the first batch under the initial weights; also tries out every number of loops.
+
+    Raises:
+        InputError: the model cannot have that number of loops.
+    """
+    with torch.no_grad():
+        for loops in spec.loop_choices or ():
+            objective(rows_BC[:1], loops)
+        return float(objective(rows_BC))
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """On the CPU, sums into shared places (gradients of embeddings) must not depend on which thread comes
+    first."""
+    before = torch.are_deterministic_algorithms_enabled()
+    filled = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]

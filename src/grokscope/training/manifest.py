@@ -1,0 +1,116 @@
+"""What the bits of a run depend on beside its spec. A run is resumed under the same, or not at all."""
+
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import grokscope
+from grokscope.errors import InputError
+from grokscope.files import read_json, write_json
+from grokscope.training.step import Backend, compiler
+
+MANIFEST = "manifest.json"
+RECORDED_ONLY = {"python", "platform"}
+"""Good to know, but the numbers do not depend on it."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything beside the spec that a run's numbers depend on, and a little that is good to know."""
+
+    threads: int
+    """Threads of PyTorch within an operation; sums are split over them."""
+    backend: Backend
+    """compiled (torch.compile) or eager."""
+    device: str
+    """"cpu", or the name of the GPU."""
+    dtype: str
+    """Of the activations."""
+    cpu: str
+    """Instruction sets that PyTorch chooses its kernels by."""
+    compiler: str
+    """Version line of the C++ compiler; empty where nothing is compiled with it."""
+    torch: str
+    numpy: str
+    grokscope: str
+    python: str
+    platform: str
+
+
+def manifest_here(threads: int, backend: Backend, device: torch.device, dtype: torch.dtype) -> Manifest:
+    """The manifest of a training in this process."""
+    on_gpu = device.type == "cuda"
+    return Manifest(
+        threads=threads,
+        backend=backend,
+        device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        dtype=str(dtype).removeprefix("torch."),
+        cpu=cpu_capability(),
+        compiler=compiler_version() if backend == "compiled" and not on_gpu else "",
+        torch=torch.__version__,
+        numpy=np.__version__,
+        grokscope=grokscope.__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+    )
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a run directory.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = directory / MANIFEST
+    tree = read_json(path, "manifest")
+    names = {field.name for field in fields(Manifest)}
+    if not isinstance(tree, dict) or set(tree) != names:
+        raise InputError(f"the manifest at {path} is damaged: its fields must be {', '.join(sorted(names))}.")
+    return Manifest(**tree)
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write it, whole or not at all."""
+    write_json(directory / MANIFEST, asdict(manifest))
+
+
+def check_same(before: Manifest, now: Manifest, directory: Path) -> None:
+    """Refuse to go on where the bits would differ.
+
+    Raises:
+        InputError: names the first field that differs, and both values.
+    """
+    for field in fields(Manifest):
+        old: Any = getattr(before, field.name)
+        new: Any = getattr(now, field.name)
+        if old != new and field.name not in RECORDED_ONLY:
+            raise InputError(
+                f"{directory} cannot be resumed bit for bit: {field.name} was {old!r} and is now {new!r}; "
+                "restore it, or start again in another directory."
+            )
+
+
+def cpu_capability() -> str:
+    """Instruction sets, e.g. "AVX512+avx512_bf16+amx": kernels, and so rounding, are chosen by them."""
+    extra = {
+        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
+        "amx": torch.cpu._is_amx_tile_supported(),
+    }
+    return "+".join(
+        [torch.backends.cpu.get_cpu_capability(), *(name for name, there in extra.items() if there)]
+    )
+
+
+def compiler_version() -> str:
+    """First line of the C++ compiler's version."""
+    found = shutil.which(compiler() or "")
+    if not found:
+        return ""
+    run = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
+    return run.stdout.splitlines()[0] if run.stdout else found

@@ -1,0 +1,85 @@
+"""Named tensors in a file: safetensors with a checksum, so that a damaged file is noticed and named."""
+
+import errno
+import os
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from grokscope.errors import InputError
+from grokscope.files import whole
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write named tensors whole or not at all; the same tensors give the same bytes.
+
+    Raises:
+        OSError: the disk is full, or another error of the file system.
+    """
+    here = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    with whole(path) as draft:
+        try:
+            save_file(here, draft, metadata={"crc32": checksum(here)})
+        except SafetensorError as error:
+            code = re.search(r"os error (\d+)", str(error))
+            number = int(code.group(1)) if code else errno.EIO
+            raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
+    """Read named tensors onto the CPU.
+
+    Args:
+        path: the file.
+        what: what it is, for the sentence of an error.
+
+    Raises:
+        InputError: there is no such file, or it is truncated or damaged.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no {what} at {path}.")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            names = list(handle.keys())
+            tensors = {name: handle.get_tensor(name) for name in names}
+            expected = (handle.metadata() or {}).get("crc32")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"the {what} at {path} is damaged and cannot be read: {error}.") from None
+    if expected is not None and checksum(tensors) != expected:
+        raise InputError(f"the {what} at {path} is damaged: its checksum is wrong.")
+    return tensors
+
+
+def copy_into(targets: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
+    """Copy tensors of a file into existing ones of the same names and shapes.
+
+    Raises:
+        InputError: names or shapes differ; nothing was copied.
+    """
+    for name in sorted({*targets, *found}):
+        if name not in targets or name not in found:
+            which = "does not know" if name in found else "needs"
+            raise InputError(
+                f"{path} does not fit: it was written for another model ({which} tensor {name})."
+            )
+        if targets[name].shape != found[name].shape:
+            shapes = f"{tuple(found[name].shape)} in the file, {tuple(targets[name].shape)} here"
+            raise InputError(f"{path} does not fit: it was written for another model ({name} is {shapes}).")
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(found[name])
+
+
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """CRC-32 over names and bytes, in the order of the names."""
+    crc = 0
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name].numpy())
+        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data, zlib.crc32(name.encode(), crc))
+    return f"{crc:08x}"
