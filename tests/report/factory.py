@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from grokscope.report.tables import CURVES, EMERGENCE, EVENTS, RunView, StudyView, table
+from grokscope.report.tables import CURVES, EMERGENCE, EVENTS, RunView, StudyView, Value, table
+from grokscope.world.spec import REGIMES, Regime
 
 STEPS = [0, *range(100, 1000, 100), *(int(1000 * 2 ** (k / 4)) for k in range(13))]
 STAGES = ["embed", *(f"loop{i}.layer{j}" for i in range(3) for j in range(2))]
@@ -25,7 +26,14 @@ def rise(steps: np.ndarray, middle: float, end: float, start: float = 0.0, width
     return start + (end - start) / (1 + np.exp(-(np.log(steps + 1) - np.log(middle)) / width))
 
 
-def run_tables(regime: str, seed: int, saturates: bool = True) -> tuple[RunView, list[Any], list[Any], list[Any]]:
+def first_at(step: float) -> int | None:
+    """The first checkpoint from a step on."""
+    return next((checkpoint for checkpoint in STEPS if checkpoint >= step), None)
+
+
+def run_tables(
+    regime: str, seed: int, saturates: bool = True
+) -> tuple[RunView, list[Any], list[Any], list[Any]]:
     rng = np.random.default_rng([seed, len(regime)])
     steps = np.array(STEPS, dtype=float)
     saturation, grok, ood_end, bridge_at, bridge_end = SHAPES.get(regime, SHAPES["natural"])
@@ -38,6 +46,7 @@ def run_tables(regime: str, seed: int, saturates: bool = True) -> tuple[RunView,
     lines: list[tuple[str, str, str, np.ndarray, bool]] = [
         ("train_inferred", "accuracy", "", train, False),
         ("id_atomic", "accuracy", "", rise(steps, 300, 1.0), False),
+        ("ood_atomic", "accuracy", "", rise(steps, 600, 1.0), False),
         ("test_iid", "accuracy", "", rise(steps, saturation * 0.5, 0.97), True),
         ("test_ood", "accuracy", "", np.maximum(0.09 * rise(steps, 200, 1), ood), True),
         ("first_hop_ood", "accuracy", "", rise(steps, 2000, 0.95), True),
@@ -46,6 +55,7 @@ def run_tables(regime: str, seed: int, saturates: bool = True) -> tuple[RunView,
         ("test_ood", "anywhere", "bridge", bridge, True),
         ("test_ood", "chance", "bridge", np.full(len(steps), 0.07), True),
         ("test_ood", "cell", "bridge", bridge * 0.9, True),
+        ("test_ood", "cell_before_last", "bridge", bridge * 0.85, True),
         ("test_ood", "anywhere", "answer", np.minimum(1, ood + 0.05), True),
         ("test_ood", "chance", "answer", np.full(len(steps), 0.07), True),
     ]
@@ -55,8 +65,9 @@ def run_tables(regime: str, seed: int, saturates: bool = True) -> tuple[RunView,
         half = 0.05 * np.sqrt(4 * noisy * (1 - noisy)) + 0.01
         for step, value, spread in zip(STEPS, noisy, half, strict=True):
             low, high = (max(0.0, value - spread), min(1.0, value + spread)) if band else (None, None)
-            curves.append({**key, "step": step, "probes": probes, "measure": measure, "variable": variable,
-                           "value": float(value), "low": low, "high": high, "n": 412, "facts": 98})  # fmt: skip
+            row = {"step": step, "probes": probes, "measure": measure, "variable": variable}
+            rates = {"value": float(value), "low": low, "high": high, "n": 412, "facts": 98}
+            curves.append({**key, **row, **rates})
     emergence = []
     moments = {"early": 200, "saturation": 1800, "end": 8000}
     if not saturates:
@@ -67,18 +78,22 @@ def run_tables(regime: str, seed: int, saturates: bool = True) -> tuple[RunView,
                 for j, position in enumerate(POSITIONS):
                     near = np.exp(-((i - peak[0]) ** 2) / 4 - 2 * (j - peak[1]) ** 2)
                     rate = float(near * np.interp(step, STEPS, bridge if variable == "bridge" else ood))
-                    emergence.append({**key, "moment": moment, "step": step, "probes": "test_ood",
-                                      "variable": variable, "stage_index": i, "stage": stage, "position_index": j,
-                                      "position": position, "rate": rate, "n": 412})  # fmt: skip
+                    when = {"moment": moment, "step": step, "probes": "test_ood", "variable": variable}
+                    where = {"stage_index": i, "stage": stage, "position_index": j, "position": position}
+                    emergence.append({**key, **when, **where, "rate": rate, "n": 412})
+    reached = first_at(saturation * jitter) if saturates else None
     happened = {
-        "train_inferred": int(saturation * jitter) if saturates else None,
-        "id_atomic": 700,
-        "ood_atomic": int(saturation * 0.9),
-        "saturation": int(saturation * jitter) if saturates else None,
-        "bridge emergence": int(bridge_at * 1.5) if bridge_end > 0.9 else None,
-        "OOD generalisation": int(grok * jitter * 1.6) if grok and ood_end > 0.9 else None,
+        "saturation": reached,
+        "saturation.train_inferred": reached,
+        "saturation.id_atomic": 700,
+        "saturation.ood_atomic": first_at(saturation * 0.9),
+        "bridge.test_ood": first_at(bridge_at * 1.5) if bridge_end > 0.9 else None,
+        "generalisation.test_ood": first_at(grok * jitter * 1.6) if grok and ood_end > 0.9 else None,
     }
-    events = [{**key, "event": event, "step": step, "last_step": STEPS[-1]} for event, step in happened.items()]
+    events = [
+        {**key, "event": event, "threshold": 0.99, "step": step, "last_step": STEPS[-1]}
+        for event, step in happened.items()
+    ]
     behaviour = "memorised" if ood_end < 0.9 else "generalised after a delay"
     view = RunView(
         name=name,
@@ -86,15 +101,21 @@ def run_tables(regime: str, seed: int, saturates: bool = True) -> tuple[RunView,
         seed=seed,
         behaviour=behaviour,
         mechanism="not tested",
-        spec={"regime": {"name": regime}, "training": {"steps": 8000}},
+        reason=f"saturation at step {reached}, as the test says.",
+        over_guess=Value(ood_end - 0.1, ood_end - 0.2, ood_end, 412),
+        rise=Value(ood_end - 0.1, ood_end - 0.2, ood_end, 412) if saturates else None,
+        by_injection={"none": Value(0.1, 0.05, 0.2, 200)} if regime == "both_hops_half" else {},
+        spec={"regime": REGIMES.get(regime, Regime(name=regime)).tree(), "training": {"steps": 8000}},
         manifest={"torch": "2.13.0", "threads": 1},
         notes=() if saturates else ("It did not saturate, so there is no map at saturation.",),
     )
     return view, curves, emergence, events
 
 
-def study(regimes: tuple[str, ...] = tuple(SHAPES), seeds: tuple[int, ...] = (0, 1, 2), **changes: Any) -> StudyView:
-    """A measured study; `changes` replace fields of the view, `unsaturated` names regimes that never saturate."""
+def study(
+    regimes: tuple[str, ...] = tuple(SHAPES), seeds: tuple[int, ...] = (0, 1, 2), **changes: Any
+) -> StudyView:
+    """A measured study; `changes` replace its fields, `unsaturated` names regimes that never saturate."""
     unsaturated = changes.pop("unsaturated", ())
     parts = [run_tables(regime, seed, regime not in unsaturated) for seed in seeds for regime in regimes]
     fields: dict[str, Any] = {

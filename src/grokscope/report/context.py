@@ -1,5 +1,7 @@
-"""The measured study as the plain values the HTML template prints. No markup is made here, and no number is computed
-that a table does not hold."""
+"""The measured study as the plain values the HTML template prints.
+
+No markup is made here, and no number is computed that a table does not hold.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,16 +18,36 @@ from grokscope.report.summary import (
     sentences,
     steps_text,
     value_at,
+    value_text,
 )
-from grokscope.report.tables import ACCURACY, ANYWHERE, CELL, GUESS, RunView, StudyView, latents, select
+from grokscope.report.tables import (
+    ACCURACY,
+    ANYWHERE,
+    CELL,
+    CELL_EARLY,
+    CHANCE,
+    GUESS,
+    MOMENTS,
+    RunView,
+    StudyView,
+    Value,
+    latents,
+    select,
+)
 
 EVENT_NAMES = {
-    "train_inferred": "trained compositions",
-    "id_atomic": "ID facts",
-    "ood_atomic": "OOD facts",
+    "saturation.train_inferred": "trained compositions learned",
+    "saturation.id_atomic": "ID facts learned",
+    "saturation.ood_atomic": "OOD facts learned",
     "saturation": "all three: saturation",
+    "{latent}.test_ood": "{latent} in one cell",
+    "{latent}_before_last.test_ood": "{latent} in one early cell",
+    "half.test_ood": "OOD accuracy at one half",
+    "generalisation.test_ood": "OOD generalisation",
+    "generalisation_atoms_known.test_ood": "the same, both facts known",
+    "target_found.test_ood": "target found",
 }
-"""How events are headed in the table; others keep their name."""
+"""The events of the table, in its order, and how they are headed; events.csv holds all there are."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +58,8 @@ class Picture:
     uri: str
     alt: str
     caption: str
+    width: int
+    """Pixels at which its text has the size of the page's."""
 
 
 def counts(curves: pl.DataFrame, probes: str) -> str:
@@ -46,8 +70,10 @@ def counts(curves: pl.DataFrame, probes: str) -> str:
     queries = _span(rows["n"])
     facts = rows["facts"].drop_nulls()
     on = f" resting on {_span(facts)} facts" if len(facts) else ""
-    seeds = rows["run"].n_unique()
-    return f"n = {queries} queries{on}{' per seed' if seeds > 1 else ''}, {seeds} seed{'s' if seeds > 1 else ''}"
+    seeds = rows["seed"].n_unique()
+    return (
+        f"n = {queries} queries{on}{' per run' if seeds > 1 else ''}, {seeds} seed{'s' if seeds > 1 else ''}"
+    )
 
 
 def _span(values: pl.Series) -> str:
@@ -57,7 +83,7 @@ def _span(values: pl.Series) -> str:
 
 def own_saturation(view: StudyView, regime: str) -> dict[str, int]:
     """By run: when its trained compositions alone were learned, which is what the paper's saturation is."""
-    rows = view.events.filter((pl.col("regime") == regime) & (pl.col("event") == "train_inferred"))
+    rows = view.events.filter((pl.col("regime") == regime) & (pl.col("event") == "saturation.train_inferred"))
     return {row["run"]: row["step"] for row in rows.to_dicts() if row["step"]}
 
 
@@ -71,14 +97,27 @@ def paper_note(view: StudyView, regime: str, paper: PaperCurve | None) -> str:
     else:
         said = (
             f"Dashed: the paper’s run ({CITATION}; one seed, 2,000 entities), which saturates at step "
-            f"{steps_text(paper.saturation)}. Its “final answer accuracy” is the target-found rate, so it stands "
-            "beside ours, not beside exact accuracy."
+            f"{steps_text(paper.saturation)}. Its “final answer accuracy” is the target-found rate, so it "
+            "stands beside ours, not beside exact accuracy."
         )
     if not ours:
-        said += " No run of ours kept its trained compositions at the threshold, so ours cannot be scaled and is not drawn."
+        said += (
+            " No run of ours kept its trained compositions at the threshold, so none can be scaled or drawn."
+        )
     elif len(ours) < len(runs):
         said += f" {len(ours)} of our {len(runs)} runs saturated; the others are not drawn."
     return said + (f" {paper.doubt}" if paper and paper.doubt else "")
+
+
+def map_note(rows: pl.DataFrame, variable: str) -> str:
+    """What the emergence maps of a variable show, on how many queries, and which moment is missing."""
+    said = f"Share of test_ood queries with the {variable} as top token, by stage (input at the bottom)."
+    if not len(rows):
+        return said
+    runs = rows["run"].n_unique()
+    said += f" n = {_span(rows['n'])} queries" + (f" per run, mean over {runs} runs." if runs > 1 else ".")
+    missing = [moment for moment in MOMENTS if moment not in set(rows["moment"].to_list())]
+    return said + (f" Not reached: {', '.join(missing)}." if missing else "")
 
 
 def overview_rows(view: StudyView) -> list[dict[str, Any]]:
@@ -105,41 +144,69 @@ def overview_rows(view: StudyView) -> list[dict[str, Any]]:
     return rows
 
 
-def run_rows(view: StudyView, regime: str) -> tuple[list[str], list[dict[str, Any]]]:
-    """(event headings, one row per run) for the phases and diagnosis table of a regime."""
+def run_table(view: StudyView, regime: str) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """Phases, diagnosis and numbers of a regime: (group, rows), a row being (heading, one cell per run)."""
+    runs = view.of(regime)
     events = view.events.filter(pl.col("regime") == regime)
-    names = events["event"].unique(maintain_order=True).to_list()
-    rows = []
-    for run in view.of(regime):
-        steps = {row["event"]: row for row in events.filter(pl.col("run") == run.name).to_dicts()}
-        when = [event_text(steps[n]["step"], steps[n]["last_step"]) if n in steps else "not measured" for n in names]
-        rows.append({"run": run, "when": when, "numbers": _numbers(view, run, steps.get("saturation"))})
-    return [EVENT_NAMES.get(name, name) for name in names], rows
+    found = [
+        (name.format(latent=latent), head.format(latent=latent))
+        for name, head in EVENT_NAMES.items()
+        for latent in (latents(view.curves) if "{latent}" in name else [""])
+    ]
+    phases = []
+    for name, head in found:
+        steps = {row["run"]: row for row in events.filter(pl.col("event") == name).to_dicts()}
+        if steps:
+            level = next(iter(steps.values()))["threshold"]
+            phases.append((f"{head}, at {level:g}", [_when(steps.get(run.name)) for run in runs]))
+    groups = [("Diagnosis", [("behaviour", [run.behaviour for run in runs]),
+                             ("mechanism", [run.mechanism for run in runs])])]  # fmt: skip
+    if phases:
+        groups.append(("Phases: step at which a level is reached to stay", phases))
+    return [*groups, ("OOD queries (test_ood)", _numbers(view, regime, runs))]
 
 
-NUMBER_HEADS = ("OOD accuracy at saturation", "OOD accuracy at the end", "guess baseline", "answer found at the end")
+def _when(event: dict[str, Any] | None) -> str:
+    return event_text(event["step"], event["last_step"]) if event else "not measured"
 
 
-def _numbers(view: StudyView, run: RunView, saturation: Mapping[str, Any] | None) -> list[str]:
-    reached = saturation["step"] if saturation else None
-    values = [
-        value_at(view.curves, run.name, ACCURACY, step=reached) if reached is not None else None,
-        value_at(view.curves, run.name, ACCURACY),
-        value_at(view.curves, run.name, GUESS),
-        value_at(view.curves, run.name, ANYWHERE, "answer"),
+def _numbers(view: StudyView, regime: str, runs: list[RunView]) -> list[tuple[str, list[str]]]:
+    """The numbers of every run, each with its interval."""
+    saturation = view.events.filter((pl.col("regime") == regime) & (pl.col("event") == "saturation"))
+    at = dict(saturation.select("run", "step").iter_rows())
+
+    def row(head: str, measure: str, variable: str = "") -> tuple[str, list[str]]:
+        return head, [value_text(value_at(view.curves, run.name, measure, variable)) for run in runs]
+
+    reached = [(run.name, at.get(run.name)) for run in runs]
+    first = [
+        None if step is None else value_at(view.curves, run, ACCURACY, step=step) for run, step in reached
+    ]
+    rows = [
+        ("accuracy at saturation", [_or(value, "no saturation") for value in first]),
+        row("accuracy at the end", ACCURACY),
+        row("guess baseline", GUESS),
+        row("target found at the end", ANYWHERE, "answer"),
     ]
     for latent in latents(view.curves):
-        values += [value_at(view.curves, run.name, measure, latent) for measure in (ANYWHERE, CELL)]
-    texts = [value.text if value else "not measured" for value in values]
-    if reached is None:
-        texts[0] = "no saturation"
-    return texts
+        rows += [
+            row(f"{latent} found at the end", ANYWHERE, latent),
+            row("the same for a control entity: chance", CHANCE, latent),
+            row(f"{latent} in one cell", CELL, latent),
+            row(f"{latent} in one early cell", CELL_EARLY, latent),
+        ]
+    rows.append(
+        ("accuracy, both facts known", [_or(run.atoms_known, "too few such queries") for run in runs])
+    )
+    for kind in dict.fromkeys(kind for run in runs for kind in run.by_injection):
+        cells = [run.by_injection.get(kind) for run in runs]
+        texts = [f"{value_text(value)}, n = {value.n}" if value else "no such query" for value in cells]
+        rows.append((f"accuracy, injected: {kind}", texts))
+    return rows
 
 
-def number_heads(view: StudyView) -> list[str]:
-    """Headings of the numbers in `run_rows`."""
-    found = [head for latent in latents(view.curves) for head in (f"{latent} found", f"{latent}, one cell")]
-    return [*NUMBER_HEADS, *found]
+def _or(value: Value | None, otherwise: str) -> str:
+    return otherwise if value is None else value_text(value)
 
 
 def supervision(run: RunView) -> str:
@@ -180,7 +247,6 @@ def _plain(value: Any) -> str:
 def regime_context(view: StudyView, regime: str, pictures: list[Picture]) -> dict[str, Any]:
     """Everything the template prints about one regime."""
     runs = view.of(regime)
-    heads, rows = run_rows(view, regime)
     curves = view.curves.filter(pl.col("regime") == regime)
     last = select(curves, ACCURACY, probes="test_ood")["step"].max() if len(curves) else None
     return {
@@ -191,9 +257,9 @@ def regime_context(view: StudyView, regime: str, pictures: list[Picture]) -> dic
         "last_step": steps_text(int(last)) if last is not None else "none",  # type: ignore[arg-type]
         "sentences": sentences(view, regime),
         "pictures": pictures,
-        "event_heads": heads,
-        "number_heads": number_heads(view),
-        "rows": rows,
+        "runs": [run.name for run in runs],
+        "table": run_table(view, regime),
+        "reasons": [f"{run.name}: {run.reason}" for run in runs if run.reason],
         "notes": [f"{run.name}: {note}" for run in runs for note in run.notes],
         "config": [(run.name, config_rows(run.spec)) for run in runs],
         "manifests": [(run.name, config_rows(run.manifest)) for run in runs],
@@ -212,5 +278,3 @@ def page_context(view: StudyView, overview: Picture | None, regimes: list[dict[s
         "citation": CITATION,
         "confidence": f"{view.confidence:.0%}",
     }
-
-

@@ -1,7 +1,9 @@
 """The figures. Each is a pure function of the tidy tables (`tables.py`) and returns a matplotlib `Figure`.
 
-With several seeds every seed is a thin line and the median over seeds is the thick one, drawn where all seeds have a
-value; with one seed the line is that run and the band is its interval, clustered by fact.
+With several seeds every seed is a thin line and the median over seeds is the thick one, drawn where all seeds
+have a value; with one seed the line is that run and the band is its interval, clustered by fact.
+
+Shape legend: L stages, S positions.
 """
 
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from grokscope.report import style
 from grokscope.report.paper import PaperCurve
@@ -17,7 +20,7 @@ from grokscope.report.style import Pen
 from grokscope.report.tables import (
     ACCURACY,
     ANYWHERE,
-    CELL,
+    CELL_EARLY,
     CHANCE,
     GUESS,
     MOMENTS,
@@ -26,8 +29,12 @@ from grokscope.report.tables import (
     select,
 )
 
-OOD_SETS = (("test_ood", Pen("OOD then OOD", style.OOD.color, width=2.3)), ("first_hop_ood", style.FIRST_HOP),
-            ("second_hop_ood", style.SECOND_HOP))  # fmt: skip
+OOD_SETS = (
+    ("test_ood", Pen("OOD then OOD", style.OOD.color, width=2.3)),
+    ("first_hop_ood", style.FIRST_HOP),
+    ("second_hop_ood", style.SECOND_HOP),
+)
+"""The probe sets with OOD hops, and how their accuracies are drawn."""
 
 
 def median_over_seeds(rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +49,9 @@ def median_over_seeds(rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return median["step"].to_numpy().astype(float), median["value"].to_numpy()
 
 
-def draw(ax: Axes, rows: pl.DataFrame, pen: Pen, band: bool = False, thin: bool = True) -> tuple[Pen, float] | None:
+def draw(
+    ax: Axes, rows: pl.DataFrame, pen: Pen, band: bool = False, thin: bool = True
+) -> tuple[Pen, float] | None:
     """One quantity: thin lines per seed, the median over seeds; `band` adds each run's interval.
 
     Returns the pen and the last value, for `style.end_labels`; None if there is nothing to draw.
@@ -51,18 +60,18 @@ def draw(ax: Axes, rows: pl.DataFrame, pen: Pen, band: bool = False, thin: bool 
     if not len(rows):
         return None
     several = rows["run"].n_unique() > 1
-    dashes = {} if pen.dashes is None else {"dashes": pen.dashes}
+    line = (0, pen.dashes or ())
     for _, one in rows.group_by("run", maintain_order=True):
         step, value = one["step"].to_numpy(), one["value"].to_numpy()
         if band and one["low"].null_count() < len(one):
             low, high = (one[c].cast(pl.Float64).fill_null(np.nan).to_numpy() for c in ("low", "high"))
             ax.fill_between(step, low, high, color=pen.color, alpha=0.08 if several else 0.18, linewidth=0)
         if several and thin:
-            ax.plot(step, value, color=pen.color, linewidth=0.7, alpha=0.5, **dashes)
+            ax.plot(step, value, color=pen.color, linewidth=0.7, alpha=0.5, linestyle=line)
     step, value = median_over_seeds(rows)
     if not len(step):
         return None
-    ax.plot(step, value, color=pen.color, linewidth=pen.width, **dashes)
+    ax.plot(step, value, color=pen.color, linewidth=pen.width, linestyle=line)
     return pen, float(value[-1])
 
 
@@ -73,7 +82,7 @@ def course(ax: Axes, curves: pl.DataFrame, labels: bool = True) -> None:
     for latent, (found, cell, chance) in style.latent_pens(latents(curves)).items():
         lines += [
             (select(curves, CHANCE, latent, "test_ood"), chance, False),
-            (select(curves, CELL, latent, "test_ood"), cell, False),
+            (select(curves, CELL_EARLY, latent, "test_ood"), cell, False),
             (select(curves, ANYWHERE, latent, "test_ood"), found, False),
         ]
     lines += [
@@ -91,7 +100,7 @@ def course(ax: Axes, curves: pl.DataFrame, labels: bool = True) -> None:
 
 
 def course_panel(curves: pl.DataFrame, title: str) -> Figure:
-    """Bridge, exact OOD accuracy with its band, guess baseline, target found and train accuracy of one regime."""
+    """Bridge, exact OOD accuracy with its band, guess baseline, target found and train accuracy."""
     figure = style.new_figure(6.0, 3.5)
     ax = figure.add_subplot()
     if not len(curves):
@@ -125,36 +134,57 @@ def overview(view: StudyView) -> Figure:
             ax.set_xlabel("")
     pens = [style.OOD, style.GUESSED, style.TARGET, style.TRAIN]
     pens += [pen for three in style.latent_pens(latents(view.curves)).values() for pen in three]
-    handles = [ax.plot([], [], color=p.color, linewidth=p.width, linestyle=(0, p.dashes or ()))[0] for p in pens]
-    figure.legend(handles, [p.label for p in pens], loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    handles = [
+        ax.plot([], [], color=p.color, linewidth=p.width, linestyle=(0, p.dashes or ()))[0] for p in pens
+    ]
+    figure.legend(
+        handles, [p.label for p in pens], loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )
     return figure
 
 
 def split_panel(curves: pl.DataFrame, title: str) -> Figure:
     """Exact accuracy by which hop is OOD: the hop that stays low is the bottleneck."""
+    lines = [(select(curves, ACCURACY, probes=probes), pen, True) for probes, pen in OOD_SETS]
+    lines.append((select(curves, ACCURACY, probes="test_iid"), style.HELD_OUT, False))
+    lines.append((select(curves, GUESS, probes="test_ood"), style.GUESSED, False))
+    return _accuracies(curves, lines, title)
+
+
+def learning_panel(curves: pl.DataFrame, title: str, saturation: float) -> Figure:
+    """Accuracy on what is trained: compositions, ID facts, OOD facts, and the level of saturation."""
+    sets = (("train_inferred", style.TRAIN), ("id_atomic", style.ID_FACTS), ("ood_atomic", style.OOD_FACTS))
+    figure = _accuracies(
+        curves, [(select(curves, ACCURACY, probes=name), pen, False) for name, pen in sets], title
+    )
+    figure.axes[0].axhline(saturation, color=style.MUTED, linewidth=0.7, zorder=0.5)
+    return figure
+
+
+def _accuracies(curves: pl.DataFrame, lines: Sequence[tuple[pl.DataFrame, Pen, bool]], title: str) -> Figure:
+    """Accuracy lines on a log step axis with their names at the end."""
     figure = style.new_figure(6.0, 3.1)
     ax = figure.add_subplot()
-    ends = [draw(ax, select(curves, ACCURACY, probes=probes), pen, band=True) for probes, pen in OOD_SETS]
-    ends.append(draw(ax, select(curves, ACCURACY, probes="test_iid"), Pen("ID then ID, held out", "#4d4d4d", (5, 1.6), 1.4)))
-    ends.append(draw(ax, select(curves, GUESS, probes="test_ood"), style.GUESSED, thin=False))
-    drawn = [end for end in ends if end]
-    if not drawn:
-        ax.clear()
-        style.say(ax, "No OOD accuracy was recorded.")
+    ends = [end for end in (draw(ax, *line) for line in lines) if end]
+    if not ends:
+        style.say(ax, "No accuracy was recorded.")
         return figure
     ax.set_title(title)
     style.step_axis(ax, curves["step"].unique().to_list())
     style.rate_axis(ax, "exact accuracy")
-    style.end_labels(ax, drawn, gap=0.08)
+    style.end_labels(ax, ends, gap=0.08)
     return figure
 
 
-def paper_panel(curves: pl.DataFrame, saturation: dict[str, int], paper: PaperCurve | None, title: str) -> Figure:
+def paper_panel(
+    curves: pl.DataFrame, saturation: dict[str, int], paper: PaperCurve | None, title: str
+) -> Figure:
     """Ours (solid) and the paper's (dashed) against step over each one's saturation step.
 
     Args:
-        saturation: by run name, the first step at which trained queries are at or above the threshold; runs that
-            never saturated are missing, and not drawn.
+        saturation: by run name, the first step at which trained queries are at or above the threshold;
+            runs that never saturated are missing, and not drawn.
+        paper: the published curve of the regime, if there is one.
     """
     figure = style.new_figure(6.0, 3.5)
     ax = figure.add_subplot()
@@ -165,7 +195,9 @@ def paper_panel(curves: pl.DataFrame, saturation: dict[str, int], paper: PaperCu
     pens = [(style.TRAIN, ACCURACY, "", "train_inferred", "train_accuracy")]
     pens += [(three[0], ANYWHERE, name, "test_ood", "bridge_found_rate") for name, three in
              style.latent_pens(latents(curves) or ["bridge"]).items()]  # fmt: skip
-    pens.append((Pen("target found", style.TARGET.color), ANYWHERE, "answer", "test_ood", "target_found_rate"))
+    pens.append(
+        (Pen("target found", style.TARGET.color), ANYWHERE, "answer", "test_ood", "target_found_rate")
+    )
     spans: list[float] = []
     for pen, measure, variable, probes, column in pens:
         rows = select(curves, measure, variable, probes).filter(pl.col("run").is_in(list(saturation)))
@@ -178,14 +210,16 @@ def paper_panel(curves: pl.DataFrame, saturation: dict[str, int], paper: PaperCu
         spans += [time for times, _ in courses for time in (times.min(), times.max()) if len(times)]
         if scaled_paper is not None:
             time = scaled_paper.table["step"].to_numpy() / (scaled_paper.saturation or 1)
-            ax.plot(time, scaled_paper.table[column].to_numpy(), color=pen.color, linewidth=1.1, dashes=(4, 1.8))
+            ax.plot(
+                time, scaled_paper.table[column].to_numpy(), color=pen.color, linewidth=1.1, dashes=(4, 1.8)
+            )
             spans += [time.min(), time.max()]
     ax.axvline(1.0, color=style.MUTED, linewidth=0.7)
     ax.set_xscale("log")
     first, last = max(min(spans), 0.02), max(spans)
     ticks = style.log_ticks(first, last)
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.xaxis.set_minor_locator(style.NullLocator())
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlim(first, last)
     style.rate_axis(ax)
     ax.set_xlabel("step / saturation step (log scale)")
@@ -193,7 +227,9 @@ def paper_panel(curves: pl.DataFrame, saturation: dict[str, int], paper: PaperCu
     named = [(pen.label, pen.color, "-", pen.width) for pen, *_ in pens]
     named += [("this study", style.MUTED, "-", 1.8)] * bool(saturation)
     named += [("the paper (one seed)", style.MUTED, "--", 1.1)] * (scaled_paper is not None)
-    handles = [ax.plot([], [], color=color, linestyle=line, linewidth=width)[0] for _, color, line, width in named]
+    handles = [
+        ax.plot([], [], color=color, linestyle=line, linewidth=width)[0] for _, color, line, width in named
+    ]
     figure.legend(handles, [text for text, *_ in named], loc="outside lower center", ncols=3, frameon=False,
                   fontsize=8, handlelength=2.4)  # fmt: skip
     return figure
@@ -214,7 +250,7 @@ def _scaled(ax: Axes, courses: Sequence[tuple[np.ndarray, np.ndarray]], pen: Pen
 
 
 def emergence_maps(emergence: pl.DataFrame, variable: str, title: str) -> Figure:
-    """Where `variable` is the argmax: stages x positions at three moments, rates over probes (mean over seeds)."""
+    """Where `variable` is the argmax: stages x positions at three moments (mean over seeds)."""
     rows = emergence.filter(pl.col("variable") == variable)
     figure = style.new_figure(6.0, 3.0)
     if not len(rows):
@@ -240,16 +276,15 @@ def emergence_maps(emergence: pl.DataFrame, variable: str, title: str) -> Figure
         ax.set_title(f"{moment} (step {when})", fontsize=8.5, fontweight="normal")
         tall = len(places) > 6
         short = [place.replace("relation", "r").replace("prefix", "p") for place in places]
-        ax.set_xticks(np.arange(len(places)) + 0.5, short, rotation=90 if tall else 0, fontsize=6.5 if tall else 7.5)
+        ax.set_xticks(
+            np.arange(len(places)) + 0.5, short, rotation=90 if tall else 0, fontsize=6.5 if tall else 7.5
+        )
         ax.set_yticks(np.arange(len(stages)) + 0.5, stages, fontsize=7)
         ax.tick_params(length=0)
         for spine in ax.spines.values():
             spine.set_visible(False)
         if not tall:
-            for (y, x), rate in np.ndenumerate(grid):
-                if np.isfinite(rate):
-                    ax.text(x + 0.5, y + 0.5, f"{rate:.2f}".lstrip("0") if rate < 1 else "1", ha="center", va="center",
-                            fontsize=6.5, color="white" if rate < 0.55 else INK)  # fmt: skip
+            _write_rates(ax, grid)
     figure.suptitle(title, fontsize=9.5, fontweight="bold", x=0.01, ha="left")
     if image is not None:
         bar = figure.colorbar(image, ax=list(axes), fraction=0.03, pad=0.02, ticks=[0, 0.5, 1])
@@ -258,4 +293,10 @@ def emergence_maps(emergence: pl.DataFrame, variable: str, title: str) -> Figure
     return figure
 
 
-INK = style.INK
+def _write_rates(ax: Axes, grid_LS: np.ndarray) -> None:
+    """The rate of every cell, in it; dark on light cells and light on dark ones."""
+    for (stage, position), rate in np.ndenumerate(grid_LS):
+        if np.isfinite(rate):
+            text = "1" if rate > 0.995 else f"{rate:.2f}".removeprefix("0")
+            color = "white" if rate < 0.55 else style.INK
+            ax.text(position + 0.5, stage + 0.5, text, ha="center", va="center", fontsize=6.5, color=color)

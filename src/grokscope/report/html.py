@@ -1,8 +1,8 @@
 """The report: one HTML file that needs nothing but itself, the figures as PDF and PNG, the tables as CSV.
 
-    DIRECTORY/report.html     figures inlined as SVG; no script, no request
-    DIRECTORY/figures/        every figure as .pdf and .png
-    DIRECTORY/tables/         curves.csv, emergence.csv, events.csv: all the figures are drawn from
+DIRECTORY/report.html     figures inlined as SVG; no script, no request
+DIRECTORY/figures/        every figure as .pdf and .png
+DIRECTORY/tables/         curves.csv, emergence.csv, events.csv: all the figures are drawn from
 """
 
 import base64
@@ -11,14 +11,42 @@ from pathlib import Path
 
 import matplotlib
 import polars as pl
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from grokscope.files import whole, write_text
 from grokscope.report import figures, style
-from grokscope.report.context import Picture, counts, own_saturation, page_context, paper_note, regime_context
+from grokscope.report.context import (
+    Picture,
+    counts,
+    map_note,
+    own_saturation,
+    page_context,
+    paper_note,
+    regime_context,
+)
+from grokscope.report.gather import STUDY_FILE, gather
 from grokscope.report.paper import pretraining_curve
 from grokscope.report.tables import StudyView, latents, write_tables
+from grokscope.studies.run import Study
+
+PIXELS_PER_INCH = 120
+"""A figure's text of 8.5 points then stands about 14 pixels high."""
+
+
+def write_report(study: Study, directory: Path) -> Path:
+    """Measure a study and write its report into `directory`; returns the path of the HTML file.
+
+    Unfinished runs are reported as far as they went, and the report says so.
+
+    Raises:
+        InputError: a run cannot be read.
+    """
+    view = gather(study)
+    settings = yaml.safe_dump(dict(view.spec), sort_keys=False, allow_unicode=True, width=110)
+    write_text(directory / STUDY_FILE, settings)
+    return render(view, directory)
 
 
 def render(view: StudyView, directory: Path) -> Path:
@@ -44,7 +72,9 @@ def render(view: StudyView, directory: Path) -> Path:
 
 
 def keep(figure: Figure, name: str, alt: str, caption: str, folder: Path) -> Picture:
-    """Save a figure as PDF and PNG and return it as an SVG data URI. The same figure always gives the same bytes."""
+    """Save a figure as PDF and PNG, return it as an SVG data URI; the same figure gives the same bytes."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once; every format then shows the same picture
     for suffix, options in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"dpi": 200})):
         with whole(folder / f"{name}.{suffix}") as draft:
             figure.savefig(draft, format=suffix, **options)
@@ -52,14 +82,18 @@ def keep(figure: Figure, name: str, alt: str, caption: str, folder: Path) -> Pic
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(svg, format="svg", metadata={"Date": None})
     uri = "data:image/svg+xml;base64," + base64.b64encode(svg.getvalue()).decode()
-    return Picture(name, uri, alt, caption)
+    return Picture(name, uri, alt, caption, round(figure.get_figwidth() * PIXELS_PER_INCH))
 
 
 def _lines(view: StudyView) -> str:
     """How lines and bands are to be read."""
     level = f"{view.confidence:.0%}"
     several = len({run.seed for run in view.runs}) > 1
-    lines = "Thick: median over seeds; thin: each seed. " if several else "One seed: no spread over seeds is known. "
+    lines = (
+        "Thick: median over seeds; thin: each seed. "
+        if several
+        else "One seed: no spread over seeds is known. "
+    )
     return f"{lines}Bands: {level} intervals, clustered by fact."
 
 
@@ -68,24 +102,29 @@ def _pictures(view: StudyView, regime: str, folder: Path) -> list[Picture]:
     emergence = view.emergence.filter(pl.col("regime") == regime)
     n = counts(curves, "test_ood")
     paper = pretraining_curve(regime)
-    course = figures.course_panel(curves, "Course of training, OOD queries")
-    beside = figures.paper_panel(curves, own_saturation(view, regime), paper, "Beside the paper, time scaled")
-    split = figures.split_panel(curves, "Which hop is the bottleneck")
-    hops = "; ".join(f"{p}: {counts(curves, p)}" for p in ("first_hop_ood", "second_hop_ood"))
+    known = own_saturation(view, regime)
     pictures = [
-        keep(course, f"{regime}_course", f"Course of {regime}", f"{_lines(view)} {n}.", folder),
-        keep(beside, f"{regime}_paper", f"{regime} beside the paper", paper_note(view, regime, paper), folder),
-        keep(split, f"{regime}_split", f"OOD accuracy of {regime} by hop", f"Exact accuracy. test_ood: {n}; {hops}.", folder),
-    ]
+        keep(figures.course_panel(curves, "Course of training, OOD queries"), f"{regime}_course",
+             f"Course of {regime}", f"{_lines(view)} {n}.", folder),
+        keep(figures.paper_panel(curves, known, paper, "Beside the paper, time scaled"), f"{regime}_paper",
+             f"{regime} beside the paper", paper_note(view, regime, paper), folder),
+    ]  # fmt: skip
     for variable in [*latents(view.curves), "answer"]:
         title = f"Where the {variable} is decoded"
-        rows = emergence.filter(pl.col("variable") == variable)
-        sizes = sorted(set(rows["n"].to_list()))
-        caption = f"Share of test_ood queries whose top token is the {variable}, per stage (rows, input at the bottom) and position."
-        caption += f" n = {sizes[0]:,}{'' if len(sizes) == 1 else f'–{sizes[-1]:,}'} queries" if sizes else ""
-        caption += f" per seed, mean over {rows['run'].n_unique()} seeds." if rows["run"].n_unique() > 1 else "."
-        missing = [m for m in ("early", "saturation", "end") if m not in set(rows["moment"].to_list())]
-        caption += f" Not reached: {', '.join(missing)}." if missing and sizes else ""
         figure = figures.emergence_maps(emergence, variable, title)
+        caption = map_note(emergence.filter(pl.col("variable") == variable), variable)
         pictures.append(keep(figure, f"{regime}_{variable}_map", f"{title}, {regime}", caption, folder))
+    hops = "; ".join(
+        f"{name}: {counts(curves, name)}" for name in ("test_ood", "first_hop_ood", "second_hop_ood")
+    )
+    learned = "; ".join(
+        f"{name}: {counts(curves, name)}" for name in ("train_inferred", "id_atomic", "ood_atomic")
+    )
+    level = f"Grey line: {view.saturation:g}. {learned}."
+    pictures += [
+        keep(figures.split_panel(curves, "Which hop is the bottleneck"), f"{regime}_split",
+             f"OOD accuracy of {regime} by hop", f"{hops}.", folder),
+        keep(figures.learning_panel(curves, "What is trained", view.saturation), f"{regime}_learning",
+             f"Accuracy of {regime} on its training set", level, folder),
+    ]  # fmt: skip
     return pictures

@@ -1,11 +1,12 @@
 """The published curves of the reference study, to draw beside ours.
 
-Source: K. He, M. Zhang, P. Wu, X. Du, Z. Chen, "Is Grokking Worthwhile? Functional Analysis and Transferability of
-Generalization Circuits in Transformers", arXiv 2601.09049, Findings of ACL 2026. `paper_pretraining_curves.csv` and
-`paper_finetuning_curves.csv` hold the values of its published evaluation records, one run (one seed) per regime.
+Source: K. He, M. Zhang, P. Wu, X. Du, Z. Chen, "Is Grokking Worthwhile? Functional Analysis and
+Transferability of Generalization Circuits in Transformers", arXiv 2601.09049, Findings of ACL 2026.
+`paper_pretraining_curves.csv` and `paper_finetuning_curves.csv` hold the values of its published evaluation
+records, one run (one seed) per regime.
 
-What is called "Final Answer Accuracy (OOD Composition)" there is the target-found rate at any stage and position, not
-the exact match of the output; so it stands beside our answer-found-anywhere rate, not beside our accuracy.
+What is called "Final Answer Accuracy (OOD Composition)" there is the target-found rate at any stage and
+position, not the exact match of the output; so it stands beside our target found, not our accuracy.
 """
 
 from dataclasses import dataclass
@@ -18,13 +19,13 @@ import polars as pl
 
 CITATION = "He et al. 2026, arXiv 2601.09049"
 SATURATION = 0.99
-"""Training accuracy at which a published run counts as saturated; its time is scaled by the first such step."""
+"""Training accuracy at which a published run is saturated; its time is scaled by the first such step."""
 
 DOUBTS = MappingProxyType(
     {
         "first_hop_full": (
-            "The published figure labels this panel “Both Hop Half Aug.”, while the folder of its data is named "
-            "“First hop full augmentation”; which of the two it shows cannot be told from what is published."
+            "The published figure labels this panel “Both Hop Half Aug.”, while the folder of its data is "
+            "named “First hop full augmentation”; which of the two it is cannot be told from the publication."
         )
     }
 )
@@ -65,5 +66,8 @@ def pretraining_curve(regime: str) -> PaperCurve | None:
 
 
 def finetuning_curves() -> pl.DataFrame:
-    """The published fine-tuning curves: regime, step, mix, n_probes, exact_match, bridge_found_rate, new_fact_accuracy."""
+    """The published fine-tuning curves.
+
+    Columns: regime, step, mix, n_probes, exact_match, bridge_found_rate, new_fact_accuracy.
+    """
     return _read("paper_finetuning_curves.csv")

@@ -1,4 +1,4 @@
-"""How figures look: one colour per quantity, a log step axis that has a place for step 0, labels beside the lines.
+"""How figures look: one colour per quantity, a log axis with a place for step 0, labels beside the lines.
 
 Colours are Okabe and Ito's, told apart with any common colour vision; line style repeats the distinction.
 """
@@ -17,7 +17,7 @@ INK = "#222222"
 MUTED = "#6b6b6b"
 GRID = "#e6e6e6"
 
-RC: dict[str, Any] = {
+RC: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.5,
@@ -62,20 +62,23 @@ TRAIN = Pen("trained queries", "#4d4d4d", width=1.5)
 OOD = Pen("OOD accuracy (exact)", "#0072B2", width=2.3)
 GUESSED = Pen("guess baseline", "#0072B2", (1.2, 1.6), 1.2)
 TARGET = Pen("target found", "#56B4E9", (5, 1.6), 1.6)
+HELD_OUT = Pen("ID then ID, held out", "#4d4d4d", (5, 1.6), 1.4)
+ID_FACTS = Pen("ID facts", "#009E73", width=1.7)
+OOD_FACTS = Pen("OOD facts", "#CC79A7", width=1.7)
 FIRST_HOP = Pen("OOD then ID", "#009E73", width=1.9)
 SECOND_HOP = Pen("ID then OOD", "#CC79A7", width=1.9)
 _LATENT_COLORS = ("#D55E00", "#E69F00", "#CC79A7", "#009E73")
 
 
 def latent_pens(latents: Sequence[str]) -> dict[str, tuple[Pen, Pen, Pen]]:
-    """For every latent its pens for found anywhere, found in the chosen cell, and chance."""
+    """For every latent its pens for found anywhere, found in one cell before the last stage, and chance."""
     pens = {}
     for number, latent in enumerate(latents):
         color = _LATENT_COLORS[number % len(_LATENT_COLORS)]
         cell = "#E69F00" if len(latents) == 1 else color
         pens[latent] = (
             Pen(f"{latent} found", color, width=2.1),
-            Pen(f"{latent}, one cell", cell, (3.2, 1.4), 1.6),
+            Pen(f"{latent}, one early cell", cell, (3.2, 1.4), 1.6),
             Pen(f"{latent} chance", color, (1.2, 1.6), 1.2),
         )
     return pens
@@ -100,7 +103,7 @@ def step_text(step: float) -> str:
 
 
 def step_axis(ax: Axes, steps: Sequence[float], label: str = "step (log scale)") -> None:
-    """A log axis from the first positive step on; step 0 has its own place left of it (linear up to there)."""
+    """A log axis from the first positive step on; step 0 has its own place left of it (linear between)."""
     positive = sorted({float(s) for s in steps if s > 0})
     if not positive:
         ax.set_xlabel("step")
@@ -123,7 +126,9 @@ def log_ticks(first: float, last: float, most: int = 6) -> list[float]:
     """Round ticks in [first, last]: as many of 1, 2, 5 per decade as fit in `most`."""
     decades = range(int(np.floor(np.log10(first))), int(np.ceil(np.log10(last))) + 1)
     for mantissas in ((1, 2, 5), (1, 3), (1,)):
-        ticks = [m * 10.0**d for d in decades for m in mantissas if first * 0.999 <= m * 10.0**d <= last * 1.001]
+        ticks = [
+            m * 10.0**d for d in decades for m in mantissas if first * 0.999 <= m * 10.0**d <= last * 1.001
+        ]
         if len(ticks) <= most:
             break
     return ticks or [first]
@@ -139,7 +144,7 @@ def rate_axis(ax: Axes, label: str = "rate") -> None:
 def spread(heights: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0) -> list[float]:
     """Move labels apart: at least `gap` between any two, order kept, as near their lines as that allows.
 
-    Isotonic regression of `height - rank * gap` gives the least-squares positions; then the block is kept in range.
+    Isotonic regression of `height - rank * gap` gives the least-squares positions, then kept in range.
     """
     order = np.argsort(np.asarray(heights), kind="stable")
     blocks: list[tuple[float, int]] = []
@@ -157,19 +162,15 @@ def spread(heights: Sequence[float], gap: float, low: float = 0.0, high: float =
     return out
 
 
-def end_labels(ax: Axes, ends: Sequence[tuple[Pen, float]], gap: float = 0.072) -> None:
+def end_labels(ax: Any, ends: Sequence[tuple[Pen, float]], gap: float = 0.072) -> None:
     """Write every line's name at its right end, outside the axes, joined to it by a hair line."""
     places = spread([value for _, value in ends], gap)
     for (pen, value), place in zip(ends, places, strict=True):
         y, anchor = (value + 0.02) / 1.04, (place + 0.02) / 1.04
-        ax.plot(
-            [1.005, 1.03], [y, anchor], transform=ax.transAxes, color=pen.color, linewidth=0.7, clip_on=False,
-            solid_capstyle="butt",
-        )  # fmt: skip
-        ax.annotate(
-            pen.label, (1.037, anchor), xycoords="axes fraction", color=pen.color, va="center", ha="left", fontsize=8,
-            annotation_clip=False,
-        )  # fmt: skip
+        hair = {"transform": ax.transAxes, "linewidth": 0.7, "clip_on": False, "solid_capstyle": "butt"}
+        ax.plot([1.005, 1.03], [y, anchor], color=pen.color, **hair)
+        where = {"xycoords": "axes fraction", "va": "center", "ha": "left", "annotation_clip": False}
+        ax.annotate(pen.label, (1.037, anchor), color=pen.color, fontsize=8, **where)
 
 
 def say(ax: Axes, sentence: str) -> None:

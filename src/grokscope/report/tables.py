@@ -1,10 +1,10 @@
 """The tidy tables every figure and sentence of the report is a pure function of.
 
-Measuring a run is slow and drawing it is fast: `gather.py` measures each run once and fills these tables, they are
+Measuring a run is slow and drawing it is fast: `gather.py` measures each run once into these tables, they are
 written as CSV beside the figures, and nothing after them looks at a run again.
 
 `curves`     one row per run, step, probe set, measure and variable: a rate with its interval.
-`emergence`  one row per run, moment, variable and cell (stage, position): where a latent is decoded, and when.
+`emergence`  one row per run, moment, variable and cell (stage, position): where a latent is decoded.
 `events`     one row per run and event: the step it happened at, or the last step at which it had not.
 """
 
@@ -17,6 +17,9 @@ import polars as pl
 
 from grokscope.files import whole
 
+Row = dict[str, Any]
+"""One row of a table, by column."""
+
 ACCURACY = "accuracy"
 """Exact match of every labelled position."""
 GUESS = "guess"
@@ -27,6 +30,8 @@ CHANCE = "chance"
 """The same rate for the control entity: what `anywhere` gives for nothing."""
 CELL = "cell"
 """The variable is the argmax in one cell, chosen on half of the facts and scored on the other half."""
+CELL_EARLY = "cell_before_last"
+"""The same among the cells before the last stage: only what is there early can serve a second hop."""
 
 _RUN = {"run": pl.String, "regime": pl.String, "seed": pl.Int64}
 CURVES: dict[str, Any] = {
@@ -57,10 +62,21 @@ EMERGENCE: dict[str, Any] = {
 EVENTS: dict[str, Any] = {
     **_RUN,
     "event": pl.String,
+    "threshold": pl.Float64,
     "step": pl.Int64,  # null: not observed
     "last_step": pl.Int64,  # observed up to here
 }
 MOMENTS = ("early", "saturation", "end")
+
+
+@dataclass(frozen=True)
+class Value:
+    """A rate, or a difference of rates, with its interval where it has one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,12 +88,20 @@ class RunView:
     seed: int
     behaviour: str
     mechanism: str
+    reason: str
+    """The sentence of the diagnosis."""
     spec: Mapping[str, Any]
     manifest: Mapping[str, Any]
+    over_guess: Value | None = None
+    """OOD accuracy minus guessing at the end, paired; None: not measured."""
+    rise: Value | None = None
+    """OOD accuracy at the end minus at saturation, paired; None: not saturated or not measured."""
+    atoms_known: Value | None = None
+    """OOD accuracy at the end among queries whose facts are both known."""
+    by_injection: Mapping[str, Value] = field(default_factory=dict)
+    """OOD accuracy at the end by which hops of the query were injected; empty if none was."""
     notes: tuple[str, ...] = ()
     """Plain sentences on what this run does not have."""
-    numbers: Mapping[str, Any] = field(default_factory=dict)
-    """The diagnosis as recorded."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +118,8 @@ class StudyView:
     curves: pl.DataFrame
     emergence: pl.DataFrame
     events: pl.DataFrame
+    missing: tuple[str, ...] = ()
+    """Runs of the study that have not been started."""
     spec: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -106,7 +132,7 @@ class StudyView:
         return [run for run in self.runs if run.regime == regime]
 
 
-def table(rows: Iterable[Mapping[str, Any]], schema: dict[str, Any]) -> pl.DataFrame:
+def table(rows: Iterable[Row], schema: dict[str, Any]) -> pl.DataFrame:
     """Rows as a table of exactly this schema; a missing or unknown column is an error, not a null."""
     rows = list(rows)
     for row in rows:
@@ -116,7 +142,11 @@ def table(rows: Iterable[Mapping[str, Any]], schema: dict[str, Any]) -> pl.DataF
 
 
 def select(
-    curves: pl.DataFrame, measure: str, variable: str = "", probes: str | None = None, regime: str | None = None
+    curves: pl.DataFrame,
+    measure: str,
+    variable: str = "",
+    probes: str | None = None,
+    regime: str | None = None,
 ) -> pl.DataFrame:
     """The rows of one quantity, ordered by run and step."""
     keep = (pl.col("measure") == measure) & (pl.col("variable") == variable)
