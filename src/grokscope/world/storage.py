@@ -4,7 +4,7 @@ grokscope   corpus.json + arrays.safetensors: everything, exact, small, fast.
 parquet     corpus.json + tables (facts, compositions, one per probe set): the same, for other tools.
 reference   the published JSON files (see `reference_read`), for other code bases.
 
-No layout executes anything when read. Files are sealed with SHA-256 in corpus.json.
+No layout executes anything when read. corpus.json holds the SHA-256 of the other files and a seal of its own.
 
 Shape suffixes: F facts, N trained compositions, P probes, K hops.
 """
@@ -19,6 +19,7 @@ import numpy as np
 from grokscope.errors import InputError
 from grokscope.files import read_json, whole, write_json
 from grokscope.seeds import Seeds
+from grokscope.spec import digest
 from grokscope.world.arrays import IntArray
 from grokscope.world.check import check_corpus
 from grokscope.world.corpus import Corpus, assemble, reference_corpus
@@ -32,7 +33,7 @@ from grokscope.world.vocabulary import Vocabulary
 
 Layout = Literal["grokscope", "reference", "parquet"]
 HEAD = "corpus.json"
-VERSION = 1
+FORMAT = "grokscope corpus, version 1"
 
 
 def write_corpus(corpus: Corpus, directory: Path, layout: Layout = "grokscope") -> None:
@@ -51,27 +52,9 @@ def write_corpus(corpus: Corpus, directory: Path, layout: Layout = "grokscope") 
             write_reference(corpus, draft)
             return
         (write_arrays if layout == "grokscope" else write_tables)(_arrays(corpus), corpus, draft)
-        vocabulary = corpus.world.vocabulary
-        write_json(
-            draft / HEAD,
-            {
-                "format": "grokscope corpus",
-                "version": VERSION,
-                "layout": layout,
-                "summary": corpus.summary(),
-                "world_fingerprint": corpus.world.fingerprint,
-                "corpus": corpus.spec.tree(),
-                "regime": corpus.regime.tree(),
-                "source": corpus.world.source,
-                "vocabulary": {
-                    "tokens": list(vocabulary.tokens),
-                    "entity_ids": vocabulary.entity_ids.tolist(),
-                    "relation_ids": vocabulary.relation_ids.tolist(),
-                    "end_id": vocabulary.end_id,
-                },
-                "sha256": {file.name: _sha256(file) for file in sorted(draft.iterdir())},
-            },
-        )
+        head = _head(corpus, layout)
+        head["sha256"] = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
+        write_json(draft / HEAD, head | {"seal": digest(head)})
 
 
 def read_corpus(directory: Path, seeds: Seeds | None = None) -> Corpus:
@@ -88,34 +71,13 @@ def read_corpus(directory: Path, seeds: Seeds | None = None) -> Corpus:
         raise InputError(f"there is no directory {directory}.")
     if not (directory / HEAD).exists():
         return reference_corpus(read_reference(directory), str(directory), seeds)
-    head = read_json(directory / HEAD, "corpus description")
-    if (
-        not isinstance(head, dict)
-        or head.get("format") != "grokscope corpus"
-        or head.get("version") != VERSION
-    ):
-        raise InputError(f"{directory / HEAD} is not a grokscope corpus of version {VERSION}.")
-    try:
-        for name, sha in head["sha256"].items():
-            if (
-                Path(name).name != name
-                or not (directory / name).is_file()
-                or _sha256(directory / name) != sha
-            ):
-                raise InputError(
-                    f"{directory / name} is missing or damaged: its SHA-256 is not the recorded one."
-                )
-        read = {"grokscope": read_arrays, "parquet": read_tables}[head["layout"]]
-        corpus = _corpus(head, read(directory))
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{directory / HEAD} is damaged: {type(error).__name__} {error}.") from None
-    if corpus.fingerprint != head["summary"]["fingerprint"]:
-        raise InputError(
-            f"{directory / HEAD} is damaged: the fingerprint of what it describes is another one."
-        )
-    return corpus
+    head = _read_head(directory / HEAD)
+    for name, sha in head["sha256"].items():
+        if not (directory / name).is_file() or _sha256(directory / name) != sha:
+            raise InputError(
+                f"{directory / name} is missing or damaged: its SHA-256 is not the recorded one."
+            )
+    return _corpus(head, (read_arrays if head["layout"] == "grokscope" else read_tables)(directory))
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -153,6 +115,40 @@ def _arrays(corpus: Corpus) -> Arrays:
         for latent, control_P in probe_set.control_PL.items():
             out[f"control.{name}.{latent}"] = control_P.astype(np.int32)
     return out
+
+
+def _head(corpus: Corpus, layout: Layout) -> dict[str, Any]:
+    """All that is not an array."""
+    vocabulary = corpus.world.vocabulary
+    return {
+        "format": FORMAT,
+        "layout": layout,
+        "summary": corpus.summary(),
+        "world_fingerprint": corpus.world.fingerprint,
+        "corpus": corpus.spec.tree(),
+        "regime": corpus.regime.tree(),
+        "source": corpus.world.source,
+        "vocabulary": {
+            "tokens": list(vocabulary.tokens),
+            "entity_ids": vocabulary.entity_ids.tolist(),
+            "relation_ids": vocabulary.relation_ids.tolist(),
+            "end_id": vocabulary.end_id,
+        },
+    }
+
+
+def _read_head(file: Path) -> dict[str, Any]:
+    head = read_json(file, "corpus description")
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise InputError(f"{file} does not describe a {FORMAT}.")
+    seal = head.pop("seal", None)
+    try:
+        sealed = digest(head) == seal
+    except ValueError:  # NaN, which JSON has no place for
+        sealed = False
+    if not sealed:
+        raise InputError(f"{file} is damaged: it is not what was written.")
+    return head
 
 
 def _corpus(head: dict[str, Any], arrays: Arrays) -> Corpus:
