@@ -1,5 +1,7 @@
 """Worlds and corpora against a brute-force derivation, and what may and may not depend on what."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -300,3 +302,21 @@ def test_ids_differ_between_numbers_of_hops():
     composed = corpus.composition.stable_id(world.entities, world.relations)
     assert atomic.min() >= 0
     assert atomic.max() < world.entities * world.relations <= composed.min()
+
+
+def test_paper_size_has_the_published_counts():
+    """40,000 facts, 684,000 compositions, about 2,000 OOD queries; injection near 22,697 + 21,492, less the
+    reserved probes (one partner of every OOD fact and role); within 1 GiB."""
+    tracemalloc.start()
+    corpus = corpus_of("both_hops_full", WorldSpec(), CorpusSpec())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    summary = corpus.summary()
+    assert (summary["facts"], summary["id_facts"], summary["ood_facts"]) == (40_000, 38_000, 2_000)
+    sampled = summary["train_compositions"] - summary["injected_hop1"] - summary["injected_hop2"]
+    assert sampled == 684_000
+    assert 1_850 < summary["probes"]["test_ood"] < 2_150
+    assert summary["probes"]["test_iid"] == 3_000
+    assert 20_500 < summary["injected_hop1"] < 22_697
+    assert 19_500 < summary["injected_hop2"] < 21_492
+    assert peak < 2**30

@@ -106,8 +106,9 @@ def test_what_other_code_wrote_is_read(tmp_path, vocab, facts_files, k):
     ids = {token: number for number, token in enumerate(world.vocabulary.tokens)}
     assert [ids[token] for token in made["entities"] + made["relations"]] == list(range(1, 41))
     assert world.vocabulary.size == 47
-    read = {(world.vocabulary.entity(h), world.vocabulary.relation(r)): (world.vocabulary.entity(t), bool(ood))
-            for (h, r, t), ood in zip(world.fact_F3, world.ood_F, strict=True)}  # fmt: skip
+    e, r = world.vocabulary.entity, world.vocabulary.relation
+    rows = zip(world.fact_F3, world.ood_F, strict=True)
+    read = {(e(head), r(relation)): (e(t), bool(ood)) for (head, relation, t), ood in rows}
     assert read == {key: (t, key in made["ood"]) for key, t in made["tail"].items()}
     want = made["train"] + made["injected"]["OI"] + made["injected"]["IO"]
     paths = {q: (made["tail"][q[0], q[1]], made["compositions"][q][2]) for q in made["compositions"]}

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,16 @@ Example = tuple[str, ...]
 """Head, one relation per hop, answer."""
 
 
+class Place(NamedTuple):
+    """Where an item stands, for the sentence that may have to say so."""
+
+    file: Path
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.file}, item {self.number}"
+
+
 @dataclass(frozen=True, eq=False)
 class ReferenceData:
     """A data set as the files have it; an item that stands twice counts once."""
@@ -60,14 +71,14 @@ class Facts:
     def __init__(self) -> None:
         self.tail: dict[Key, str] = {}
 
-    def add(self, example: Example, where: str) -> None:
+    def add(self, example: Example, where: Place) -> None:
         """Add one; a second tail for the same head and relation is an `InputError`."""
         if self.tail.setdefault(example[:2], example[2]) != example[2]:  # type: ignore[arg-type]
             raise InputError(
                 f"{where}: {''.join(example[:2])} has the tail {example[2]}, elsewhere another one."
             )
 
-    def chain(self, example: Example, where: str) -> Chain:
+    def chain(self, example: Example, where: Place) -> Chain:
         """The (head, relation) of every hop, after checking that the example follows from the facts."""
         at, keys = example[0], []
         for relation in example[1:-1]:
@@ -102,7 +113,7 @@ def read_reference(directory: Path) -> ReferenceData:
     if not facts.tail:
         raise InputError(f"{directory / 'train.json'} holds no atomic fact (an input of two tokens).")
     composed = {facts.chain(example, where): where for example, _, where in train if len(example) == 4}
-    tested: dict[str, dict[Chain, str]] = {}
+    tested: dict[str, dict[Chain, Place]] = {}
     for example, kind, where in test:
         if len(example) != (3 if kind.endswith("atomic") else 4):
             raise InputError(
@@ -118,8 +129,8 @@ def read_reference(directory: Path) -> ReferenceData:
 
 
 def _check_sets(
-    composed: dict[Chain, str],
-    tested: dict[str, dict[Chain, str]],
+    composed: dict[Chain, Place],
+    tested: dict[str, dict[Chain, Place]],
     ood: set[Key],
 ) -> None:
     for keys, where in composed.items():
@@ -149,7 +160,7 @@ def _arrays(
     facts: Facts,
     ood: set[Key],
     composed: Iterable[Chain],
-    tested: dict[str, dict[Chain, str]],
+    tested: dict[str, dict[Chain, Place]],
 ) -> ReferenceData:
     entity = {vocabulary.entity(number): number for number in range(len(vocabulary.entity_ids))}
     relation = {vocabulary.relation(number): number for number in range(len(vocabulary.relation_ids))}
@@ -175,33 +186,30 @@ def _arrays(
     )
 
 
-def _examples(path: Path, typed: bool = False) -> list[tuple[Example, str, str]]:
-    """(example, type, where it stands) of every item."""
+def _examples(path: Path, typed: bool = False) -> list[tuple[Example, str, Place]]:
+    """(example, type, where it stands) of every item. One pass: there can be a million."""
     out = []
     for number, item in enumerate(read_list(path)):
-        where = f"{path}, item {number}"
-        texts = [item.get(key) for key in ("input_text", "target_text")] if isinstance(item, dict) else [None]
-        if not all(isinstance(text, str) for text in texts):
+        where = Place(path, number)
+        question, text = (
+            (item.get("input_text"), item.get("target_text")) if isinstance(item, dict) else (0, 0)
+        )
+        if not isinstance(question, str) or not isinstance(text, str):
             raise InputError(f'{where}: an item must have the texts "input_text" and "target_text".')
-        question, answer = (_tokens(str(text), where) for text in texts)
-        if len(question) not in (2, 3):
+        found = TOKEN.findall(text)
+        if len(found) not in (4, 5) or "".join(found) != text.strip():
             raise InputError(
-                f"{where}: the input has {len(question)} tokens; it must be <head><relation>, once or twice."
+                f"{where}: the target {text!r} must be 4 or 5 tokens in angle brackets and no more."
             )
-        if len(answer) != len(question) + 2 or answer[:-2] != question or answer[-1] != END:
-            raise InputError(f"{where}: the target must be the input, the answer and {END}.")
+        if found[-1] != END or "".join(found[:-2]) != question.strip():
+            raise InputError(
+                f"{where}: the target {text!r} must be the input {question!r}, the answer and {END}."
+            )
         kind = item.get("type") if typed else ""
         if typed and (not isinstance(kind, str) or kind not in SET_OF_TYPE):
             raise InputError(f"{where}: type {kind!r} is not one of {', '.join(SET_OF_TYPE)}.")
-        out.append((answer[:-1], str(kind), where))
+        out.append((tuple(found[:-1]), str(kind), where))
     return out
-
-
-def _tokens(text: str, where: str) -> Example:
-    found = tuple(TOKEN.findall(text))
-    if "".join(found) != text.strip():
-        raise InputError(f"{where}: {text!r} must be tokens in angle brackets, without anything between.")
-    return found
 
 
 def _listed(path: Path, facts: Facts) -> set[Key] | None:
@@ -210,7 +218,7 @@ def _listed(path: Path, facts: Facts) -> set[Key] | None:
         return None
     out = set()
     for number, item in enumerate(read_list(path)):
-        where = f"{path}, item {number}"
+        where = Place(path, number)
         if not isinstance(item, list) or len(item) != 3 or not all(isinstance(name, str) for name in item):
             raise InputError(f"{where}: {item!r} must be [head, relation, tail].")
         names = tuple(name if name.startswith("<") else f"<{name}>" for name in item)

@@ -1,6 +1,6 @@
 """Which facts of a reference data set are OOD, recovered from the files alone."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from grokscope.errors import InputError
 
@@ -13,7 +13,7 @@ Chain = tuple[Key, ...]
 def split_of(
     facts: Collection[Key],
     composed: Collection[Chain],
-    tested: dict[str, dict[Chain, str]],
+    tested: Mapping[str, Mapping[Chain, object]],
     id_facts: set[Key] | None,
     ood_facts: set[Key] | None,
 ) -> set[Key]:
