@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from grokscope.mechanics.atoms import atoms_known
 from grokscope.mechanics.intervals import Difference, Rate, clustered_rate, paired_difference
-from grokscope.mechanics.layout import select
+from grokscope.mechanics.layout import ranks, select
 from grokscope.mechanics.lens import ANSWER, CONTROL
 from grokscope.mechanics.rates import anywhere, in_cell, latents_of
 from grokscope.mechanics.spec import DiagnosisSpec
@@ -136,7 +136,7 @@ def _by_injection(
 def _decoded(part: xr.Dataset, level: float) -> dict[str, dict[str, Rate]]:
     """Decoding rates at one checkpoint, each with its chance level."""
     facts_PK, out = part["fact"].values, {}
-    part = part[["rank"]].load()
+    part = ranks(part).load()
     for variable in latents_of(part):
         hits = {
             "anywhere": anywhere(part, variable)[0],

@@ -106,6 +106,11 @@ def select(trace: xr.Dataset, name: str) -> xr.Dataset:
     )
 
 
+def ranks(trace: xr.Dataset) -> xr.Dataset:
+    """The trace with all coordinates and nothing measured but ranks: what decoding rates read."""
+    return trace.drop_vars([name for name in trace.data_vars if name != "rank"])
+
+
 def layout(dataset: xr.Dataset) -> str:
     """Hash of the coordinates: shards that share it can be laid side by side."""
     digest = hashlib.sha256()

@@ -13,7 +13,7 @@ import xarray as xr
 
 from grokscope.errors import InputError
 from grokscope.mechanics.atoms import atoms_known
-from grokscope.mechanics.layout import select
+from grokscope.mechanics.layout import ranks, select
 from grokscope.mechanics.lens import ANSWER, CONTROL
 from grokscope.mechanics.rates import anywhere, in_cell, latents_of
 from grokscope.mechanics.spec import DiagnosisSpec
@@ -156,7 +156,7 @@ def _atom_curves(traces: xr.Dataset, name: str, fewest: int) -> dict[str, Sequen
 
 def _decoding_curves(traces: xr.Dataset, name: str) -> dict[str, Sequence[float | None]]:
     """The rates of every variable of one set, and their chance levels."""
-    part = select(traces[["rank"]], name).load()
+    part = select(ranks(traces), name).load()
     out: dict[str, Sequence[float | None]] = {}
     for variable in latents_of(part):
         for kind, before_last in (("cell", False), ("cell_before_last", True)):
