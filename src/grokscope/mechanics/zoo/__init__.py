@@ -1,4 +1,5 @@
-"""The calibration zoo: models whose mechanism is known because their weights were written. See docs/zoo.md."""
+"""The calibration zoo: models whose mechanism is known because their weights were written. See
+docs/zoo.md."""
 
 from grokscope.mechanics.zoo.members import Wired, members, wire
 from grokscope.mechanics.zoo.weights import BODIES, Body

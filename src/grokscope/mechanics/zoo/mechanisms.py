@@ -1,9 +1,9 @@
 """The ways to answer (h, r1, r2), as programs. Each function adds one to a `Wiring`.
 
-Spaces, beside those every program has: "prev" (E) what the position before holds; "aside" (E) an entity that the
-output head reads and no other position does; "relay_entity", "relay_relation" copies that appear one pass later;
-"head" with "head_const", "first" with "first_const" what r2's position has read of h and r1; "bridge" (E) a bridge in
-a space of its own; "code" with "code_const" one coordinate per fact.
+Spaces, beside those every program has: "prev" (E) what the position before holds; "aside" (E) an entity that
+the output head reads and no other position does; "relay_entity", "relay_relation" copies that appear one
+pass later; "head" with "head_const", "first" with "first_const" what r2's position has read of h and r1;
+"bridge" (E) a bridge in a space of its own; "code" with "code_const" one coordinate per fact.
 
 A head that copies a reference ("const") along with its values keeps conditions on them exact at any scale.
 
@@ -86,8 +86,8 @@ def pad_answer(wiring: Wiring) -> None:
 def memory(wiring: Wiring, memorised: Queries, strength: float = 1.0) -> None:
     """One unit per composition, at r2's position: (h, r1, r2) -> t, times `strength`.
 
-    h is read from its own position, r1 from its position after the first pass (through a relay), so that the memory
-    works in the very pass in which a circuit reads the bridge.
+    h is read from its own position, r1 from its position after the first pass (through a relay), so that the
+    memory works in the very pass in which a circuit reads the bridge.
     """
     wiring.space("relay_relation", wiring.relations)
     wiring.copy(("entity", "const"), ("head", "head_const"), {SECOND: HEAD})
@@ -115,7 +115,8 @@ def pair_code(wiring: Wiring, world: World, memorised: Queries, votes: bool) -> 
     """A memory by a code of the pair (h, r1), made at r1's position and read from there by r2's.
 
     Args:
-        votes: any fraction of a code counts, and r2 alone adds a little for all its compositions; otherwise a unit
+        votes: any fraction of a code counts, and r2 alone adds a little for all its compositions; otherwise
+        a unit
             wants most of its own code, and an average of many says nothing.
     """
     head_F, relation_F, _ = world.fact_F3.T
@@ -129,13 +130,13 @@ def pair_code(wiring: Wiring, world: World, memorised: Queries, votes: bool) -> 
     wiring.units.append(Units("code_const", 1, (Tap("prev_const", 0), *at(FIRST)), (Tap("code_const", 0),)))
     code_N = world.fact_of_ER[memorised.head_N, memorised.relation_NK[:, 0]]
     bias = R2_EVIDENCE if votes else -CODE_THRESHOLD
-    reads = (
+    recall = (
         Tap("code", code_N),
         Tap("code_const", 0, bias),
         *is_true("relation", memorised.relation_NK[:, 1]),
         *at(SECOND),
     )
-    wiring.units.append(Units("memory", len(memorised), reads, (Tap("entity", memorised.path_NK[:, 1]),)))
+    wiring.units.append(Units("memory", len(memorised), recall, (Tap("entity", memorised.path_NK[:, 1]),)))
 
 
 def rotated_circuit(wiring: Wiring, world: World, turn_EE: FloatArray) -> None:
@@ -161,7 +162,8 @@ def rotated_circuit(wiring: Wiring, world: World, turn_EE: FloatArray) -> None:
 
 
 def circuit_at_head(wiring: Wiring, world: World) -> None:
-    """The bridge is resolved at h's position, which reads r1, and is fetched from there by r2 (full attention)."""
+    """The bridge is resolved at h's position, which reads r1, and is fetched from there by r2 (full
+    attention)."""
     wiring.space("bridge")
     wiring.copy(("relation", "const"), ("first", "first_const"), {HEAD: FIRST})
     wiring.copy("bridge", "prev", {SECOND: HEAD})
@@ -174,7 +176,8 @@ def circuit_at_head(wiring: Wiring, world: World) -> None:
 
 
 def circuit_at_second(wiring: Wiring, world: World) -> None:
-    """Both hops at r2's position, which reads h and r1 itself; r1's position answers atoms and is not read."""
+    """Both hops at r2's position, which reads h and r1 itself; r1's position answers atoms and is not
+    read."""
     wiring.space("bridge")
     wiring.copy(("entity", "const"), ("head", "head_const"), {SECOND: HEAD})
     wiring.copy(("relation", "const"), ("first", "first_const"), {SECOND: FIRST})

@@ -50,19 +50,22 @@ class Wired:
     format: FormatSpec
     """Causal, or full attention, with the answer token only."""
     through_circuit: Callable[[Queries], BoolArray]
-    """(N,) per two-hop query: is its right answer produced by resolving b and looking up (b, r2), so that it is lost
-    without that? False where a memory answers, be it beside a working circuit."""
+    """(N,) per two-hop query: is its right answer produced by resolving b and looking up (b, r2), so that it
+    is lost without that? False where a memory answers, be it beside a working circuit."""
     share: float
-    """The planted p: the probability with which a probe of `PROBES` goes through the circuit (1 or 0 where all or
-    none do). Redundant members: the circuit's part of the answer's logit, the same for every trained query."""
+    """The planted p: the probability with which a probe of `PROBES` goes through the circuit (1 or 0 where
+    all or none do). Redundant members: the circuit's part of the answer's logit, the same for every trained
+    query."""
     mechanism: Mechanism
-    """The verdict that is right: circuit, memorised, partial (each query by one of both), redundant (each by both)."""
+    """The verdict that is right: circuit, memorised, partial (each query by one of both), redundant (each by
+    both)."""
     reading: tuple[int, int] | None
     """(stage index, position): the state from which the second hop takes the bridge; None: no circuit."""
     answers: Callable[[Queries], BoolArray] = field(repr=False)
     """(N,) per query of one or two hops: does the model answer it right?"""
     parts: dict[str, slice] = field(repr=False)
-    """Hidden units of the block by role ("facts": those of both hops; "memory"), for independent ablations."""
+    """Hidden units of the block by role ("facts": those of both hops; "memory"), for independent
+    ablations."""
 
 
 @dataclass(frozen=True, eq=False)

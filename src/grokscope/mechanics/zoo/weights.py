@@ -1,8 +1,9 @@
 """A program (`wiring.py`) as the weights of a looped or a recursive model.
 
-Every model turns the coordinates of the program by one random rotation, so that no coordinate of a state means
-anything by itself (RMS norm commutes with rotations). Heads find their one position through learned position codes
-with scores so large that softmax is exact to float32. GELU and SiLU are sharpened by scale until they are ReLUs.
+Every model turns the coordinates of the program by one random rotation, so that no coordinate of a state
+means anything by itself (RMS norm commutes with rotations). Heads find their one position through learned
+position codes with scores so large that softmax is exact to float32. GELU and SiLU are sharpened by scale
+until they are ReLUs.
 
 Shape suffixes: M hidden units, D width, K head width, V vocabulary, T positions.
 """
@@ -28,7 +29,8 @@ BODIES: tuple[Body, ...] = ("free", "pre", "post", "trm")
 """Norm-free ReLU; pre-norm RMS and GELU; post-norm RMS and GELU (all looped); TRM with attention."""
 
 ATTEND = 100.0
-"""Score of the attended position over the others, for position codes of amplitude 1 (they are larger with norms)."""
+"""Score of the attended position over the others, for position codes of amplitude 1 (they are larger with
+norms)."""
 SHARP = 8.0
 """Scale before GELU and SiLU, undone after it: at pre-activations of a few units they are ReLUs to 1e-6."""
 ACTIVE = 4.0
@@ -68,9 +70,9 @@ def write_model(
         for parameter in model.parameters():
             parameter.zero_()
         _write_embedding(model, wiring, vocabulary, rotation_DD)
-        block = model.blocks[0] if isinstance(model, LoopedModel) else model.level.blocks[0]
-        _write_heads(block.attention, wiring, chunks, heads, copy_gain, rotation_DD)
-        _write_units(block.mlp, wiring, body, unit_gain, rotation_DD)
+        block = model.get_submodule("level.blocks.0" if body == "trm" else "blocks.0")
+        _write_heads(block.get_submodule("attention"), wiring, chunks, heads, copy_gain, rotation_DD)
+        _write_units(block.get_submodule("mlp"), wiring, body, unit_gain, rotation_DD)
     return model.eval().requires_grad_(False)
 
 
@@ -95,7 +97,7 @@ def _spec(body: Body, width: int, heads: int, inner: int, loops: int) -> LoopedS
         loops=loops,
         expansion=inner / width,
         activation="relu" if body == "free" else "gelu",
-        norm_position={"free": "none", "pre": "pre", "post": "post"}[body],  # type: ignore[arg-type]
+        norm_position={"free": "none", "pre": "pre", "post": "post"}[body],
         positions="learned",
         injection=False,
         tied_head=False,
@@ -126,7 +128,8 @@ def _chunks(wiring: Wiring, index: int, head_width: int) -> list[tuple[int, list
 def _write_embedding(
     model: Reasoner, wiring: Wiring, vocabulary: Vocabulary, rotation_DD: FloatArray
 ) -> None:
-    """Token, position and output tables. All three ones of a token have the same amplitude after the embedding."""
+    """Token, position and output tables. All three ones of a token have the same amplitude after the
+    embedding."""
     width = len(rotation_DD)
     const_D, pad_D = (rotation_DD[wiring.where(name)] for name in ("const", "pad"))
     token_VD = np.tile(const_D, (vocabulary.size, 1))

@@ -1,14 +1,15 @@
 """A hand-written program for a residual stream: what stands where, what is copied, what is computed.
 
-The residual stream is divided into named spaces, each a set of coordinates of its own; a token is a few ones in
-them. Two instructions act on it, and `weights.py` turns them into the weights of a model:
+The residual stream is divided into named spaces, each a set of coordinates of its own; a token is a few ones
+in them. Two instructions act on it, and `weights.py` turns them into the weights of a model:
 
 - `Copy`: an attention head. A position reads spaces of ONE other position and adds them to spaces of its own.
 - `Units`: hidden units of the MLP, relu(weighted sum of coordinates), each adding to some coordinates.
 
 Every unit here has the form relu(value - GATE * (reference - key) - ...), where `reference` and `key` are
-coordinates of the same origin, equal whenever the condition holds. The difference is then exactly zero at any scale,
-so that a norm, which only scales a state, changes how strongly a unit fires but never whether it does.
+coordinates of the same origin, equal whenever the condition holds. The difference is then exactly zero at
+any scale, so that a norm, which only scales a state, changes how strongly a unit fires but never whether it
+does.
 
 Shape suffixes: M hidden units, D width, T positions.
 """
@@ -31,8 +32,8 @@ GATE = 20.0
 class Copy:
     """Position i adds `reads` of position `source[i]` to its own `writes`, for every i.
 
-    `reads` and `writes` are space names of the same total size. A position without a source attends to itself,
-    where its own `reads` are meant to be empty or harmless."""
+    `reads` and `writes` are space names of the same total size. A position without a source attends to
+    itself, where its own `reads` are meant to be empty or harmless."""
 
     reads: tuple[str, ...]
     writes: tuple[str, ...]
@@ -70,7 +71,8 @@ class Wiring:
 
     Attributes:
         entities: E. relations: R. positions: T.
-        size: coordinates of every space, in order. Spaces that every program has: "const" (1), "position" (T),
+        size: coordinates of every space, in order. Spaces that every program has: "const" (1), "position"
+        (T),
             "entity" (E), "relation" (R), "pad" (1).
         copies: attention heads. units: hidden units, in order.
         read_out: spaces of size E that the output head reads.
