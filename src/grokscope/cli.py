@@ -36,8 +36,7 @@ class WorldBuild:
     regime: str = "natural"
     """Which of the study's (or the reference's) regimes."""
     format: Literal["grokscope", "reference", "parquet"] = "grokscope"
-    """grokscope: Parquet tables with everything that is known; reference: the published JSON files; parquet:
-    tables of facts and training examples alone."""
+    """grokscope: arrays; reference: the published JSON files; parquet: tables with names beside numbers."""
     family: str | None = None
     """Which of the study's model families; None: the file's own choice."""
     seed: int = 0
@@ -205,26 +204,38 @@ def _report(directory: Path) -> int:
 
 
 def _show(study: StudySpec) -> int:
-    from grokscope.studies.cost import describe_cost
+    from grokscope.studies.cost import study_sentences
 
     print(yaml.safe_dump(study.tree(), sort_keys=False, allow_unicode=True, width=110), end="")
-    for line in describe_cost(study):
+    for line in study_sentences(study):
         print(f"# {line}")
     return 0
 
 
 def _world_build(command: WorldBuild) -> int:
-    from grokscope.world.write import write_world
+    from grokscope.world.corpus import build_corpus
+    from grokscope.world.graph import build_world
+    from grokscope.world.storage import write_corpus
 
     study = load_study(command.study, command.family)
     own = {item.name: item for item in study.regimes if not isinstance(item, str)}
     known = REGIMES | own
     if command.regime not in known:
         raise InputError(f"regime = {command.regime!r}: allowed are {', '.join(known)}.")
-    study = study.replace(regimes=[known[command.regime].tree()], seeds=[command.seed], steps_for={})
-    (spec,) = study.expand().values()
-    raise NotImplementedError((spec, write_world))
+    one = study.replace(regimes=[known[command.regime].tree()], seeds=[command.seed], steps_for={})
+    (spec,) = one.expand().values()
+    corpus = build_corpus(build_world(spec.world, spec.seeds), spec.corpus, spec.regime, spec.seeds)
+    write_corpus(corpus, command.out, command.format)
+    print(f"{command.out}: {len(corpus.composition):,} compositions of {len(corpus.world.fact_F3):,} facts")
+    return 0
 
 
 def _world_inspect(command: WorldInspect) -> int:
-    raise NotImplementedError(command, json)
+    from grokscope.world.storage import inspect
+
+    summary = inspect(command.directory)
+    if command.json:
+        print(json.dumps(summary, indent=1))
+    else:
+        print(yaml.safe_dump(summary, sort_keys=False), end="")
+    return 0

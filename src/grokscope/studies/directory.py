@@ -15,7 +15,10 @@ from grokscope.files import read_json, safe_name
 from grokscope.studies.spec import RunSpec, StudySpec
 
 STUDY, SPEC, CORPUS, DONE, DIAGNOSIS = "study.json", "spec.json", "corpus.json", "done.json", "diagnosis.json"
-PROGRESS, LOCK, LOG = "progress.json", "lock", "worker.log"
+PROGRESS, LOCK, LOG, TRACES = "progress.json", "lock", "worker.log", "traces"
+
+INTERRUPTED = 75
+"""Exit code of a worker that saved its state because it was asked to stop (EX_TEMPFAIL)."""
 
 
 @dataclass(frozen=True)

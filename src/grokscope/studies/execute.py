@@ -19,14 +19,13 @@ from types import FrameType
 from rich.console import Console
 
 from grokscope.errors import InputError
-from grokscope.studies.directory import LOG
+from grokscope.studies.cost import disk_sentences
+from grokscope.studies.directory import INTERRUPTED, LOG
 from grokscope.studies.plan import PlannedRun, plan, prepare, start_order
 from grokscope.studies.progress import Display, display
 from grokscope.studies.run import Study
 from grokscope.studies.spec import StudySpec
 
-INTERRUPTED = 75
-"""Exit code of a worker that saved its state because it was asked to stop (EX_TEMPFAIL)."""
 POLL_SECONDS = 0.2
 
 
@@ -83,9 +82,11 @@ def run_study(
     threads = max(1, cores // workers)
     for run in planned:
         say(_opening_line(run))
-    prepare(study, out, planned)
     todo = start_order(planned)
+    prepare(study, out, planned)
     if todo:
+        for sentence in disk_sentences([run.spec for run in todo if run.steps_left], out):
+            say(sentence)
         with display(todo, console) as table, _caught_signals() as caught:
             results = _supervise(todo, workers, threads, table, caught)
         if caught:

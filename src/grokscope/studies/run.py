@@ -13,6 +13,7 @@ from grokscope.studies.directory import (
     DONE,
     SPEC,
     STUDY,
+    TRACES,
     read_spec,
     read_study,
     run_directory,
@@ -83,7 +84,7 @@ class Run:
         """The lens at every checkpoint, lazy: dims (step, probe, variable, stage, position)."""
         from grokscope.mechanics.traces import open_traces
 
-        return open_traces(self.directory / "traces")
+        return open_traces(self.directory / TRACES)
 
     @property
     def steps(self) -> list[int]:

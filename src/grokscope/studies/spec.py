@@ -12,6 +12,8 @@ from grokscope.training.spec import TrainingSpec
 from grokscope.world.format import FormatSpec
 from grokscope.world.spec import REGIMES, CorpusSpec, Regime, WorldSpec
 
+SinkName = Literal["tensorboard", "wandb"]
+
 
 class RunSpec(Spec):
     """Everything one run depends on. Any executor can take it; nothing else is consulted."""
@@ -25,6 +27,7 @@ class RunSpec(Spec):
     lens: LensSpec
     diagnosis: DiagnosisSpec
     seeds: Seeds
+    sinks: tuple[SinkName, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -32,6 +35,7 @@ class RunSpec(Spec):
         tree = self.tree()
         tree["training"].pop("steps")
         tree.pop("diagnosis")
+        tree.pop("sinks")
         return digest(tree)
 
 
@@ -66,6 +70,8 @@ class StudySpec(Spec):
     """The streams a study seed sets; the others keep seed 0. Regimes of one seed always share their world."""
     steps_for: dict[str, int] = Field({})
     """Fewer (or more) steps for some regimes, by name."""
+    sinks: tuple[SinkName, ...] = ()
+    """Where metrics go beside the run's own files; each is an extra to install."""
 
     @model_validator(mode="after")
     def _possible(self) -> "StudySpec":
@@ -97,6 +103,7 @@ class StudySpec(Spec):
                     training=self.training.replace(steps=steps),
                     lens=self.lens,
                     diagnosis=self.diagnosis,
+                    sinks=self.sinks,
                     seeds=Seeds(**dict.fromkeys(self.vary, seed)),
                 )
         return runs

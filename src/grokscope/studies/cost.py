@@ -1,0 +1,119 @@
+"""What a study will take: disk, and arithmetic. Said before the start, so that nobody learns it from a full disk."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from grokscope.mechanics.lens import targets
+from grokscope.models.build import build_model, count_parameters
+from grokscope.models.protocol import Reasoner
+from grokscope.studies.spec import RunSpec, StudySpec
+from grokscope.training.checkpoint import disk_estimate
+from grokscope.training.schedule import checkpoint_steps
+from grokscope.world.corpus import Corpus, build_corpus
+from grokscope.world.format import positions
+from grokscope.world.graph import build_world
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run takes."""
+
+    parameters: int
+    """Trained numbers, shared ones counted once."""
+    weights: int
+    """Bytes of checkpoints and resume state, at most."""
+    traces: int
+    """Bytes of traces before compression."""
+    flop: int
+    """Floating-point operations of the matrix multiplications in one step, forward and backward."""
+
+    @property
+    def disk(self) -> int:
+        """Bytes of a run, at most."""
+        return self.weights + self.traces
+
+
+def run_cost(spec: RunSpec) -> Cost:
+    """Count what a run takes, without training it.
+
+    Raises:
+        InputError: the world, the corpus or the model is impossible.
+    """
+    corpus = build_corpus(build_world(spec.world, spec.seeds), spec.corpus, spec.regime, spec.seeds)
+    size = positions(spec.format)
+    vocab = corpus.world.vocabulary.size
+    model = build_model(spec.model, vocab, size, spec.format, spec.seeds.init, spec.training.dtype)
+    return Cost(
+        parameters=count_parameters(model),
+        weights=disk_estimate(model, spec.training),
+        traces=_trace_bytes(spec, corpus, len(model.stages), size),
+        flop=step_flop(model, spec.training.batch, size),
+    )
+
+
+def step_flop(model: Reasoner, batch: int, size: int) -> int:
+    """Count the matrix multiplications of one training step; the model is moved to the meta device for it."""
+    model = model.to("meta")
+    tokens_BS = torch.zeros(batch, size, dtype=torch.int64, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        model.unembed(model.hidden(tokens_BS)[:, model.prefix :]).sum().backward()  # type: ignore[no-untyped-call]
+    return int(counter.get_total_flops())
+
+
+def _trace_bytes(spec: RunSpec, corpus: Corpus, stages: int, size: int) -> int:
+    """Rank (2 bytes) and log-probability (2) of every variable, and an argmax (2), at every stage and position."""
+    most = spec.lens.probes_per_set
+    per_checkpoint = 0
+    for probe_set in corpus.probes.values():
+        probes = len(probe_set) if most is None else min(most, len(probe_set))
+        variables = len(targets(probe_set, corpus.world.vocabulary)[0])
+        per_checkpoint += probes * stages * size * (variables * 4 + 2)
+    return per_checkpoint * len(checkpoint_steps(spec.training))
+
+
+def disk_sentences(specs: list[RunSpec], out: Path) -> list[str]:
+    """What these runs will take on disk, and a warning if that is more than there is.
+
+    Runs of one study differ in regime, seed and steps alone, so one of them is counted and stands for all.
+    """
+    if not specs:
+        return []
+    longest = max(specs, key=lambda spec: spec.training.steps)
+    each = run_cost(longest).disk
+    there = next(path for path in [out, *out.absolute().parents] if path.exists())
+    free = shutil.disk_usage(there).free
+    said = [
+        f"disk: at most {bytes_text(each * len(specs))} ({len(specs)} x {bytes_text(each)}), {bytes_text(free)} free"
+    ]
+    if each * len(specs) > free:
+        said.append("warning: that may not fit; training.keep and lens.probes_per_set make runs smaller")
+    return said
+
+
+def study_sentences(study: StudySpec) -> list[str]:
+    """Runs, parameters, disk and arithmetic of a study.
+
+    Raises:
+        InputError: the world, the corpus or the model is impossible.
+    """
+    specs = list(study.expand().values())
+    cost = run_cost(specs[0])
+    steps = sum(spec.training.steps for spec in specs)
+    return [
+        f"{len(specs)} runs, {steps:,} steps in all; {cost.parameters:,} parameters",
+        f"disk: at most {bytes_text(cost.disk)} a run (weights {bytes_text(cost.weights)}, traces "
+        f"{bytes_text(cost.traces)} before compression), {bytes_text(cost.disk * len(specs))} in all",
+        f"arithmetic: {cost.flop:.2g} FLOP a step, {cost.flop * steps:.2g} in all (matrix multiplications)",
+    ]
+
+
+def bytes_text(count: int) -> str:
+    """`1.3 GB`."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1000:.0f} kB"

@@ -1,0 +1,176 @@
+"""The command line: exit codes, sentences without tracebacks, every field an option."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from grokscope import __version__, cli
+from grokscope.studies.files import load_study
+from grokscope.studies.spec import StudySpec
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[StudySpec, Path | None, int | None]]:
+    """What `grokscope run` would have run."""
+    calls: list[tuple[StudySpec, Path | None, int | None]] = []
+
+    def run(study: StudySpec, out: Path | None, workers: int | None) -> int:
+        calls.append((study, out, workers))
+        return 0
+
+    monkeypatch.setattr(cli, "_run", run)
+    return calls
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"grokscope {__version__}\n"
+
+
+def test_without_options_a_study_runs_as_it_stands_in_its_file(
+    ran: list[tuple[StudySpec, None, None]],
+) -> None:
+    for name in ("demo", "pocket", "paper", "mid"):
+        assert cli.main(["run", name]) == 0
+        assert ran[-1] == (load_study(name), None, None)
+
+
+def test_every_kind_of_field_is_an_option(ran: list[tuple[StudySpec, Path, int]]) -> None:
+    options = (
+        "--training.steps 2000 --regimes natural both_hops_full --seeds 0 1 --model.no-injection "
+        "--training.optimizer.lr 1e-3 --training.loop-choices 2 3 --steps-for natural 30 --world.ood_fraction 0.1 "
+        "--training.keep 5 --vary init order --out there --workers 3"
+    )
+    assert cli.main(["run", "pocket", *options.split()]) == 0
+    study, out, workers = ran[0]
+    tree = load_study("pocket").tree()
+    tree["training"] |= {"steps": 2000, "loop_choices": [2, 3], "keep": 5}
+    tree["training"]["optimizer"]["lr"] = 1e-3
+    tree["model"]["injection"] = False
+    tree["world"]["ood_fraction"] = 0.1
+    tree |= {"regimes": ["natural", "both_hops_full"], "seeds": [0, 1], "steps_for": {"natural": 30}}
+    tree["vary"] = ["init", "order"]
+    assert study == StudySpec.parse(tree)
+    assert (out, workers) == (Path("there"), 3)
+
+
+def test_a_family_brings_its_own_options(ran: list[tuple[StudySpec, None, None]]) -> None:
+    assert cli.main(["run", "pocket", "--family", "trm", "--model.l-cycles", "5"]) == 0
+    study = ran[0][0]
+    assert (study.family, study.model.kind) == ("trm", "recursive")
+    assert study.model == load_study("pocket", "trm").model.replace(l_cycles=5)
+    assert cli.main(["run", "pocket", "--family=trm"]) == 0
+    assert ran[1][0] == load_study("pocket", "trm")
+
+
+def test_own_regimes_can_be_chosen_by_name(
+    tmp_path: Path, ran: list[tuple[StudySpec, None, None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "regimes: [natural, {name: few, hop2_ratio: 1.0, hop2_k: 2}]\nsteps_for: {natural: 9, few: 7}"
+    )
+    assert cli.main(["run", str(path), "--regimes", "few"]) == 0
+    (regime,) = ran[0][0].regimes
+    assert not isinstance(regime, str)
+    assert (regime.name, regime.hop2_k) == ("few", 2)
+    assert ran[0][0].steps_for == {"few": 7}
+
+
+def test_a_facts_file_given_as_an_option_is_relative_to_here(
+    tmp_path: Path, ran: list[tuple[StudySpec, None, None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "demo", "--world.facts-file", "facts.csv"]) == 0
+    assert ran[0][0].world.facts_file == str(tmp_path / "facts.csv")
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("run pockett", "there is no study 'pockett'; the shipped ones are"),
+        ("run no/such.yaml", "there is no study file no/such.yaml"),
+        ("run pocket --family none", "this study has causal, trm"),
+        ("run pocket --training.steps -3", "training.steps = -3"),
+        ("run pocket --training.ema 1", "training.ema = 1"),
+        ("run pocket --model.width 7", "heads 4 must divide width 7"),
+        ("run pocket --regimes naturl", "naturl"),
+        ("run pocket --regimes --seeds 0", "at least one regime"),
+        ("run pocket --seeds", "seeds"),
+        ("run pocket --world.degree 70", "degree 70"),
+        ("run demo --workers 0 --out {}", "workers = 0"),
+        ("show nothing", "there is no study"),
+        ("report {}/none", "none"),
+        ("world build demo --regime naturl --out {}/w", "naturl"),
+        ("world inspect {}/none", "none"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    line: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(line.format(tmp_path).split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert named in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("run pocket --training.stepss 3", "--training.stepss"),
+        ("run pocket --training.steps many", "many"),
+        ("run pocket --model.kind recursive", "recursive"),
+        ("run --family causal", "STUDY"),
+        ("rnu pocket", "rnu"),
+        ("world", "build"),
+    ],
+)
+def test_a_typo_is_named_and_exit_code_2(line: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(line.split()) == 2
+    seen = capsys.readouterr()
+    assert named in seen.err + seen.out
+    assert "Traceback" not in seen.err
+
+
+def test_help_has_the_docstring_of_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "pocket", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for option, words in {
+        "--training.steps INT": "Optimiser steps.",
+        "--model.loops INT": "Times the stack runs in training.",
+        "--diagnosis.window INT": "Consecutive checkpoints",
+        "--workers {None}|INT": "Runs at a time",
+    }.items():
+        assert option in text
+        assert words in text
+    assert "(default: 8000)" in text or str(load_study("pocket").training.steps) in text
+
+
+def test_help_of_a_command_alone_lists_the_shipped_studies(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--help"]) == 0
+    assert "demo, mid, paper, pocket" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x.safetensors"), 2, "error: the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "/there"), 2, "error: /there cannot be"),
+        (KeyboardInterrupt("stopped; 1 of 3 runs unfinished: a."), 130, "Go on with: grokscope run demo"),
+    ],
+)
+def test_what_the_machine_does_is_a_sentence_too(
+    problem: BaseException,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(*_: object) -> int:
+        raise problem
+
+    monkeypatch.setattr(cli, "_run", run)
+    assert cli.main(["run", "demo"]) == code
+    assert said in capsys.readouterr().err
