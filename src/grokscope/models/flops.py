@@ -1,0 +1,71 @@
+"""FLOPs of one example, by arithmetic: matrix products only, 2 FLOPs per multiply-add.
+
+Norms, activations, softmax and embedding look-ups are left out (under a few per cent at usual widths).
+Attention counts all T x T pairs, causal or not, as a product would compute them.
+
+Symbols: T positions with prefix, D width, M inner width, V vocabulary.
+"""
+
+from grokscope.models.recursive import swiglu_inner
+from grokscope.models.spec import LoopedSpec, RecursiveSpec
+from grokscope.world.format import FormatSpec
+
+
+def forward_flops(spec: LoopedSpec | RecursiveSpec, vocab: int, positions: int, fmt: FormatSpec) -> int:
+    """FLOPs of `model(tokens)` per example, with the loops of inference and logits at every input position.
+
+    Args:
+        spec: the model.
+        vocab: token ids V.
+        positions: input positions S.
+        fmt: the format (its attention changes no count).
+    """
+    return _passes(spec, vocab, positions, _inference_loops(spec)) + positions * 2 * spec.width * vocab
+
+
+def training_flops(spec: LoopedSpec | RecursiveSpec, vocab: int, positions: int, fmt: FormatSpec) -> int:
+    """FLOPs of one training step per example: forward, and twice the forward of whatever carries gradient.
+
+    A recursive model runs all outer cycles forward and only the last one backward. Logits are counted where
+    there is a label: answer output 1 position, causal sequence output 2 (answer and end), full sequence
+    output all S."""
+    labelled = 1 if fmt.output == "answer" else 2 if fmt.attention == "causal" else positions
+    head = labelled * 2 * spec.width * vocab
+    loops = spec.loops if isinstance(spec, LoopedSpec) else spec.h_cycles
+    forward = _passes(spec, vocab, positions, loops) + head
+    carrying = forward if isinstance(spec, LoopedSpec) else _passes(spec, vocab, positions, 1) + head
+    return forward + 2 * carrying
+
+
+def _inference_loops(spec: LoopedSpec | RecursiveSpec) -> int:
+    if isinstance(spec, LoopedSpec):
+        return spec.inference_loops or spec.loops
+    return spec.inference_h_cycles or spec.h_cycles
+
+
+def _passes(spec: LoopedSpec | RecursiveSpec, vocab: int, positions: int, loops: int) -> int:
+    """Everything between the embedding and the head."""
+    if isinstance(spec, RecursiveSpec):
+        total = spec.prefix + positions
+        mlp = _gated(total, spec.width, swiglu_inner(spec.expansion, spec.width))
+        mixing = (
+            _gated(spec.width, total, swiglu_inner(spec.expansion, total))
+            if spec.mixer
+            else _attention(total, spec.width)
+        )
+        return loops * (spec.l_cycles + 1) * spec.layers * (mixing + mlp)
+    inner = max(1, round(spec.expansion * spec.width))
+    gated = spec.activation == "swiglu"
+    mlp = _gated(positions, spec.width, inner) if gated else 4 * positions * spec.width * inner
+    between = 0 if spec.reembed_temperature is None else 4 * positions * spec.width * vocab
+    return loops * spec.layers * (_attention(positions, spec.width) + mlp) + (loops - 1) * between
+
+
+def _attention(positions: int, width: int) -> int:
+    """q, k, v and output maps (8 T D^2), scores and their sums (4 T^2 D)."""
+    return 8 * positions * width**2 + 4 * positions**2 * width
+
+
+def _gated(rows: int, width: int, inner: int) -> int:
+    """SwiGLU on `rows` vectors: gate, up and down."""
+    return 6 * rows * width * inner

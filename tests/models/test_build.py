@@ -1,0 +1,148 @@
+"""Building: seeds, laws of initial weights, names, refusals."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+
+from grokscope.errors import InputError
+from grokscope.models.build import build_model, count_parameters
+from grokscope.models.spec import LoopedSpec, RecursiveSpec
+from tests.models.helpers import CAUSAL, FULL, looped_specs, recursive_specs
+
+
+@settings(max_examples=20, deadline=None)
+@given(looped_specs | recursive_specs)
+def test_same_seed_same_bytes_and_the_global_stream_is_left_alone(spec: LoopedSpec | RecursiveSpec) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    a, b, c = (build_model(spec, 7, 3, FULL, seed).state_dict() for seed in (5, 5, 6))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert list(a) == list(b) == list(c)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["token_embedding"], c["token_embedding"])
+    assert all(value.dtype == torch.float32 for value in a.values())
+
+
+def test_initial_weights_of_the_trm() -> None:
+    spec = RecursiveSpec(width=256, heads=4, mixer=False, positions="learned", prefix=3)
+    state = build_model(spec, 500, 5, FULL, seed=0).state_dict()
+    for name, value in state.items():
+        if name in ("prefix_embedding", "halting.weight"):
+            assert not value.any()
+        elif name == "halting.bias":
+            assert value.tolist() == [-5.0, -5.0]
+        else:
+            std = 1.0 if name in ("h_init", "l_init") else value.shape[-1] ** -0.5
+            # cut at 2 std of a normal whose std is 1 / 0.8796 of what is asked for
+            assert value.abs().max() <= 2 * std / 0.8796 + 1e-6, name
+            # standard error of a std estimate (the cut makes it smaller still): 1 / sqrt(2 n)
+            assert abs(value.std().item() / std - 1) < 4 / math.sqrt(2 * value.numel()), name
+
+
+@pytest.mark.parametrize("init", ["fan_in", "gpt2"])
+def test_initial_weights_of_the_looped_model(init: str) -> None:
+    tree = {"width": 128, "layers": 2, "loops": 3, "positions": "learned", "bias": True, "tied_head": False}
+    spec = LoopedSpec.parse({**tree, "norm": "layernorm", "init": init})
+    for name, value in build_model(spec, 300, 5, CAUSAL, seed=0).state_dict().items():
+        if name.endswith("gain"):
+            assert (value == 1).all()
+        elif name.endswith("bias"):
+            assert not value.any()
+        else:
+            std = value.shape[-1] ** -0.5
+            if init == "gpt2":
+                writes = name.endswith(("attention.out.weight", "mlp.down.weight"))
+                std = 0.02 / math.sqrt(12) if writes else 0.02
+            assert abs(value.std().item() / std - 1) < 4 / math.sqrt(2 * value.numel()), name
+
+
+def test_names_are_stable() -> None:
+    """Checkpoints are read by these names."""
+    looped = build_model(
+        LoopedSpec(width=16, layers=1, norm_position="pre", norm="layernorm"), 7, 3, CAUSAL, 0
+    )
+    assert list(looped.state_dict()) == [
+        "token_embedding",
+        "blocks.0.attention.qkv.weight",
+        "blocks.0.attention.out.weight",
+        "blocks.0.mlp.up.weight",
+        "blocks.0.mlp.down.weight",
+        "blocks.0.norm1.gain",
+        "blocks.0.norm1.bias",
+        "blocks.0.norm2.gain",
+        "blocks.0.norm2.bias",
+        "final_norm.gain",
+        "final_norm.bias",
+    ]
+    recursive = build_model(RecursiveSpec(width=12, layers=1), 7, 3, FULL, 0)
+    assert set(recursive.state_dict()) == {
+        "token_embedding",
+        "prefix_embedding",
+        "h_init",
+        "l_init",
+        "level.blocks.0.mixer.gate_up.weight",
+        "level.blocks.0.mixer.down.weight",
+        "level.blocks.0.mlp.gate_up.weight",
+        "level.blocks.0.mlp.down.weight",
+        "head.weight",
+        "halting.weight",
+        "halting.bias",
+    }
+    assert recursive.prefix_parameters() == ["prefix_embedding"]
+    assert looped.prefix_parameters() == []
+
+
+def test_block_matrices_are_the_matrices_inside_blocks() -> None:
+    spec = LoopedSpec(
+        width=16, layers=2, loops=2, shared=False, bias=True, tied_head=False, positions="learned"
+    )
+    model = build_model(spec, 7, 3, CAUSAL, 0)
+    parts = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+    assert model.block_matrices() == [f"blocks.{i}.{part}.weight" for i in range(4) for part in parts]
+    trm = build_model(RecursiveSpec(width=12, layers=1), 7, 3, FULL, 0)
+    parts = ("mixer.gate_up", "mixer.down", "mlp.gate_up", "mlp.down")
+    assert trm.block_matrices() == [f"level.blocks.0.{part}.weight" for part in parts]
+
+
+def test_sizes() -> None:
+    shared = LoopedSpec(width=16, layers=2, loops=3)
+    one, three = (build_model(s, 7, 3, CAUSAL, 0) for s in (shared, shared.replace(shared=False)))
+    block = 3 * 16 * 16 + 16 * 16 + 2 * 16 * 64
+    assert count_parameters(one) == 7 * 16 + 2 * block
+    assert count_parameters(three) == 7 * 16 + 6 * block
+    # TRM inner widths: 64 and 13, both up to 256; 97 * 8 / 3 = 258.7, up to 512
+    trm = build_model(RecursiveSpec(width=24, prefix=2, layers=1), 7, 3, FULL, 0)
+    assert trm.get_parameter("level.blocks.0.mixer.gate_up.weight").shape == (512, 5)
+    assert trm.get_parameter("level.blocks.0.mlp.down.weight").shape == (24, 256)
+    wide = build_model(RecursiveSpec(width=97, prefix=2, layers=1), 7, 3, FULL, 0)
+    assert wide.get_parameter("level.blocks.0.mlp.gate_up.weight").shape == (1024, 97)
+
+
+def test_refusals_of_what_cannot_be_built() -> None:
+    with pytest.raises(InputError, match=r"format\.attention"):
+        build_model(RecursiveSpec(width=12), 7, 3, CAUSAL, 0)
+    with pytest.raises(InputError, match="float16"):
+        build_model(LoopedSpec(), 7, 3, CAUSAL, 0, "float16")
+    for vocab, positions in ((0, 3), (7, 0)):
+        with pytest.raises(InputError, match="at least 1"):
+            build_model(LoopedSpec(), vocab, positions, CAUSAL, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tree", "match"),
+    [
+        (RecursiveSpec, {"mixer": True, "positions": "rotary"}, "rotary"),
+        (RecursiveSpec, {"mixer": False, "width": 10, "heads": 4}, "divide"),
+        (LoopedSpec, {"width": 10, "heads": 4}, "divide"),
+        (LoopedSpec, {"width": 6, "heads": 2, "positions": "rotary"}, "even"),
+        (LoopedSpec, {"shared": False, "loops": 2, "inference_loops": 3}, "inference_loops"),
+        (LoopedSpec, {"init": "xavier"}, "init"),
+    ],
+)
+def test_specs_refuse_what_cannot_be_honoured(
+    kind: type[LoopedSpec] | type[RecursiveSpec], tree: dict[str, object], match: str
+) -> None:
+    with pytest.raises(InputError, match=match):
+        kind.parse(tree)
