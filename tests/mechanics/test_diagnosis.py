@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from grokscope.errors import InputError
+from grokscope.mechanics.atoms import atoms_known
 from grokscope.mechanics.diagnosis import Diagnosis, diagnose
 from grokscope.mechanics.spec import DiagnosisSpec
 
@@ -16,10 +17,10 @@ TRAINED = ("train_inferred", "id_atomic", "ood_atomic")
 SATURATED = [0, 0, 1, 1, 1, 1, 1, 1, 1]
 
 
-def course(ood, trained=SATURATED, guessing=0.0, **others):
+def course(ood, trained=SATURATED):
     """A run whose test_ood accuracy takes the given course; which queries are right is random but nested."""
     trace, rng = planted(STEPS), np.random.default_rng(5)
-    for name, shares in {"test_ood": ood, **dict.fromkeys(TRAINED, trained), **others}.items():
+    for name, shares in {"test_ood": ood, **dict.fromkeys(TRAINED, trained)}.items():
         rows = rng.permutation(rows_of(trace, name))
         for index, share in enumerate(shares):
             trace["exact"].values[index, rows[: round(share * len(rows))]] = True
@@ -42,8 +43,8 @@ def verdict(trace, **spec):
         ([0, 0.4, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6], SATURATED, "partial"),
         ([0, 0, 0, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6], SATURATED, "partial"),
         ([0, 0, 0, 0, 0, 0, 0, 0, 0], [0.5] * 9, "not saturated"),
-        ([0, 0, 0, 1, 1, 1, 1, 1, 1], [0, 0, 0.95, 0.95, 0.95, 0.95, 0.95, 0.95, 0.95], "generalised without delay"),
-        ([0, 0, 0, 0, 0, 1, 1, 1, 1], [0, 0.95, 0.95, 0.95, 0.95, 0.95, 0.95, 0.95, 0.95], "undecided"),
+        ([0, 0, 0, 1, 1, 1, 1, 1, 1], [0, 0] + [0.95] * 7, "generalised without delay"),
+        ([0, 0, 0, 0, 0, 1, 1, 1, 1], [0] + [0.95] * 8, "undecided"),
         ([1, 1, 1, 1, 1, 1, 1, 1, 1], [0.5] * 9, "undecided"),
     ],
 )  # fmt: skip
@@ -78,32 +79,21 @@ def test_numbers_are_those_of_the_course():
 
 
 def test_late_atoms_are_not_grokking():
-    """Right whenever both atoms are known; the atoms dip until step 100, after saturation was stable."""
-    from grokscope.mechanics.atoms import atoms_known
-
+    """Right exactly where both atoms are known, and half of the atoms are unknown until step 100."""
     trace = course([0] * 9)
-    atoms = rows_of(trace, "ood_atomic")
-    trace["exact"].values[5:7, atoms[: len(atoms) // 2]] = False
-    rows = rows_of(trace, "test_ood")
-    known_NP = atoms_known(trace, "test_ood").known_NP
-    trace["exact"].values[:, rows] = known_NP
-    trace["exact"].values[2:5, rows[::2]] = False
-    late = verdict(trace, window=1, known_minimum=5)
-    assert late.behaviour == "generalised after a delay"
-    trace["exact"].values[:, rows] = known_NP
+    metrics = metrics_of(trace)
+    atoms, rows = rows_of(trace, "ood_atomic"), rows_of(trace, "test_ood")
     trace["exact"].values[2:5, atoms[: len(atoms) // 2]] = False
     trace["exact"].values[:, rows] = atoms_known(trace, "test_ood").known_NP
-    metrics = metrics_of(trace).with_columns(accuracy_of_atoms(trace))
-    prompt = diagnose(metrics, trace, corpus().probes, DiagnosisSpec(window=1, known_minimum=5))
-    assert prompt.behaviour == "generalised without delay"
-    assert "what was late are the atoms" in prompt.reason
-
-
-def accuracy_of_atoms(trace):
-    """Metrics say that all atoms are known, over a larger set than the trace holds."""
-    import polars as pl
-
-    return pl.Series("accuracy.ood_atomic", [0.0, 0.0] + [1.0] * (trace.sizes["step"] - 2))
+    # The metrics still say that the atoms are known, so that saturation stands at step 20.
+    metrics = metrics.with_columns(metrics_of(trace)["accuracy.test_ood"])
+    found = diagnose(metrics, trace, corpus().probes, DiagnosisSpec(window=1, known_minimum=2))
+    assert found.events["generalisation.test_ood"].step == 100
+    assert found.behaviour == "generalised without delay"
+    assert "what was late are the atoms" in found.reason
+    trace["exact"].values[2:5, rows] = False
+    found = diagnose(metrics, trace, corpus().probes, DiagnosisSpec(window=1, known_minimum=2))
+    assert found.behaviour == "generalised after a delay"
 
 
 def test_the_split_by_injection_is_a_partition():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from grokscope.errors import InputError
-from grokscope.mechanics.intervals import clustered_rate, paired_difference
+from grokscope.mechanics.intervals import _design_effect, clustered_rate, paired_difference
 
 
 def shared_facts(rng, facts1, facts2, n):
@@ -21,7 +21,9 @@ def shared_facts(rng, facts1, facts2, n):
     [(40, 40, 300, 0.5, 0.5, 0.05), (100, 50, 300, 0.9, 0.8, 0.02), (60, 60, 300, 0.98, 0.98, 0.01)],
 )
 def test_coverage(facts1, facts2, n, share1, share2, noise):
-    """A query is right when both facts are known, up to noise: intervals that ignore this cover 50 to 65 %."""
+    """A query is right when both facts are known, up to noise: intervals that ignore this cover 50 to 65
+    %.
+    """
     rng, worlds, covered, naive = np.random.default_rng(1), 250, 0, 0
     both = share1 * share2
     truth = both * (1 - noise) + (1 - both) * noise
@@ -37,7 +39,9 @@ def test_coverage(facts1, facts2, n, share1, share2, noise):
 
 
 def test_coverage_of_a_difference_with_nothing_behind_it():
-    """Two checkpoints that know different facts equally often: p below 0.05 on at most about 5 % of worlds."""
+    """Two checkpoints that know different facts equally often: p below 0.05 on at most about 5 % of
+    worlds.
+    """
     rng, worlds, covered, rejected = np.random.default_rng(2), 250, 0, 0
     for _ in range(worlds):
         fact_PK = shared_facts(rng, 50, 40, 250)
@@ -50,7 +54,9 @@ def test_coverage_of_a_difference_with_nothing_behind_it():
 
 
 def test_independent_queries_give_wilson():
-    """With a fact of its own for every query there is nothing to cluster: Wilson's interval, up to Student's t."""
+    """With a fact of its own for every query there is nothing to cluster: Wilson's interval, up to Student's
+    t.
+    """
     rng = np.random.default_rng(0)
     right_P, fact_PK = rng.random(2000) < 0.3, np.arange(4000).reshape(2000, 2)
     rate = clustered_rate(right_P, fact_PK)
@@ -72,15 +78,15 @@ def test_the_variance_counts_every_dependent_pair_once():
     share_PP = (fact_PK[:, None, :, None] == fact_PK[None, :, None, :]).any(axis=(2, 3))
     fewest = min(len(np.unique(column)) for column in fact_PK.T)
     estimate = (share_PP * np.outer(residual_P, residual_P)).sum() * fewest / (fewest - 1)
-    from grokscope.mechanics.intervals import _design_effect
-
     found = _design_effect(right_P.astype(float), fact_PK)
     assert found == pytest.approx(estimate / (residual_P**2).sum())
 
 
 @pytest.mark.parametrize("right", [0.0, 1.0])
 def test_at_the_edges_only_facts_count(right):
-    """20 queries on each of 15 facts, all alike: no narrower than 15 independent queries, and not of width 0."""
+    """20 queries on each of 15 facts, all alike: no narrower than 15 independent queries, and not of width
+    0.
+    """
     fact_PK = np.stack([np.arange(300) % 15, 100 + np.arange(300)], axis=1)
     rate = clustered_rate(np.full(300, right), fact_PK)
     assert rate.n_effective == pytest.approx(15)

@@ -118,8 +118,10 @@ def test_facts_without_an_atomic_probe_are_unknown_and_said_to_be():
 
 
 def test_accuracy_among_known_atoms():
-    """Every query whose atoms are known is right, but the atoms come late: a delay of the atoms, not of reasoning."""
-    metrics, trace = setting({"ood_atomic": [0.6, 0.6, 0.6, 1, 1, 1]})
+    """Every query whose atoms are known is right, but the atoms come late: a delay of the atoms, not of
+    reasoning.
+    """
+    _, trace = setting({"ood_atomic": [0.6, 0.6, 0.6, 1, 1, 1]})
     rows = rows_of(trace, "test_ood")
     trace["exact"].values[:, rows] = atoms_known(trace, "test_ood").known_NP
     found = phases(metrics_of(trace), trace, corpus().probes, DiagnosisSpec(known_minimum=2))

@@ -55,6 +55,15 @@ class Donors:
         out_PM: NDArray[np.bool_] = self.source_PM2[:, :, 0] != ABSENT
         return out_PM
 
+    def choose(self, index_P: Ints) -> "Donors":
+        """One donor per base: that of this index."""
+        rows = np.arange(len(index_P))
+        source_PM2, natural_PM2 = (
+            self.source_PM2[rows, index_P][:, None],
+            self.natural_PM2[rows, index_P][:, None],
+        )
+        return Donors(source_PM2, natural_PM2, self.expected_P)
+
     def sources(self, world: World) -> Queries:
         """All sources (P * M); an absent one is some fact's chain with itself, to be masked."""
         return queries_of(world, np.maximum(self.source_PM2.reshape(-1, 2), 0))
@@ -81,6 +90,7 @@ class DonorTable:
         self.fresh_of_first = _grouped(fresh_N2, fresh_N2[:, 0], len(self.fact_F3))
         self.every_of_relation = _grouped(every_N2, self.fact_F3[every_N2[:, 1], 1], world.relations)
         facts_F = np.arange(len(self.fact_F3))
+        self.of_relation = _grouped(facts_F, self.fact_F3[:, 1], world.relations)
         self.of_head = _grouped(facts_F, self.fact_F3[:, 0], world.entities)
 
     def draw(self, arm: Arm, base_P2: NDArray[Any], rng: np.random.Generator, most: int = 8) -> Donors:
@@ -90,9 +100,10 @@ class DonorTable:
             arm: one of the table above.
             base_P2: facts of the base queries.
             rng: where the draws come from.
-            most: donors of a centroid; the other arms have one. A centroid of fewer than 2 is absent.
+            most: donors of a centroid, and candidates of same_bridge; the other arms have one. A centroid of
+                fewer than 2 is absent.
         """
-        many = most if arm == "centroid" else 1
+        many = most if arm in ("centroid", "same_bridge") else 1
         probes = len(base_P2)
         source_PM2 = np.full((probes, many, 2), ABSENT, dtype=np.int64)
         natural_PM2 = np.full((probes, many, 2), ABSENT, dtype=np.int64)
@@ -107,7 +118,8 @@ class DonorTable:
 
     def of_same_relation2(self, base_P2: NDArray[Any], rng: np.random.Generator, most: int) -> Ints:
         """(P, most, 2) compositions with the base's r2, another head and another bridge: what to average
-        over."""
+        over.
+        """
         out_PM2 = np.full((len(base_P2), most, 2), ABSENT, dtype=np.int64)
         for p, (first, second) in enumerate(np.asarray(base_P2, dtype=np.int64).tolist()):
             (head, _, bridge), (_, relation, answer) = self.fact_F3[first], self.fact_F3[second]
@@ -117,6 +129,23 @@ class DonorTable:
             rows_N2 = rows_N2[fine_N]
             chosen = rng.permutation(len(rows_N2))[:most]
             out_PM2[p, : len(chosen)] = rows_N2[chosen]
+        return out_PM2
+
+    def of_same_relation1(self, base_P2: NDArray[Any], rng: np.random.Generator, most: int) -> Ints:
+        """(P, most, 2) compositions with the base's r1, another bridge and another r2: what to average
+        over."""
+        out_PM2 = np.full((len(base_P2), most, 2), ABSENT, dtype=np.int64)
+        for p, (first, second) in enumerate(np.asarray(base_P2, dtype=np.int64).tolist()):
+            (_, relation1, bridge), relation2 = self.fact_F3[first], self.fact_F3[second, 1]
+            others_F = self.of_relation[relation1]
+            others_F = others_F[self.fact_F3[others_F, 2] != bridge]
+            m = 0
+            for other in rng.permutation(others_F):
+                nexts_F = self.of_head[int(self.fact_F3[other, 2])]
+                chosen = _one_of(nexts_F[self.fact_F3[nexts_F, 1] != relation2], rng)
+                if chosen is not None and m < most:
+                    out_PM2[p, m] = other, chosen
+                    m += 1
         return out_PM2
 
     def _pairs(

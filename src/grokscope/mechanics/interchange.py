@@ -20,7 +20,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from grokscope.errors import InputError
-from grokscope.mechanics.donors import ABSENT, DONOR_ARMS, Arm, Donors, DonorTable
+from grokscope.mechanics.donors import ABSENT, DONOR_ARMS, Donors, DonorTable
 from grokscope.mechanics.intervals import clustered_rate
 from grokscope.mechanics.patching import DEFAULT_BUDGET, Source, answers, columns_of, patch_map
 from grokscope.models.protocol import Reasoner
@@ -33,6 +33,11 @@ from grokscope.world.queries import Queries, queries_of
 RANDOM = "random"
 """The control arm that patches noise with the norm of the bridge arm's source."""
 ARMS: tuple[str, ...] = (*DONOR_ARMS, RANDOM)
+SAME_BRIDGE = "same_bridge"
+CANDIDATES = 4
+"""Same-bridge donors tried, until one has a natural query that the model knows: a donor whose own bridge the
+model cannot resolve says nothing about the base.
+"""
 CENTROID = 8
 """Donors averaged into a centroid: their private parts shrink to 1 / sqrt(8), about a third."""
 FEWEST = 30
@@ -99,7 +104,7 @@ def interchange(
     base = setting.encode(probe_set.queries)
     answer_P = setting.tokens_of(probe_set.queries.path_NK[:, 1])
     columns = columns_of(model, base.tokens_NS.shape[1], with_prefix)
-    donors = draw_donors(setting, probe_set, arms)
+    donors = draw_donors(model, setting, probe_set, arms)
     said_P, margin_P = answers(model, base.tokens_NS, base.answer_position, answer_P)
     patched = patch_map(
         model,
@@ -140,16 +145,22 @@ def interchange(
     )
 
 
-def draw_donors(setting: Setting, probe_set: ProbeSet, arms: Sequence[str]) -> dict[str, Donors]:
+def draw_donors(
+    model: Reasoner, setting: Setting, probe_set: ProbeSet, arms: Sequence[str]
+) -> dict[str, Donors]:
     """Donors per arm. Each arm has its own stream of draws, so that leaving one out changes no other;
-    transport and noise reuse the bridge arm's."""
+    transport and noise reuse the bridge arm's.
+    """
     table = DonorTable(setting.world, setting.trained)
     out: dict[str, Donors] = {}
     for number, arm in enumerate(DONOR_ARMS):
         wanted: tuple[str, ...] = (arm, "transport", RANDOM) if arm == "bridge" else (arm,)
         if arm != "transport" and any(name in arms for name in wanted):
             rng = generator("interchange", setting.seed, number)
-            out[arm] = table.draw(_arm(arm), probe_set.fact_PK, rng, CENTROID)
+            most = CENTROID if arm == "centroid" else CANDIDATES
+            out[arm] = table.draw(arm, probe_set.fact_PK, rng, most)
+            if arm == SAME_BRIDGE:
+                out[arm] = _best_known(model, setting, out[arm])
     if "bridge" in out:
         bridge = out["bridge"]
         out["transport"] = Donors(bridge.natural_PM2, bridge.natural_PM2, bridge.expected_P)
@@ -157,15 +168,20 @@ def draw_donors(setting: Setting, probe_set: ProbeSet, arms: Sequence[str]) -> d
     return out
 
 
-def _arm(name: Arm) -> Arm:
-    return name
-
-
 def source_of(setting: Setting, donors: Donors, seed: int | None = None) -> Source:
     """The tokens of donors; with a seed, noise with their states' norms."""
     tokens_XS = setting.encode(donors.sources(setting.world)).tokens_NS.astype(np.int64)
     present_PM = donors.present_PM
     return Source(tokens_XS.reshape(*present_PM.shape, -1), present_PM, seed)
+
+
+def _best_known(model: Reasoner, setting: Setting, donors: Donors) -> Donors:
+    """The first donor whose natural query the model answers right; where there is none, the first."""
+    known_MP = [
+        _known(model, setting, donors.choose(np.full(len(donors.expected_P), m)))[0]
+        for m in range(CANDIDATES)
+    ]
+    return donors.choose(np.argmax(known_MP, axis=0))
 
 
 def _known(model: Reasoner, setting: Setting, donors: Donors) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -28,7 +28,11 @@ from scipy import stats
 from grokscope.errors import InputError
 
 PRIOR = 4.0
-"""Facts' worth of weight of the worst-case design effect; the coverage test holds for 2 to 8."""
+"""Facts' worth of weight of the worst-case design effect.
+
+Over ten kinds of simulated worlds, 95 % intervals cover 92 to 99 % for weights 2 to 8, and down to 82 % for
+0.
+"""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ class Intervention:
 
     kind: Literal["replace", "add", "zero", "mean"]
     """replace: by the source; add: the source; zero; mean: replace by the mean of the source over its
-    samples."""
+    samples.
+    """
     site: str
     """One of `model.sites(stage)`."""
     stage: int

@@ -29,19 +29,22 @@ DEFAULT_BUDGET = 2**30
 """Bytes of states and activations at a time."""
 LARGEST_PASS = 32
 """Rows x positions x width of one pass, in units of 2^14: activations beyond the cache cost more than they
-save."""
+save.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
     """Where patched-in states come from: the mean over the donors of each probe, or noise of the same
-    norm."""
+    norm.
+    """
 
     tokens_PMS: NDArray[np.int64]
     """(P, M, S) the donors."""
     present_PM: NDArray[np.bool_]
     """(P, M) which of them count; a probe without donors is patched with its own state, that is, not at
-    all."""
+    all.
+    """
     noise_seed: int | None = None
     """Set: in place of the donors' state a Gaussian direction with that state's norm."""
 
@@ -76,8 +79,8 @@ def answers(
     with reading(model):
         for rows in chunks(len(tokens_PS), batch):
             tokens_BS = torch.from_numpy(tokens_PS[rows].astype(np.int64)).to(device_of(model))
-            state_BTD = run(model, tokens_BS)
-            one, two = _judged(model, state_BTD[:, model.prefix + answer_position], watch_P[rows])
+            state_BTD = run_from(model, model.start(tokens_BS), 0)
+            one, two = judge(model, state_BTD[:, model.prefix + answer_position], watch_P[rows])
             said.append(one)
             margin.append(two)
     empty = np.zeros(0)
@@ -122,7 +125,7 @@ def patch_map(
         for rows in chunks(len(tokens_PS), per_chunk):
             base = _carries(model, torch.from_numpy(tokens_PS[rows]).to(device_of(model)))
             last_BTD = model.read(base[-1], len(model.stages) - 1)
-            clean = _judged(model, last_BTD[:, model.prefix + answer_position], watch_P[rows])
+            clean = judge(model, last_BTD[:, model.prefix + answer_position], watch_P[rows])
             for source, result in zip(sources, out, strict=True):
                 result.said_LCP[:, :, rows], result.margin_LCP[:, :, rows] = clean
                 states = _source_states(model, base, source, rows)
@@ -176,7 +179,7 @@ def _chunk(
     address_R3 = np.concatenate(addresses)
     stage_R, column_R, probe_R = address_R3.T
     state_RD = model.read(carry, len(model.stages) - 1)[:, model.prefix + answer_position]
-    said_R, margin_R = _judged(model, state_RD, watch_P[rows][probe_R])
+    said_R, margin_R = judge(model, state_RD, watch_P[rows][probe_R])
     probe_R = probe_R + rows.start
     result.said_LCP[stage_R, column_R, probe_R] = said_R
     result.margin_LCP[stage_R, column_R, probe_R] = margin_R
@@ -250,12 +253,20 @@ def step_rows(model: Reasoner, carry: Carry, stage: int) -> Carry:
     return _joined([model.step(_rows(carry, part), stage) for part in chunks(rows, most)])
 
 
-def run(model: Reasoner, tokens_BS: Tensor) -> Tensor:
-    """Final state_BTD, in parts small enough for the cache."""
+def run_all(model: Reasoner, tokens_BS: Tensor, until: int) -> Carry:
+    """The carry at stage `until`, in parts small enough for the cache."""
     carry = model.start(tokens_BS)
-    for stage in range(1, len(model.stages)):
+    for stage in range(1, until + 1):
         carry = step_rows(model, carry, stage)
-    return model.read(carry, len(model.stages) - 1)
+    return carry
+
+
+def run_from(model: Reasoner, carry: Carry, stage: int) -> Tensor:
+    """Final state_BTD from the carry at `stage` on, in parts small enough for the cache."""
+    last = len(model.stages) - 1
+    for later in range(stage + 1, last + 1):
+        carry = step_rows(model, carry, later)
+    return model.read(carry, last)
 
 
 def _carries(model: Reasoner, tokens_BS: Tensor) -> list[Carry]:
@@ -265,7 +276,7 @@ def _carries(model: Reasoner, tokens_BS: Tensor) -> list[Carry]:
     return carries
 
 
-def _judged(
+def judge(
     model: Reasoner, state_RD: Tensor, watch_R: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Said token and margin of the watched token, for states at the answer position."""

@@ -1,0 +1,138 @@
+"""The share of a model's right answers that go through the bridge, query by query.
+
+Interchange accuracy is not that share: where a memory overrides an intact circuit it is low on queries the
+circuit could answer, where the second hop is missing for some facts it says whether the TARGET's fact works.
+The share asks the base query itself: is its answer LOST when the bridge alone is changed (other_bridge: same
+r1, another h' and b'), and does it STAY when all but the bridge is changed (same_bridge: another h' and r1',
+same b)? The first alone would count a memory that carries a code of the pair (h, r1), the second alone an
+untouched memory.
+
+Lost means that the margin (logit of the right answer over the best other one) falls below `HALF` of the
+clean one: two routes that add up hide behind an argmax. The same line decides what stays. The share by
+argmax stands beside it, and `drop`, the mean fall of the margin, which is where several routes feed every
+answer the better measure (biased upward: competitors rise as well).
+
+The cell (stage, position) is where the second hop takes the bridge: the cell with the largest share on one
+half of the facts, scored on the other half, both ways round.
+
+Shapes: P probes, A arms, L stages, C columns.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from grokscope.errors import InputError
+from grokscope.mechanics.intervals import Rate, clustered_rate
+from grokscope.mechanics.rates import halves
+
+HALF = 0.5
+"""A margin below this part of the clean one is a lost answer: more than half of the evidence was the
+bridge's."""
+NEEDED = ("other_bridge", "same_bridge")
+"""Arms a share is read from."""
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """The share through the bridge, with what it was read from."""
+
+    rate: Rate | None
+    """Lost and stays, by the margin; None: no usable probe, or facts of one half only."""
+    by_argmax: Rate | None
+    """The same by the argmax alone; undercounts where routes add up."""
+    drop: float
+    """Mean fall of the margin when the bridge alone changes, in parts of the clean one, each cut to 0 ..
+    1."""
+    cells: tuple[tuple[int, int], tuple[int, int]]
+    """(stage, column) that scored half 0 and half 1 of the facts, each chosen on the other; (-1, -1):
+    none."""
+    probe_U: NDArray[np.int64]
+    """Row numbers of the probes used: base right, both donors there."""
+    through_U: NDArray[np.bool_]
+    """Which of them go through the bridge."""
+    half_U: NDArray[np.int64]
+    """The half each was scored in."""
+
+
+def share(maps: xr.Dataset, confidence: float = 0.95) -> Share:
+    """The share of right answers through the bridge.
+
+    Args:
+        maps: from `interchange`, with the arms of `NEEDED`.
+        confidence: level of the intervals.
+
+    Raises:
+        InputError: an arm is missing.
+    """
+    through_LCP, by_argmax_LCP = through_bridge(maps)
+    probe_U = np.flatnonzero(usable_for_share(maps))
+    facts_UK = maps["fact"].values[probe_U]
+    half_U = halves(facts_UK[:, 0]) if len(probe_U) else np.zeros(0, dtype=np.int64)
+    if not half_U.any():
+        nothing = ((-1, -1), (-1, -1))
+        return Share(None, None, np.nan, nothing, probe_U, np.zeros(len(probe_U), dtype=bool), half_U)
+    through_LCU = through_LCP[:, :, probe_U]
+    cells = (best_cell(through_LCU[:, :, half_U != 0]), best_cell(through_LCU[:, :, half_U != 1]))
+    stage_U, column_U = np.array(cells)[half_U].T
+    rows_U = np.arange(len(probe_U))
+    at_cell_U = through_LCU[stage_U, column_U, rows_U]
+    argmax_U = by_argmax_LCP[stage_U, column_U, probe_U]
+    drop_U = margin_drop(maps)[stage_U, column_U, probe_U]
+    return Share(
+        clustered_rate(at_cell_U, facts_UK, confidence),
+        clustered_rate(argmax_U, facts_UK, confidence),
+        float(drop_U.mean()),
+        cells,
+        probe_U,
+        at_cell_U,
+        half_U,
+    )
+
+
+def usable_for_share(maps: xr.Dataset) -> NDArray[np.bool_]:
+    """(P,) probes that are answered right and have both donors.
+
+    Raises:
+        InputError: an arm is missing.
+    """
+    arms = maps["arm"].values.tolist()
+    for arm in NEEDED:
+        if arm not in arms:
+            raise InputError(
+                f"maps: the share needs the arms {' and '.join(NEEDED)}, there are {', '.join(arms)}."
+            )
+    right_P = (maps["clean_said"] == maps["answer"]).values & (maps["clean_margin"].values > 0)
+    there_AP = maps["present"].sel(arm=list(NEEDED)).values
+    out_P: NDArray[np.bool_] = right_P & there_AP.all(axis=0)
+    return out_P
+
+
+def through_bridge(maps: xr.Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(L, C, P) lost when the bridge alone changes, and stays when all else does: by the margin, by the
+    argmax."""
+    order = ("stage", "position", "probe")
+    other, same = (maps.sel(arm=arm) for arm in NEEDED)
+    line = HALF * maps["clean_margin"]
+    by_margin: NDArray[Any] = ((other["margin"] < line) & (same["margin"] >= line)).transpose(*order).values
+    answer = maps["answer"]
+    by_argmax: NDArray[Any] = ((other["said"] != answer) & (same["said"] == answer)).transpose(*order).values
+    return by_margin, by_argmax
+
+
+def margin_drop(maps: xr.Dataset) -> NDArray[np.float64]:
+    """(L, C, P) fall of the margin in parts of the clean one when the bridge alone changes, cut to 0 .. 1."""
+    clean_P = maps["clean_margin"].values
+    margin_LCP = maps["margin"].sel(arm=NEEDED[0]).transpose("stage", "position", "probe").values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drop_LCP: NDArray[np.float64] = np.clip(1 - margin_LCP / clean_P, 0.0, 1.0)
+    return drop_LCP
+
+
+def best_cell(hit_LCP: NDArray[np.bool_]) -> tuple[int, int]:
+    """The cell with the highest rate; of equal ones the earliest stage, then the first column."""
+    stage, column = np.unravel_index(int(hit_LCP.mean(axis=2).argmax()), hit_LCP.shape[:2])
+    return int(stage), int(column)
