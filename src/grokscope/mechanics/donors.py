@@ -6,15 +6,22 @@ the *expected* answer, the natural query's. The natural query was never trained 
 compositions cannot answer it. It is never degenerate (b = h, t = b or t = h), and the source's own answer is
 neither t nor the expected one, so that a transported answer is never counted.
 
-| arm | source | natural, never trained | changes | |---|---|---|---| | bridge | (h', r1', r2''), b' != b,
-r2'' != r2 | (h', r1', r2) | the bridge | | centroid | many (h', r1', r2'') of one b' | (h', r1', r2) each |
-the bridge, nothing else they do not share | | other_bridge | (h', r1, r2''), b' != b, r2'' != r2 | (h', r1,
-r2) | the bridge, not r1 | | same_bridge (control) | (h', r1', r2''), b' = b, r2'' != r2 | (h', r1', r2) |
-nothing: t is expected | | transport | (h', r1', r2) | itself | whatever the state carries, the answer
-included | | head | (h', r1'', r2''), r1'' != r1, r2'' != r2 | (h', r1, r2) | h | | relation2 | (h', r1',
-r2*), b' != b, h' != h | (h, r1, r2*), r2* != r2 | r2 |
+| arm | source | natural, never trained | what is changed |
+|---|---|---|---|
+| bridge | (h', r1', r2''), b' != b, r2'' != r2 | (h', r1', r2) | the bridge |
+| centroid | many (h', r1', r2'') of one b' | (h', r1', r2) each | the bridge alone |
+| other_bridge | (h', r1, r2''), b' != b, r2'' != r2 | (h', r1, r2) | the bridge, not r1 |
+| same_bridge | (h', r1', r2''), b' = b, h' != h, r1' != r1, r2'' != r2 | (h', r1', r2) | not the bridge |
+| transport | (h', r1', r2) | itself | all that the state carries |
+| head | (h', r1'', r2''), r1'' != r1, r2'' != r2 | (h', r1, r2) | h |
+| relation2 | (h', r1', r2*), b' != b, h' != h | (h, r1, r2*), r2* != r2 | r2 |
 
-In "transport" the source's own answer IS the expected one, which is what the arm is about.
+Beyond that, wherever h and r1 may come from different queries after a patch (bridge, centroid, same_bridge),
+the chimeras (h, r1', r2) and (h', r1, r2) were never trained: else a memory of them would speak up and hide
+what the bridge does. What is expected is not the most frequent tail of its relation, so that guessing cannot
+hit it (in same_bridge it is t, whatever that is). A source of same_bridge was itself never trained:
+answering it shows that the model resolves (h', r1'). In transport the source's own answer IS the expected
+one: the arm is about that.
 
 Shapes: P probes, M donors of a probe, N compositions of the pool, F facts.
 """
@@ -26,6 +33,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from grokscope.world.controls import guess_of_relation
 from grokscope.world.graph import World
 from grokscope.world.pool import compositions
 from grokscope.world.queries import Queries, queries_of
@@ -79,11 +87,11 @@ class DonorTable:
 
     def __init__(self, world: World, trained: Queries) -> None:
         pool = compositions(world)
+        self.relations = world.relations
         self.fact_F3 = world.fact_F3.astype(np.int64)
-        trained_N = np.isin(
-            queries_of(world, pool.fact_N2).stable_id(world.entities, world.relations),
-            trained.stable_id(world.entities, world.relations),
-        )
+        self.guess_R = guess_of_relation(world)
+        self.trained_id_N = np.sort(self._id(trained.head_N, *trained.relation_NK.T))
+        trained_N = self._was_trained(*_address(self.fact_F3, pool.fact_N2))
         every_N2 = pool.fact_N2.astype(np.int64)
         fresh_N2 = every_N2[~trained_N & ~pool.degenerate_N]
         self.fresh_of_relation = _grouped(fresh_N2, self.fact_F3[fresh_N2[:, 1], 1], world.relations)
@@ -115,6 +123,16 @@ class DonorTable:
                 source_PM2[p, m], natural_PM2[p, m] = source, natural
         expected_P = np.where(natural_PM2[:, 0, 1] == ABSENT, ABSENT, self.fact_F3[natural_PM2[:, 0, 1], 2])
         return Donors(source_PM2, natural_PM2, expected_P)
+
+    def _id(self, head: Any, relation1: Any, relation2: Any) -> Ints:
+        """A number per (head, relation 1, relation 2)."""
+        big = np.int64(self.relations)
+        out: Ints = (np.asarray(head, np.int64) * big + np.asarray(relation1, np.int64)) * big + relation2
+        return out
+
+    def _was_trained(self, head: Any, relation1: Any, relation2: Any) -> NDArray[np.bool_]:
+        """Whether these compositions were trained; arguments broadcast."""
+        return np.isin(self._id(head, relation1, relation2), self.trained_id_N, kind="sort")
 
     def of_same_relation2(self, base_P2: NDArray[Any], rng: np.random.Generator, most: int) -> Ints:
         """(P, most, 2) compositions with the base's r2, another head and another bridge: what to average
@@ -173,18 +191,23 @@ class DonorTable:
     def _naturals(self, arm: Arm, first: int, second: int) -> Ints:
         """Compositions that the base may become, as facts (N, 2)."""
         fact_F3 = self.fact_F3
-        (_, relation1, bridge), (_, relation2, answer) = fact_F3[first].tolist(), fact_F3[second].tolist()
-        if arm == "relation2":
-            rows_N2 = self.fresh_of_first[first]
-            other_N = fact_F3[rows_N2[:, 1]]
-            return _where(rows_N2, (other_N[:, 1] != relation2) & (other_N[:, 2] != answer))
-        rows_N2 = self.fresh_of_relation[relation2]
+        (head, relation1, bridge), (_, relation2, answer) = fact_F3[first].tolist(), fact_F3[second].tolist()
+        rows_N2 = self.fresh_of_first[first] if arm == "relation2" else self.fresh_of_relation[relation2]
         one_N3, two_N3 = fact_F3[rows_N2[:, 0]], fact_F3[rows_N2[:, 1]]
-        if arm == "same_bridge":
-            return _where(rows_N2, (one_N3[:, 2] == bridge) & (rows_N2[:, 0] != first))
-        fine_N = (one_N3[:, 2] != bridge) & (two_N3[:, 2] != answer)
+        fine_N: NDArray[np.bool_] = two_N3[:, 2] == answer
+        if arm != "same_bridge":
+            fine_N = ~fine_N & (two_N3[:, 2] != self.guess_R[two_N3[:, 1]])
+        if arm == "relation2":
+            fine_N &= two_N3[:, 1] != relation2
+        elif arm == "same_bridge":
+            fine_N &= (one_N3[:, 2] == bridge) & (one_N3[:, 0] != head) & (one_N3[:, 1] != relation1)
+        else:
+            fine_N &= one_N3[:, 2] != bridge
         if arm in ("other_bridge", "head"):
             fine_N &= one_N3[:, 1] == relation1
+        if arm in ("bridge", "centroid", "same_bridge"):
+            fine_N &= ~self._was_trained(head, one_N3[:, 1], relation2)
+            fine_N &= ~self._was_trained(one_N3[:, 0], relation1, relation2)
         return _where(rows_N2, fine_N)
 
     def _source(
@@ -207,12 +230,19 @@ class DonorTable:
             others_F = others_F[fact_F3[others_F, 1] != relation1]
             firsts = rng.permutation(others_F).tolist()
         for one in firsts:
-            seconds_F = self.of_head[int(fact_F3[one, 2])]
+            fresh_F = self.fresh_of_first[one][:, 1]
+            seconds_F = fresh_F if arm == "same_bridge" else self.of_head[int(fact_F3[one, 2])]
             fine_F = (fact_F3[seconds_F, 1] != relation2) & ~np.isin(fact_F3[seconds_F, 2], banned)
             chosen = _one_of(seconds_F[fine_F], rng)
             if chosen is not None:
                 return np.array([one, int(chosen)])
         return None
+
+
+def _address(fact_F3: Ints, fact_N2: NDArray[Any]) -> tuple[Ints, Ints, Ints]:
+    """Head, relation 1 and relation 2 of compositions."""
+    first_N3, second_N3 = fact_F3[fact_N2[:, 0]], fact_F3[fact_N2[:, 1]]
+    return first_N3[:, 0], first_N3[:, 1], second_N3[:, 1]
 
 
 def _where(rows: Ints, mask_N: NDArray[np.bool_]) -> Ints:

@@ -11,7 +11,7 @@ stand beside it, and below `FEWEST` usable pairs the rate is NaN: cannot tell.
 Shapes: P probes, A arms, L stages, C columns (input positions, and the prefix if asked), K hops.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +34,9 @@ RANDOM = "random"
 """The control arm that patches noise with the norm of the bridge arm's source."""
 ARMS: tuple[str, ...] = (*DONOR_ARMS, RANDOM)
 SAME_BRIDGE = "same_bridge"
-CANDIDATES = 4
-"""Same-bridge donors tried, until one has a natural query that the model knows: a donor whose own bridge the
-model cannot resolve says nothing about the base.
-"""
+CANDIDATES = 6
+"""Same-bridge donors tried, until one is itself answered right: a donor whose own bridge the model cannot
+resolve says nothing about the base."""
 CENTROID = 8
 """Donors averaged into a centroid: their private parts shrink to 1 / sqrt(8), about a third."""
 FEWEST = 30
@@ -87,9 +86,9 @@ def interchange(
 
     Returns:
         `said` (arm, stage, position, probe) token with the highest logit; `margin`, logit of the right
-        answer minus the highest other one; `present`, `natural_right`, `atom_right`, `expected` (token),
-        `natural_fact` (its second fact) over (arm, probe); `clean_said`, `clean_margin`, `answer`, `guess`
-        (tokens) over (probe); `fact` (probe, hop).
+        answer minus the highest other one; `present`, `source_right`, `natural_right`, `atom_right`,
+        `expected` (token), `natural_fact` (its second fact) over (arm, probe); `clean_said`, `clean_margin`,
+        `answer`, `guess` (tokens) over (probe); `fact` (probe, hop).
 
     Raises:
         InputError: the probes do not have two hops, an arm does not exist, or the budget is too small.
@@ -116,7 +115,10 @@ def interchange(
         stages,
         setting.budget,
     )
-    known = [_known(model, setting, donors[arm]) for arm in arms]
+
+    def right_AP(pick: Callable[[Donors], NDArray[np.int64]]) -> NDArray[np.bool_]:
+        return np.stack([_right(model, setting, pick(donors[arm])) for arm in arms])
+
     cells, pairs, probes = ("arm", "stage", "position", "probe"), ("arm", "probe"), ("probe",)
     roles = [base.roles[int(name)] if name.isdigit() else name for name in columns]
     return xr.Dataset(
@@ -124,8 +126,9 @@ def interchange(
             "said": (cells, np.stack([one.said_LCP for one in patched]).astype(np.int32)),
             "margin": (cells, np.stack([one.margin_LCP for one in patched])),
             "present": (pairs, np.stack([donors[arm].present_PM[:, 0] for arm in arms])),
-            "natural_right": (pairs, np.stack([natural_P for natural_P, _ in known])),
-            "atom_right": (pairs, np.stack([atom_P for _, atom_P in known])),
+            "source_right": (pairs, right_AP(lambda one: one.source_PM2[:, 0])),
+            "natural_right": (pairs, right_AP(lambda one: one.natural_PM2[:, 0])),
+            "atom_right": (pairs, right_AP(lambda one: one.natural_PM2[:, 0, 1:])),
             "expected": (pairs, np.stack([setting.tokens_of(donors[arm].expected_P) for arm in arms])),
             "natural_fact": (pairs, np.stack([donors[arm].natural_PM2[:, 0, 1] for arm in arms])),
             "clean_said": (probes, said_P),
@@ -176,28 +179,22 @@ def source_of(setting: Setting, donors: Donors, seed: int | None = None) -> Sour
 
 
 def _best_known(model: Reasoner, setting: Setting, donors: Donors) -> Donors:
-    """The first donor whose natural query the model answers right; where there is none, the first."""
-    known_MP = [
-        _known(model, setting, donors.choose(np.full(len(donors.expected_P), m)))[0]
-        for m in range(CANDIDATES)
-    ]
-    return donors.choose(np.argmax(known_MP, axis=0))
+    """The first donor whose own query the model answers right; where there is none, the first."""
+    each = [donors.choose(np.full(len(donors.expected_P), m)) for m in range(CANDIDATES)]
+    right_MP = [_right(model, setting, one.source_PM2[:, 0]) for one in each]
+    return donors.choose(np.argmax(right_MP, axis=0))
 
 
-def _known(model: Reasoner, setting: Setting, donors: Donors) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(P,) whether the model answers the (first) natural query, and its second atom, without any patch."""
-    right = []
-    natural_P2 = donors.natural_PM2[:, 0]
-    there_P = natural_P2[:, 1] != ABSENT
-    for facts_PK in (natural_P2, natural_P2[:, 1:]):
-        right_P = np.zeros(len(there_P), dtype=bool)
-        if there_P.any():
-            queries = queries_of(setting.world, facts_PK[there_P])
-            encoded, token_P = setting.encode(queries), setting.tokens_of(queries.path_NK[:, -1])
-            said_P, _ = answers(model, encoded.tokens_NS, encoded.answer_position, token_P)
-            right_P[there_P] = said_P == token_P
-        right.append(right_P)
-    return right[0], right[1]
+def _right(model: Reasoner, setting: Setting, fact_PK: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(P,) whether the model answers the queries that chain these facts; False where there is none."""
+    there_P = fact_PK[:, 0] != ABSENT
+    right_P = np.zeros(len(fact_PK), dtype=bool)
+    if there_P.any():
+        queries = queries_of(setting.world, fact_PK[there_P])
+        encoded, token_P = setting.encode(queries), setting.tokens_of(queries.path_NK[:, -1])
+        said_P, _ = answers(model, encoded.tokens_NS, encoded.answer_position, token_P)
+        right_P[there_P] = said_P == token_P
+    return right_P
 
 
 def usable(maps: xr.Dataset, arm: str, conditioned: bool = True) -> NDArray[np.bool_]:

@@ -26,6 +26,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from grokscope.errors import InputError
+from grokscope.mechanics.interchange import FEWEST
 from grokscope.mechanics.intervals import Rate, clustered_rate
 from grokscope.mechanics.rates import halves
 
@@ -94,7 +95,11 @@ def share(maps: xr.Dataset, confidence: float = 0.95) -> Share:
 
 
 def usable_for_share(maps: xr.Dataset) -> NDArray[np.bool_]:
-    """(P,) probes that are answered right and have both donors.
+    """(P,) probes that are answered right and have both donors, the same-bridge one being answered right
+    itself.
+
+    A donor that the model cannot resolve says nothing. Where hardly any can be resolved (fewer than
+    `FEWEST`: a memory answers nothing that was never trained) all probes with donors are used.
 
     Raises:
         InputError: an arm is missing.
@@ -106,9 +111,9 @@ def usable_for_share(maps: xr.Dataset) -> NDArray[np.bool_]:
                 f"maps: the share needs the arms {' and '.join(NEEDED)}, there are {', '.join(arms)}."
             )
     right_P = (maps["clean_said"] == maps["answer"]).values & (maps["clean_margin"].values > 0)
-    there_AP = maps["present"].sel(arm=list(NEEDED)).values
-    out_P: NDArray[np.bool_] = right_P & there_AP.all(axis=0)
-    return out_P
+    there_P: NDArray[np.bool_] = right_P & maps["present"].sel(arm=list(NEEDED)).values.all(axis=0)
+    known_P: NDArray[np.bool_] = there_P & maps["source_right"].sel(arm=NEEDED[1]).values
+    return known_P if known_P.sum() >= FEWEST else there_P
 
 
 def through_bridge(maps: xr.Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
