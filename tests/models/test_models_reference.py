@@ -32,8 +32,8 @@ def test_trm_is_the_original(
     for stage in model.stages[1:]:
         carry = model.step(carry, stage.index)
         torch.testing.assert_close(model.read(carry, stage.index), truth[stage.name], atol=1e-5, rtol=1e-5)
-        # go on from the truth: a TRM with large weights amplifies rounding from pass to pass (that `hidden` and
-        # the logits are this chain of steps, bit for bit, is tested with the protocol)
+        # go on from the truth: a TRM with large weights amplifies rounding from pass to pass; that
+        # `hidden` is this chain of steps, bit for bit, is tested with the protocol
         carry = model.write(carry, stage.index, truth[stage.name])
     torch.testing.assert_close(
         model.unembed(truth[stage.name])[:, prefix:], truth["logits"], atol=1e-5, rtol=1e-5
