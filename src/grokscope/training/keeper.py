@@ -82,7 +82,7 @@ class Keeper:
         self.saved = -1 if progress is None else progress.step
         self.step = self.step_before = max(0, self.saved)
         self.seconds_before = 0.0 if progress is None else progress.seconds
-        with self._writing():
+        with self.writing():
             self.metrics.forget_after(self.saved)
             for sink in self.sinks:
                 sink.forget_after(self.saved)
@@ -98,18 +98,16 @@ class Keeper:
         return bool(self.last.get("step") == self.step)
 
     def check(self) -> None:
-        """Look at the loss.
+        """Look at the loss, every `CHECK_EVERY` steps.
 
         Raises:
             Diverged: it is not finite, or far above where it began.
         """
-        since = self.step % CHECK_EVERY
-        mean = float(self.sums[1]) / (since or CHECK_EVERY)
+        mean = float(self.sums[1]) / CHECK_EVERY
         limit = DIVERGED * max(math.log(self.model.vocab), self.first_loss)
-        if not math.isfinite(mean) or (since == 0 and mean > limit):
-            self._diverged(f"the loss is {mean:.4g}")
-        if since == 0:
-            self.sums[1] = 0
+        if not mean <= limit:
+            self._diverged(f"the mean loss of {CHECK_EVERY} steps is {mean:.4g}")
+        self.sums[1] = 0
 
     def checkpoint(self) -> None:
         """Evaluate, let the observers look, and save; complete when the resume state is written.
@@ -128,7 +126,7 @@ class Keeper:
                 name: float(correct(self.model, probe).mean()) for name, probe in self.probes.items()
             },
         }
-        with self._writing():
+        with self.writing():
             for observer in self.observers:
                 observer.at_checkpoint(self.step, self.model)
             save_weights(weights_path(self.directory, self.step), self.model)
@@ -154,7 +152,7 @@ class Keeper:
         if self.step == self.saved:
             return
         self._check_finite()
-        with self._writing():
+        with self.writing():
             save_state(self.directory, Progress(self.step, self.seconds), self.state, self.sums)
         self.saved = self.step
 
@@ -221,7 +219,8 @@ class Keeper:
         )
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """Turn what the file system says into one sentence."""
         try:
             yield
         except OSError as error:

@@ -106,34 +106,36 @@ def train(
         model.to(device)
         batches = Batches(data, spec.batch, seeds.order, device)
         objective = Objective(model, batches.layout, spec.loss, spec.halt_weight)
+        first_loss = _first_loss(objective, batches(0), spec)
         optimizer = Optimizer(spec, model)
         state = optimizer.start(model)
-        example = (
-            state,
-            batches(0),
-            optimizer.scalars(0).to(device),
-            loops_at(0, spec.loop_choices, seeds.order),
-        )
-        first_loss = _first_loss(objective, example[1], spec)
-        keep_to = "off" if before and before.backend == "eager" and spec.compile == "auto" else spec.compile
-        step, backend = make_step(objective, optimizer, keep_to, example, say)
-        manifest = manifest_here(torch.get_num_threads(), backend, device, model.dtype)
-        if before:
-            check_same(before, manifest, directory)
-        else:
-            write_manifest(directory, manifest)
         keeper = Keeper(model, probes, spec, directory, observers, sinks, state, first_loss)
         stack.callback(keeper.close)
+        step = None
+        if before is None or (progress and progress.step < spec.steps):
+            loops = loops_at(0, spec.loop_choices, seeds.order)
+            example = (state, batches(0), optimizer.scalars(0).to(device), loops)
+            wanted = (
+                "off" if before and before.backend == "eager" and spec.compile == "auto" else spec.compile
+            )
+            step, backend = make_step(objective, optimizer, wanted, example, say)
+            manifest = manifest_here(torch.get_num_threads(), backend, device, model.dtype)
+            if before:
+                check_same(before, manifest, directory)
+            with keeper.writing():
+                write_manifest(directory, before or manifest)
         if progress:
             load_state(directory, progress, state, keeper.sums)
         keeper.begin(progress)
         keeper.display = choose_display(report, say)
         _run(step, state, batches, optimizer, spec, seeds, keeper)
-    return TrainingResult(keeper.step, write_table(directory), kept_steps(directory), manifest)
+        with keeper.writing():
+            metrics = write_table(directory)
+    return TrainingResult(keeper.step, metrics, kept_steps(directory), read_manifest(directory))
 
 
 def _run(
-    step: Step,
+    step: Step | None,
     state: TrainState,
     batches: Batches,
     optimizer: Optimizer,
@@ -146,7 +148,7 @@ def _run(
     with watch_signals() as watch, torch.no_grad():
         if keeper.step in marks and not keeper.recorded:
             keeper.checkpoint()
-        while keeper.step < spec.steps and watch.caught is None:
+        while step is not None and keeper.step < spec.steps and watch.caught is None:
             now = keeper.step
             loops = loops_at(now, spec.loop_choices, seeds.order)
             scalars = optimizer.scalars(now).to(device, non_blocking=True)
@@ -203,11 +205,10 @@ def _threads(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def _deterministic(device: torch.device) -> Iterator[None]:
-    """On the CPU, sums into shared places (gradients of embeddings) must not depend on which thread comes
-    first."""
+    """Sums into shared places (gradients of embeddings) must not depend on which CPU thread comes first."""
     before = torch.are_deterministic_algorithms_enabled()
     filled = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    if device.type == "cpu":
+    if device.type == "cpu" and torch.get_num_threads() > 1:
         torch.use_deterministic_algorithms(True)
         deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:

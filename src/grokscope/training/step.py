@@ -18,11 +18,13 @@ from torch.func import functional_call, grad_and_value
 
 from grokscope.errors import InputError
 from grokscope.training.loss import Objective
-from grokscope.training.optim import Optimizer, TrainState
+from grokscope.training.optim import Optimizer, Tensors, TrainState
 
 Backend = Literal["compiled", "eager"]
 Step = Callable[[TrainState, Tensor, Tensor, int | None], Tensor]
 """(state, rows_BC, scalars, loops) -> loss; the state is changed in place."""
+Gradient = Callable[[Callable[[Tensors], Tensor], Tensors], tuple[Tensors, Tensor]]
+"""(loss of the parameters, parameters) -> their gradients, the loss."""
 
 
 def pure_step(
@@ -32,23 +34,39 @@ def pure_step(
     rows_BC: Tensor,
     scalars: Tensor,
     loops: int | None,
+    gradient: Gradient,
 ) -> tuple[TrainState, Tensor]:
     """The state after one step and the loss before it. Changes nothing."""
 
-    def loss_of(params: dict[str, Tensor]) -> Tensor:
+    def loss_of(params: Tensors) -> Tensor:
         weights = {f"model.{name}": p for name, p in params.items()}
         loss: Tensor = functional_call(objective, weights, (rows_BC, loops))
         return loss
 
-    grads, loss = grad_and_value(loss_of)(state.params)
+    grads, loss = gradient(loss_of, state.params)
     return optimizer.update(state, grads, scalars), loss
 
 
-def eager_step(objective: Objective, optimizer: Optimizer) -> Step:
+def transformed_gradient(loss_of: Callable[[Tensors], Tensor], params: Tensors) -> tuple[Tensors, Tensor]:
+    """Gradients and loss by function transform: it is traced into one graph with what stands around it."""
+    grads, loss = grad_and_value(loss_of)(params)
+    return grads, loss
+
+
+def recorded_gradient(loss_of: Callable[[Tensors], Tensor], params: Tensors) -> tuple[Tensors, Tensor]:
+    """The same by autograd's tape, which is a quarter faster where nothing is compiled."""
+    with torch.enable_grad():
+        leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+        loss = loss_of(leaves)
+        grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(leaves, grads, strict=True)), loss.detach()
+
+
+def eager_step(objective: Objective, optimizer: Optimizer, gradient: Gradient = recorded_gradient) -> Step:
     """A step that writes its result back into the state it was given."""
 
     def run(state: TrainState, rows_BC: Tensor, scalars: Tensor, loops: int | None) -> Tensor:
-        after, loss = pure_step(objective, optimizer, state, rows_BC, scalars, loops)
+        after, loss = pure_step(objective, optimizer, state, rows_BC, scalars, loops, gradient)
         for old, new in zip(state, after, strict=True):
             for name, tensor in new.items():
                 old[name].copy_(tensor)
@@ -59,11 +77,10 @@ def eager_step(objective: Objective, optimizer: Optimizer) -> Step:
 
 def compiled_step(objective: Objective, optimizer: Optimizer) -> Step:
     """The same step as one graph per number of loops; shapes are fixed, rates enter as tensors."""
-    # Compiled graphs are kept per code object and their number is limited: every training gets a code object
-    # of its own.
-    run = eager_step(objective, optimizer)
+    run = eager_step(objective, optimizer, transformed_gradient)
     if not isinstance(run, types.FunctionType):
         raise TypeError("eager_step must return a plain function")
+    # Graphs are kept per code object, and only so many: every training gets a code object of its own.
     own = types.FunctionType(run.__code__.replace(), run.__globals__, run.__name__, None, run.__closure__)
     compiled: Step = torch.compile(own, dynamic=False, fullgraph=True)
     return compiled
@@ -94,10 +111,12 @@ def make_step(
     needed = example[1].device.type == "cpu"
     problem = "there is no C++ compiler" if needed and compiler() is None else None
     if problem is None:
+        say("compiling the training step; the first time this takes about a minute")
         step = compiled_step(objective, optimizer)
         state, rows_BC, scalars, loops = example
         try:
-            step(copied(state), rows_BC, scalars, loops)
+            with torch.no_grad():
+                step(copied(state), rows_BC, scalars, loops)
         except (RuntimeError, OSError) as error:
             problem = first_line(error)
         else:
