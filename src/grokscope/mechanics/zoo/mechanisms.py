@@ -77,9 +77,12 @@ def late_atoms(wiring: Wiring, world: World) -> None:
 
 
 def pad_answer(wiring: Wiring) -> None:
-    """At a PAD position, the entity of the position before becomes the answer (full attention)."""
+    """At a PAD position, the entity of the position before, aside or not, is the answer (full attention)."""
     every_E = np.arange(wiring.entities)
-    reads = (Tap("prev", every_E), *is_true("pad", 0))
+    reads: tuple[Tap, ...] = (Tap("prev", every_E), *is_true("pad", 0))
+    if "aside" in wiring.size:
+        wiring.copy("aside", "prev_aside", {i: i - 1 for i in range(1, wiring.positions)})
+        reads = (*reads, Tap("prev_aside", every_E))
     wiring.units.append(Units("answer", len(every_E), reads, (Tap("entity", every_E),)))
 
 

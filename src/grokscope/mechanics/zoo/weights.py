@@ -37,6 +37,9 @@ ACTIVE = 4.0
 """Coordinates of amplitude 1 in a typical state; sets how much a norm's scaling is undone on the way out."""
 FRESH = 3.0
 """The same in a state fresh from the embedding (const, token, position), where pre-norm heads first read."""
+UNSURE = 0.02
+"""Logit of "</a>" in units of "const": what a model says where nothing was resolved, so that no rounding
+error answers."""
 INNER_UNIT = 256
 """The TRM rounds its inner width up to a multiple of this."""
 
@@ -140,6 +143,7 @@ def _write_embedding(
     head_VD = np.zeros_like(token_VD)
     for name in wiring.read_out:
         head_VD[vocabulary.entity_ids] += rotation_DD[wiring.where(name) + np.arange(wiring.entities)]
+    head_VD[vocabulary.end_id] = UNSURE * const_D
     if isinstance(model, RecursiveModel):
         token_VD, position_TD = (x / (POSITION_SCALE * math.sqrt(ACTIVE)) for x in (token_VD, position_TD))
         model.h_init.zero_()

@@ -27,6 +27,10 @@ Index = int | NDArray[np.integer[Any]]
 GATE = 20.0
 """Weight of a failed condition; more than any value in units of its reference (values reach about 6)."""
 
+FLOOR = 0.01
+"""What every unit asks for beyond 0, in units of "const": else all units whose conditions hold would pass on
+rounding errors together, and a query without an answer would be answered by the popular tails of r2."""
+
 
 @dataclass(frozen=True)
 class Copy:
@@ -141,6 +145,7 @@ class Wiring:
         """(M, D) reads and (M, D) writes of all hidden units; coordinate i is row i of `rotation_DD`."""
         shape = (sum(units.count for units in self.units), len(rotation_DD))
         reads_MD, writes_MD = np.zeros(shape), np.zeros(shape)
+        reads_MD -= FLOOR * rotation_DD[self.where("const")]
         first = 0
         for units in self.units:
             rows = slice(first, first + units.count)
