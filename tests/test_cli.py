@@ -2,6 +2,7 @@
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,12 +12,12 @@ from grokscope.studies.spec import StudySpec
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[StudySpec, Path | None, int | None]]:
-    """What `grokscope run` would have run."""
-    calls: list[tuple[StudySpec, Path | None, int | None]] = []
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[StudySpec, Any]]:
+    """What `grokscope run` would have run: the study, and the options that are not its own."""
+    calls: list[tuple[StudySpec, Any]] = []
 
-    def run(study: StudySpec, out: Path | None, workers: int | None) -> int:
-        calls.append((study, out, workers))
+    def run(study: StudySpec, command: Any) -> int:
+        calls.append((study, command))
         return 0
 
     monkeypatch.setattr(cli, "_run", run)
@@ -29,21 +30,23 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_without_options_a_study_runs_as_it_stands_in_its_file(
-    ran: list[tuple[StudySpec, None, None]],
+    ran: list[tuple[StudySpec, Any]],
 ) -> None:
     for name in ("demo", "pocket", "paper", "mid"):
         assert cli.main(["run", name]) == 0
-        assert ran[-1] == (load_study(name), None, None)
+        study, command = ran[-1]
+        assert study == load_study(name)
+        assert (command.out, command.workers, command.threads) == (None, None, None)
 
 
-def test_every_kind_of_field_is_an_option(ran: list[tuple[StudySpec, Path, int]]) -> None:
+def test_every_kind_of_field_is_an_option(ran: list[tuple[StudySpec, Any]]) -> None:
     options = (
         "--training.steps 2000 --regimes natural both_hops_full --seeds 0 1 --model.no-injection "
-        "--training.optimizer.lr 1e-3 --training.loop-choices 2 3 --steps-for natural 30 --world.ood_fraction 0.1 "
-        "--training.keep 5 --vary init order --out there --workers 3"
+        "--training.optimizer.lr 1e-3 --training.loop-choices 2 3 --steps-for natural 30 "
+        "--world.ood_fraction 0.1 --training.keep 5 --vary init order --out there --workers 3 --threads 2"
     )
     assert cli.main(["run", "pocket", *options.split()]) == 0
-    study, out, workers = ran[0]
+    study, command = ran[0]
     tree = load_study("pocket").tree()
     tree["training"] |= {"steps": 2000, "loop_choices": [2, 3], "keep": 5}
     tree["training"]["optimizer"]["lr"] = 1e-3
@@ -52,10 +55,10 @@ def test_every_kind_of_field_is_an_option(ran: list[tuple[StudySpec, Path, int]]
     tree |= {"regimes": ["natural", "both_hops_full"], "seeds": [0, 1], "steps_for": {"natural": 30}}
     tree["vary"] = ["init", "order"]
     assert study == StudySpec.parse(tree)
-    assert (out, workers) == (Path("there"), 3)
+    assert (command.out, command.workers, command.threads) == (Path("there"), 3, 2)
 
 
-def test_a_family_brings_its_own_options(ran: list[tuple[StudySpec, None, None]]) -> None:
+def test_a_family_brings_its_own_options(ran: list[tuple[StudySpec, Any]]) -> None:
     assert cli.main(["run", "pocket", "--family", "trm", "--model.l-cycles", "5"]) == 0
     study = ran[0][0]
     assert (study.family, study.model.kind) == ("trm", "recursive")
@@ -65,7 +68,7 @@ def test_a_family_brings_its_own_options(ran: list[tuple[StudySpec, None, None]]
 
 
 def test_own_regimes_can_be_chosen_by_name(
-    tmp_path: Path, ran: list[tuple[StudySpec, None, None]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ran: list[tuple[StudySpec, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
@@ -79,7 +82,7 @@ def test_own_regimes_can_be_chosen_by_name(
 
 
 def test_a_facts_file_given_as_an_option_is_relative_to_here(
-    tmp_path: Path, ran: list[tuple[StudySpec, None, None]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ran: list[tuple[StudySpec, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["run", "demo", "--world.facts-file", "facts.csv"]) == 0
@@ -100,6 +103,7 @@ def test_a_facts_file_given_as_an_option_is_relative_to_here(
         ("run pocket --seeds", "seeds"),
         ("run pocket --world.degree 70", "degree 70"),
         ("run demo --workers 0 --out {}", "workers = 0"),
+        ("run demo --threads 0 --out {}", "threads = 0"),
         ("show nothing", "there is no study"),
         ("report {}/none", "none"),
         ("world build demo --regime naturl --out {}/w", "naturl"),

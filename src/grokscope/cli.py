@@ -125,7 +125,7 @@ def _dispatch(arguments: list[str]) -> int:
     if isinstance(command, Report):
         return _report(command.directory)
     chosen = apply(study if study is not None else load_study(command.study, command.family), command)
-    return _show(chosen) if type(command).__name__ == "Show" else _run(chosen, command.out, command.workers)
+    return _show(chosen) if type(command).__name__ == "Show" else _run(chosen, command)
 
 
 def _named_study(arguments: list[str]) -> StudySpec | None:
@@ -149,6 +149,9 @@ def _commands(options: list[tuple[str, Any, Any]]) -> Any:
     family = ("family", Annotated[str | None, Help(help=family_help)], dataclasses.field(default=None))
     out_help = "The study's directory; None: runs/<study>, or runs/<study>-<family>."
     workers_help = "Runs at a time; None: one per usable core."
+    threads_help = (
+        "Threads of each worker, part of what a run's bits depend on; None: usable cores // workers."
+    )
     run = dataclasses.make_dataclass(
         "Run",
         [
@@ -156,6 +159,7 @@ def _commands(options: list[tuple[str, Any, Any]]) -> Any:
             family,
             ("out", Annotated[Path | None, Help(help=out_help)], dataclasses.field(default=None)),
             ("workers", Annotated[int | None, Help(help=workers_help)], dataclasses.field(default=None)),
+            ("threads", Annotated[int | None, Help(help=threads_help)], dataclasses.field(default=None)),
             *options,
         ],
         frozen=True,
@@ -176,14 +180,14 @@ def default_out(study: StudySpec) -> Path:
     return Path("runs") / (study.name if study.family == "default" else f"{study.name}-{study.family}")
 
 
-def _run(study: StudySpec, out: Path | None, workers: int | None) -> int:
+def _run(study: StudySpec, command: Any) -> int:
     from grokscope.studies.execute import RunsFailed, run_study
     from grokscope.studies.summary import print_summary
 
-    out = out or default_out(study)
+    out = command.out or default_out(study)
     failed: RunsFailed | None = None
     try:
-        done = run_study(study, out, workers)
+        done = run_study(study, out, command.workers, command.threads)
     except RunsFailed as error:
         failed, done = error, error.study
     if any(run.diagnosis is not None for run in done.runs.values()):

@@ -1,15 +1,12 @@
-"""What a study will take: disk, and arithmetic. Said before the start, so that nobody learns it from a full disk."""
+"""What a study will take: disk, and arithmetic. Said before the start, not learned from a full disk."""
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from grokscope.mechanics.lens import targets
 from grokscope.models.build import build_model, count_parameters
-from grokscope.models.protocol import Reasoner
+from grokscope.models.flops import training_flops
 from grokscope.studies.spec import RunSpec, StudySpec
 from grokscope.training.checkpoint import disk_estimate
 from grokscope.training.schedule import checkpoint_steps
@@ -29,7 +26,7 @@ class Cost:
     traces: int
     """Bytes of traces before compression."""
     flop: int
-    """Floating-point operations of the matrix multiplications in one step, forward and backward."""
+    """Floating-point operations of one step, forward and backward, without the optimiser."""
 
     @property
     def disk(self) -> int:
@@ -51,21 +48,12 @@ def run_cost(spec: RunSpec) -> Cost:
         parameters=count_parameters(model),
         weights=disk_estimate(model, spec.training),
         traces=_trace_bytes(spec, corpus, len(model.stages), size),
-        flop=step_flop(model, spec.training.batch, size),
+        flop=spec.training.batch * training_flops(spec.model, vocab, size, spec.format),
     )
 
 
-def step_flop(model: Reasoner, batch: int, size: int) -> int:
-    """Count the matrix multiplications of one training step; the model is moved to the meta device for it."""
-    model = model.to("meta")
-    tokens_BS = torch.zeros(batch, size, dtype=torch.int64, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        model.unembed(model.hidden(tokens_BS)[:, model.prefix :]).sum().backward()  # type: ignore[no-untyped-call]
-    return int(counter.get_total_flops())
-
-
 def _trace_bytes(spec: RunSpec, corpus: Corpus, stages: int, size: int) -> int:
-    """Rank (2 bytes) and log-probability (2) of every variable, and an argmax (2), at every stage and position."""
+    """Rank and log-probability (2 bytes each) of every variable, and an argmax, per stage and position."""
     most = spec.lens.probes_per_set
     per_checkpoint = 0
     for probe_set in corpus.probes.values():
@@ -86,9 +74,7 @@ def disk_sentences(specs: list[RunSpec], out: Path) -> list[str]:
     each = run_cost(longest).disk
     there = next(path for path in [out, *out.absolute().parents] if path.exists())
     free = shutil.disk_usage(there).free
-    said = [
-        f"disk: at most {bytes_text(each * len(specs))} ({len(specs)} x {bytes_text(each)}), {bytes_text(free)} free"
-    ]
+    said = [f"disk: at most {bytes_text(each * len(specs))} for {len(specs)} runs, {bytes_text(free)} free"]
     if each * len(specs) > free:
         said.append("warning: that may not fit; training.keep and lens.probes_per_set make runs smaller")
     return said
@@ -107,7 +93,7 @@ def study_sentences(study: StudySpec) -> list[str]:
         f"{len(specs)} runs, {steps:,} steps in all; {cost.parameters:,} parameters",
         f"disk: at most {bytes_text(cost.disk)} a run (weights {bytes_text(cost.weights)}, traces "
         f"{bytes_text(cost.traces)} before compression), {bytes_text(cost.disk * len(specs))} in all",
-        f"arithmetic: {cost.flop:.2g} FLOP a step, {cost.flop * steps:.2g} in all (matrix multiplications)",
+        f"arithmetic: {cost.flop:.2g} FLOP a step, {cost.flop * steps:.2g} in all",
     ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from grokscope.errors import InputError
 from grokscope.files import read_json, safe_name
@@ -99,18 +99,7 @@ def locked(directory: Path, patience: float = 0.0) -> Iterator[None]:
         InputError: another process is training this run.
     """
     with (directory / LOCK).open("a+") as handle:
-        until = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    handle.seek(0)
-                    owner = handle.read().strip() or "unknown"
-                    message = f"{directory} is in use by another process ({owner}); wait for it or stop it."
-                    raise InputError(message) from None
-                time.sleep(0.1)
+        _acquire(handle, directory, patience)
         handle.truncate(0)
         handle.write(f"pid {os.getpid()}")
         handle.flush()
@@ -118,7 +107,22 @@ def locked(directory: Path, patience: float = 0.0) -> Iterator[None]:
 
 
 def check_unlocked(directory: Path, patience: float = 0.0) -> None:
-    """Raise InputError if another process is training this run."""
+    """Raise InputError if another process is training this run; nothing is written."""
     if (directory / LOCK).exists():
-        with locked(directory, patience):
-            pass
+        with (directory / LOCK).open("r") as handle:
+            _acquire(handle, directory, patience)
+
+
+def _acquire(handle: TextIO, directory: Path, patience: float) -> None:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                handle.seek(0)
+                owner = handle.read().strip() or "unknown"
+                message = f"{directory} is in use by another process ({owner}); wait for it or stop it."
+                raise InputError(message) from None
+            time.sleep(0.1)

@@ -55,6 +55,7 @@ def run_study(
     study: StudySpec,
     out: Path,
     workers: int | None = None,
+    threads: int | None = None,
     console: Console | None = None,
     say: Callable[[str], None] = print,
 ) -> Study:
@@ -66,6 +67,7 @@ def run_study(
         study: regimes x seeds and their settings.
         out: the study's directory; created if it is not there.
         workers: processes at a time; None: as many as usable cores, at most one per run of the study.
+        threads: of PyTorch in each worker, for runs that are new; None: usable cores // workers, at least 1.
         console: where the live table goes; None: standard output.
         say: gets the plain sentences.
 
@@ -76,10 +78,11 @@ def run_study(
     """
     planned = plan(study, out)
     cores = usable_cores()
-    if workers is not None and workers < 1:
-        raise InputError(f"workers = {workers}: allowed is at least 1.")
+    for name, count in (("workers", workers), ("threads", threads)):
+        if count is not None and count < 1:
+            raise InputError(f"{name} = {count}: allowed is at least 1.")
     workers = min(workers or cores, len(planned))
-    threads = max(1, cores // workers)
+    threads = threads or max(1, cores // workers)
     for run in planned:
         say(_opening_line(run))
     todo = start_order(planned)

@@ -1,7 +1,7 @@
 """One run in a process of its own: `python -m grokscope.studies.worker RUN_DIRECTORY`.
 
-Everything it needs stands in `RUN_DIRECTORY/spec.json`. Exit codes: 0 finished; 75 stopped by a signal, saved; 2 wrong
-input; 3 diverged. What went wrong is one line `error: ...` on standard error.
+Everything it needs stands in `RUN_DIRECTORY/spec.json`. Exit codes: 0 finished; 75 stopped by a signal,
+saved; 2 wrong input; 3 diverged. What went wrong is one line `error: ...` on standard error.
 """
 
 import argparse
@@ -135,7 +135,7 @@ def _seen(directory: Path) -> dict[str, Any]:
 
 
 def _leave_with(parent: int) -> None:
-    """Nobody watches a worker whose parent was killed, and nobody could start the run anew while it works on."""
+    """Nobody watches a worker whose parent was killed, and while it works nobody can go on with the run."""
     while os.getppid() == parent:
         time.sleep(PARENT_POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
