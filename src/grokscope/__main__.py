@@ -1,8 +1,7 @@
-"""`python -m grokscope`: the command line."""
+"""`python -m grokscope` is the command line."""
 
 import sys
 
 from grokscope.cli import main
 
-if __name__ == "__main__":
-    sys.exit(main())
+sys.exit(main())
