@@ -9,7 +9,7 @@ JOBS   ?= 2
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    train three regimes of a small study and write runs/demo/report/"
+	@echo "make demo    train three regimes of a small study and write runs/demo/report.html"
 	@echo "make test    run the tests"
 	@echo "make bench   measure speed against an eager baseline"
 	@echo "make lint    ruff and mypy"
