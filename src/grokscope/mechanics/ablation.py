@@ -28,8 +28,9 @@ from torch import Tensor
 from grokscope.mechanics.donors import Donors, DonorTable
 from grokscope.mechanics.interchange import Setting, source_of
 from grokscope.mechanics.intervals import Rate, clustered_rate, paired_difference
-from grokscope.mechanics.patching import Source, columns_of, judge, patch_map, reading, run_all, run_from
+from grokscope.mechanics.patching import Source, columns_of, patch_map
 from grokscope.mechanics.share import HALF, Share
+from grokscope.mechanics.unrolled import judge, reading, run_all, run_from
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import generator
 from grokscope.world.probes import ProbeSet

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from grokscope.mechanics.donors import DonorTable
 from grokscope.mechanics.interchange import Setting
-from grokscope.mechanics.patching import device_of, reading, step_rows
+from grokscope.mechanics.unrolled import device_of, reading, step_rows
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import generator
 from grokscope.world.queries import queries_of

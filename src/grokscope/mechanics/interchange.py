@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from grokscope.errors import InputError
 from grokscope.mechanics.donors import ABSENT, DONOR_ARMS, Donors, DonorTable
 from grokscope.mechanics.intervals import clustered_rate
-from grokscope.mechanics.patching import DEFAULT_BUDGET, Source, answers, columns_of, patch_map
+from grokscope.mechanics.patching import DEFAULT_BUDGET, Source, columns_of, patch_map
+from grokscope.mechanics.unrolled import STATE, answers
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import generator
 from grokscope.world.format import Encoded, FormatSpec, encode
@@ -73,6 +74,7 @@ def interchange(
     arms: Sequence[str] = ARMS,
     stages: Sequence[int] | None = None,
     with_prefix: bool = False,
+    site: str = STATE,
 ) -> xr.Dataset:
     """The full interchange map of a set of two-hop probes.
 
@@ -83,6 +85,7 @@ def interchange(
         arms: some of `ARMS`; RANDOM takes its norms from the bridge arm's sources.
         stages: indices of the stages to patch; None: all. Others hold the clean answer.
         with_prefix: one more column, the whole prefix.
+        site: STATE, or a site inside every pass ("block0.mlp"): needed where bridge and r2 share a position.
 
     Returns:
         `said` (arm, stage, position, probe) token with the highest logit; `margin`, logit of the right
@@ -114,6 +117,7 @@ def interchange(
         answer_P,
         stages,
         setting.budget,
+        site,
     )
 
     def right_AP(pick: Callable[[Donors], NDArray[np.int64]]) -> NDArray[np.bool_]:
@@ -144,7 +148,7 @@ def interchange(
             "probe": np.asarray(probe_set.id_P, dtype=np.int64),
             "fact": (("probe", "hop"), np.asarray(probe_set.fact_PK, dtype=np.int64)),
         },
-        attrs={"probe_set": probe_set.name, "pattern": probe_set.pattern},
+        attrs={"probe_set": probe_set.name, "pattern": probe_set.pattern, "site": site},
     )
 
 

@@ -26,7 +26,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from grokscope.errors import InputError
-from grokscope.mechanics.interchange import FEWEST
 from grokscope.mechanics.intervals import Rate, clustered_rate
 from grokscope.mechanics.rates import halves
 
@@ -95,11 +94,7 @@ def share(maps: xr.Dataset, confidence: float = 0.95) -> Share:
 
 
 def usable_for_share(maps: xr.Dataset) -> NDArray[np.bool_]:
-    """(P,) probes that are answered right and have both donors, the same-bridge one being answered right
-    itself.
-
-    A donor that the model cannot resolve says nothing. Where hardly any can be resolved (fewer than
-    `FEWEST`: a memory answers nothing that was never trained) all probes with donors are used.
+    """(P,) probes that are answered right and have both donors.
 
     Raises:
         InputError: an arm is missing.
@@ -111,21 +106,43 @@ def usable_for_share(maps: xr.Dataset) -> NDArray[np.bool_]:
                 f"maps: the share needs the arms {' and '.join(NEEDED)}, there are {', '.join(arms)}."
             )
     right_P = (maps["clean_said"] == maps["answer"]).values & (maps["clean_margin"].values > 0)
-    there_P: NDArray[np.bool_] = right_P & maps["present"].sel(arm=list(NEEDED)).values.all(axis=0)
-    known_P: NDArray[np.bool_] = there_P & maps["source_right"].sel(arm=NEEDED[1]).values
-    return known_P if known_P.sum() >= FEWEST else there_P
+    out_P: NDArray[np.bool_] = right_P & maps["present"].sel(arm=list(NEEDED)).values.all(axis=0)
+    return out_P
 
 
 def through_bridge(maps: xr.Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(L, C, P) lost when the bridge alone changes, and stays when all else does: by the margin, by the
-    argmax."""
+    argmax.
+
+    A same-bridge donor whose own query the model cannot answer may not have resolved its bridge; that it
+    fails says nothing. For such probes it is asked whether, in this cell, lost answers stay with donors that
+    ARE answered: if so for more than half of them (lower end of Wilson's 95 % interval), being lost is
+    enough.
+    """
+    use_P = usable_for_share(maps)
     order = ("stage", "position", "probe")
     other, same = (maps.sel(arm=arm) for arm in NEEDED)
-    line = HALF * maps["clean_margin"]
-    by_margin: NDArray[Any] = ((other["margin"] < line) & (same["margin"] >= line)).transpose(*order).values
-    answer = maps["answer"]
-    by_argmax: NDArray[Any] = ((other["said"] != answer) & (same["said"] == answer)).transpose(*order).values
-    return by_margin, by_argmax
+    line, answer = HALF * maps["clean_margin"], maps["answer"]
+    known_P = same["source_right"].values
+    out = []
+    for lost, stays in (
+        (other["margin"] < line, same["margin"] >= line),
+        (other["said"] != answer, same["said"] == answer),
+    ):
+        lost_LCP, stays_LCP = (one.transpose(*order).values & use_P for one in (lost, stays))
+        asked_LC = (lost_LCP & known_P).sum(axis=2)
+        held_LC = _wilson_low((lost_LCP & stays_LCP & known_P).sum(axis=2), asked_LC) > HALF
+        out.append(lost_LCP & (stays_LCP | (held_LC[:, :, None] & ~known_P)))
+    return out[0], out[1]
+
+
+def _wilson_low(hits: NDArray[Any], n: NDArray[Any], z: float = 1.96) -> NDArray[np.float64]:
+    """Lower end of Wilson's 95 % interval; 0 where n = 0."""
+    n = np.maximum(n, 1)
+    rate = hits / n
+    half = z * np.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2)
+    out: NDArray[np.float64] = (rate + z * z / (2 * n) - half) / (1 + z * z / n)
+    return out
 
 
 def margin_drop(maps: xr.Dataset) -> NDArray[np.float64]:

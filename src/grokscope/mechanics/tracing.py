@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from grokscope.errors import InputError
 from grokscope.mechanics.interchange import Setting
 from grokscope.mechanics.intervals import clustered_rate
-from grokscope.mechanics.patching import Source, answers, patch_map
+from grokscope.mechanics.patching import Source, patch_map
+from grokscope.mechanics.unrolled import answers
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import generator
 from grokscope.world.graph import World

@@ -1,0 +1,164 @@
+"""Running a model from any stage, in pieces: carries kept, joined and split, values seen inside a pass.
+
+Shapes: P probes, B probes of a chunk, S input positions, T positions with the prefix first, D width,
+V vocabulary, R rows of a batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from grokscope.models.protocol import Carry, Reasoner
+from grokscope.models.taps import Tap
+
+STATE = "state"
+"""The site that `Reasoner.read` shows (TRM: z_L or z_H, as the stage says)."""
+LARGEST_PASS = 32
+"""Rows x positions x width of one pass, in units of 2^14: activations beyond the cache cost more than they
+save.
+"""
+
+
+def answers(
+    model: Reasoner,
+    tokens_PS: NDArray[np.integer[Any]],
+    answer_position: int,
+    watch_P: NDArray[np.int64],
+    batch: int = 1024,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Said token (P,) and margin (P,) of the clean model."""
+    said, margin = [], []
+    with reading(model):
+        for rows in chunks(len(tokens_PS), batch):
+            tokens_BS = torch.from_numpy(tokens_PS[rows].astype(np.int64)).to(device_of(model))
+            state_BTD = run_from(model, model.start(tokens_BS), 0)
+            one, two = judge(model, state_BTD[:, model.prefix + answer_position], watch_P[rows])
+            said.append(one)
+            margin.append(two)
+    empty = np.zeros(0)
+    return (
+        (np.concatenate(said), np.concatenate(margin))
+        if said
+        else (empty.astype(int), empty.astype(np.float32))
+    )
+
+
+def step_rows(
+    model: Reasoner, carry: Carry, stage: int, tap_of: Callable[[slice], Tap] | None = None
+) -> Carry:
+    """`model.step`, in parts small enough for the cache; `tap_of` gives the tap for a slice of the rows."""
+    rows, positions, width = carry[0].shape
+    most = max(1, LARGEST_PASS * 2**14 // (positions * width))
+    parts = [
+        model.step(take_rows(carry, part), stage)
+        if tap_of is None
+        else model.step(take_rows(carry, part), stage, tap_of(part))
+        for part in chunks(rows, most)
+    ]
+    return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def run_all(model: Reasoner, tokens_BS: Tensor, until: int) -> Carry:
+    """The carry at stage `until`, in parts small enough for the cache."""
+    carry = model.start(tokens_BS)
+    for stage in range(1, until + 1):
+        carry = step_rows(model, carry, stage)
+    return carry
+
+
+def run_from(model: Reasoner, carry: Carry, stage: int) -> Tensor:
+    """Final state_BTD from the carry at `stage` on, in parts small enough for the cache."""
+    last = len(model.stages) - 1
+    for later in range(stage + 1, last + 1):
+        carry = step_rows(model, carry, later)
+    return model.read(carry, last)
+
+
+def all_carries(model: Reasoner, tokens_BS: Tensor) -> list[Carry]:
+    carries = [model.start(tokens_BS)]
+    for stage in range(1, len(model.stages)):
+        carries.append(step_rows(model, carries[-1], stage))
+    return carries
+
+
+def has(model: Reasoner, stage: int, site: str) -> bool:
+    """Whether a stage has a site."""
+    return site == STATE or site in model.sites(stage)[1:]
+
+
+def inside_sites(model: Reasoner) -> tuple[str, ...]:
+    """Sites inside the passes with one value per position and coordinate, what the map can patch beside
+    states."""
+    names = dict.fromkeys(site for stage in model.stages for site in model.sites(stage.index)[1:])
+    return tuple(name for name in names if not name.endswith("pattern"))
+
+
+def value_at(model: Reasoner, carries: Sequence[Carry], stage: int, site: str) -> Tensor:
+    """The value at a site, given the carries at all stages: the state read, or what the pass to `stage`
+    computes."""
+    if site == STATE:
+        return model.read(carries[stage], stage)
+    seen: list[Tensor] = []
+
+    def look(name: str, value: Tensor) -> Tensor:
+        if name == site:
+            seen.append(value)
+        return value
+
+    step_rows(model, carries[stage - 1], stage, lambda _: look)
+    return torch.cat(seen)
+
+
+def judge(
+    model: Reasoner, state_RD: Tensor, watch_R: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Said token and margin of the watched token, for states at the answer position."""
+    said, margin = [], []
+    for part in chunks(len(state_RD), max(1, 2**22 // model.vocab)):
+        logits_RV = model.unembed(state_RD[part][:, None])[:, 0]
+        watch_R1 = torch.from_numpy(np.asarray(watch_R[part], dtype=np.int64)).to(logits_RV.device)[:, None]
+        own_R = logits_RV.gather(1, watch_R1)[:, 0]
+        said.append(logits_RV.argmax(1).cpu().numpy())
+        margin.append((own_R - logits_RV.scatter(1, watch_R1, -torch.inf).amax(1)).cpu().numpy())
+    return np.concatenate(said), np.concatenate(margin)
+
+
+def take_rows(carry: Carry, rows: Any) -> Carry:
+    return type(carry)(*[part[rows] for part in carry])
+
+
+def joined(carries: Sequence[Carry]) -> Carry:
+    return type(carries[0])(*[torch.cat(parts) for parts in zip(*carries, strict=True)])
+
+
+def chunks(size: int, most: int) -> Iterator[slice]:
+    """Consecutive slices of at most `most`."""
+    return (slice(start, min(start + most, size)) for start in range(0, size, most))
+
+
+@contextmanager
+def reading(model: Reasoner) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode is put back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def device_of(model: Reasoner) -> torch.device:
+    """Where the weights are."""
+    return next(model.parameters()).device
+
+
+def width_of(model: Reasoner) -> int:
+    with torch.no_grad():
+        probe = model.start(torch.zeros(1, model.positions, dtype=torch.int64, device=device_of(model)))
+        return int(model.read(probe, 0).shape[-1])
