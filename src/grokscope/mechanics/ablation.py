@@ -30,7 +30,7 @@ from grokscope.mechanics.interchange import Setting, source_of
 from grokscope.mechanics.intervals import Rate, clustered_rate, paired_difference
 from grokscope.mechanics.patching import Source, columns_of, patch_map
 from grokscope.mechanics.share import HALF, Share
-from grokscope.mechanics.unrolled import judge, reading, run_all, run_from
+from grokscope.mechanics.unrolled import STATE, judge, reading, run_all, run_from
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import generator
 from grokscope.world.probes import ProbeSet
@@ -73,7 +73,9 @@ def ablate(
     found: Share,
     confidence: float = 0.95,
 ) -> Ablation | None:
-    """Sufficiency and necessity of the cells a share was scored in; None where there is no share.
+    """Sufficiency and necessity of the cells a share was scored in; None where there is no share, or none in
+    a state: a value inside a pass leaves the state that it is added to, so that there is nothing to keep
+    alone.
 
     Args:
         model, probe_set, setting: as given to `interchange`.
@@ -81,7 +83,7 @@ def ablate(
         found: the share read from it.
         confidence: level of the intervals.
     """
-    if found.rate is None:
+    if found.rate is None or any(cell.site != STATE for cell in found.cells):
         return None
     base_S = setting.encode(probe_set.queries)
     columns = tuple(
@@ -90,7 +92,8 @@ def ablate(
     table = DonorTable(setting.world, setting.trained)
     sufficient_U = np.zeros(len(found.probe_U), dtype=bool)
     necessary_U = np.zeros(len(found.probe_U), dtype=bool)
-    for half, (stage, column) in enumerate(found.cells):
+    for half, cell in enumerate(found.cells):
+        stage, column = cell.stage, cell.column
         of_half_U = np.flatnonzero(found.half_U == half)
         rows_U = found.probe_U[of_half_U]
         facts_P2, answer_P = probe_set.fact_PK[rows_U], maps["answer"].values[rows_U]

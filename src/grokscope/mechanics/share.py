@@ -36,6 +36,15 @@ NEEDED = ("other_bridge", "same_bridge")
 """Arms a share is read from."""
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A place in a map."""
+
+    site: str
+    stage: int
+    column: int
+
+
 @dataclass(frozen=True, eq=False)
 class Share:
     """The share through the bridge, with what it was read from."""
@@ -44,12 +53,10 @@ class Share:
     """Lost and stays, by the margin; None: no usable probe, or facts of one half only."""
     by_argmax: Rate | None
     """The same by the argmax alone; undercounts where routes add up."""
-    drop: float
-    """Mean fall of the margin when the bridge alone changes, in parts of the clean one, each cut to 0 ..
-    1."""
-    cells: tuple[tuple[int, int], tuple[int, int]]
-    """(stage, column) that scored half 0 and half 1 of the facts, each chosen on the other; (-1, -1):
-    none."""
+    drop_U: NDArray[np.float64]
+    """Fall of the margin when the bridge alone changes, in parts of the clean one, cut to 0 .. 1."""
+    cells: tuple[Cell, ...]
+    """Where half 0 and half 1 of the facts were scored, each chosen on the other; empty: nothing was."""
     probe_U: NDArray[np.int64]
     """Row numbers of the probes used: base right, both donors there."""
     through_U: NDArray[np.bool_]
@@ -58,35 +65,40 @@ class Share:
     """The half each was scored in."""
 
 
-def share(maps: xr.Dataset, confidence: float = 0.95) -> Share:
+def share(maps: xr.Dataset, *inside: xr.Dataset, confidence: float = 0.95) -> Share:
     """The share of right answers through the bridge.
 
     Args:
         maps: from `interchange`, with the arms of `NEEDED`.
+        inside: maps of the same probes at sites inside the passes, whose cells may be chosen as well.
         confidence: level of the intervals.
 
     Raises:
         InputError: an arm is missing.
     """
-    through_LCP, by_argmax_LCP = through_bridge(maps)
+    every = (maps, *inside)
+    both = [through_bridge(one) for one in every]
+    through_LCP, by_argmax_LCP = (np.concatenate([pair[k] for pair in both]) for k in (0, 1))
     probe_U = np.flatnonzero(usable_for_share(maps))
     facts_UK = maps["fact"].values[probe_U]
     half_U = halves(facts_UK[:, 0]) if len(probe_U) else np.zeros(0, dtype=np.int64)
     if not half_U.any():
-        nothing = ((-1, -1), (-1, -1))
-        return Share(None, None, np.nan, nothing, probe_U, np.zeros(len(probe_U), dtype=bool), half_U)
+        return Share(None, None, np.zeros(0), (), probe_U, np.zeros(len(probe_U), dtype=bool), half_U)
     through_LCU = through_LCP[:, :, probe_U]
-    cells = (best_cell(through_LCU[:, :, half_U != 0]), best_cell(through_LCU[:, :, half_U != 1]))
+    moved_LCU = np.concatenate([_moved(one) for one in every])[:, :, probe_U]
+    cells = tuple(
+        best_cell(through_LCU[:, :, half_U != half], moved_LCU[:, :, half_U != half]) for half in (0, 1)
+    )
     stage_U, column_U = np.array(cells)[half_U].T
     rows_U = np.arange(len(probe_U))
     at_cell_U = through_LCU[stage_U, column_U, rows_U]
     argmax_U = by_argmax_LCP[stage_U, column_U, probe_U]
-    drop_U = margin_drop(maps)[stage_U, column_U, probe_U]
+    drop_U = np.concatenate([margin_drop(one) for one in every])[stage_U, column_U, probe_U]
     return Share(
         clustered_rate(at_cell_U, facts_UK, confidence),
         clustered_rate(argmax_U, facts_UK, confidence),
-        float(drop_U.mean()),
-        cells,
+        drop_U,
+        tuple(_cell(every, *cell) for cell in cells),
         probe_U,
         at_cell_U,
         half_U,
@@ -154,7 +166,31 @@ def margin_drop(maps: xr.Dataset) -> NDArray[np.float64]:
     return drop_LCP
 
 
-def best_cell(hit_LCP: NDArray[np.bool_]) -> tuple[int, int]:
-    """The cell with the highest rate; of equal ones the earliest stage, then the first column."""
-    stage, column = np.unravel_index(int(hit_LCP.mean(axis=2).argmax()), hit_LCP.shape[:2])
-    return int(stage), int(column)
+def best_cell(through_LCU: NDArray[np.bool_], moved_LCU: NDArray[np.bool_]) -> tuple[int, int]:
+    """The cell through which most answers go; where none do, the one where most interchanges succeed.
+
+    The second case is that of two routes of which neither alone is more than half of the margin. Stage 0 is
+    left out: the embedding is the question, nothing has been resolved there. Of equal cells the earliest
+    stage counts, then the first column.
+    """
+    score_LC = through_LCU.mean(axis=2)
+    if score_LC[1:].max() == 0:
+        score_LC = moved_LCU.mean(axis=2)
+    stage, column = np.unravel_index(int(score_LC[1:].argmax()), score_LC[1:].shape)
+    return int(stage) + 1, int(column)
+
+
+def _moved(maps: xr.Dataset) -> NDArray[np.bool_]:
+    """(L, C, P) whether the bridge arm makes the base say the other answer, where it can."""
+    if "bridge" not in maps["arm"].values:
+        return np.zeros((maps.sizes["stage"], maps.sizes["position"], maps.sizes["probe"]), dtype=bool)
+    one = maps.sel(arm="bridge")
+    hit = (one["said"] == one["expected"]) & one["present"] & one["natural_right"] & one["atom_right"]
+    out_LCP: NDArray[np.bool_] = hit.transpose("stage", "position", "probe").values
+    return out_LCP
+
+
+def _cell(maps: tuple[xr.Dataset, ...], stage: int, column: int) -> Cell:
+    """Which map, and where in it, when their stages are counted on."""
+    which, within = divmod(stage, maps[0].sizes["stage"])
+    return Cell(str(maps[which].attrs["site"]), within, column)
