@@ -4,13 +4,13 @@ import platform
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import grokscope
 from grokscope.errors import InputError
 from grokscope.files import read_json, write_json
 from grokscope.training.step import Backend, compiler
@@ -55,7 +55,7 @@ def manifest_here(threads: int, backend: Backend, device: torch.device, dtype: t
         compiler=compiler_version() if backend == "compiled" and not on_gpu else "",
         torch=torch.__version__,
         numpy=np.__version__,
-        grokscope=grokscope.__version__,
+        grokscope=version("grokscope"),
         python=platform.python_version(),
         platform=platform.platform(),
     )
