@@ -14,12 +14,14 @@ import pytest
 import grokscope
 from grokscope import cli
 from grokscope.errors import InputError
-from grokscope.studies.directory import DONE, LOG, SPEC, locked
+from grokscope.studies.directory import DONE, SPEC, locked
 from grokscope.studies.execute import run_study
 from grokscope.studies.files import load_study
+from grokscope.studies.plan import plan, prepare, start_order
 from grokscope.studies.run import Run, Study
 from grokscope.studies.spec import StudySpec
 from grokscope.studies.summary import summary_rows
+from grokscope.studies.worker import do_run
 
 TINY = """
 regimes: [natural, both_hops_full]
@@ -51,7 +53,7 @@ def study(study_file: Path) -> StudySpec:
 def whole(study: StudySpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study, run without interruption."""
     out = tmp_path_factory.mktemp("whole") / "tiny"
-    run_study(study, out, workers=1, threads=1)
+    run_here(study, out)
     return out
 
 
@@ -74,6 +76,15 @@ def contents(out: Path) -> dict[str, object]:
         else:
             found[name] = path.read_bytes()
     return found
+
+
+def run_here(study: StudySpec, out: Path) -> Study:
+    """An executor of another kind: every run in this process, one after another."""
+    planned = plan(study, out)
+    prepare(study, out, planned)
+    for run in start_order(planned):
+        do_run(run.directory, threads=1)
+    return Study.open(out)
 
 
 def worker(directory: Path) -> subprocess.Popen[bytes]:
@@ -103,8 +114,6 @@ def test_a_study_ends_with_every_run_finished_and_diagnosed(study: StudySpec, wh
 
 def test_a_killed_study_ends_with_the_same_bytes(study: StudySpec, whole: Path, tmp_path: Path) -> None:
     """Workers are killed (-9) at other moments of every run; then the study is simply run again."""
-    from grokscope.studies.plan import plan, prepare
-
     out = tmp_path / "killed"
     planned = plan(study, out)
     prepare(study, out, planned)
@@ -135,8 +144,8 @@ def test_more_steps_continue_a_finished_run_as_if_it_had_been_longer(
     study: StudySpec, copy: Path, tmp_path: Path
 ) -> None:
     longer = study.replace(regimes=["natural"], training={**study.training.tree(), "steps": 40})
-    continued = run_study(longer, copy, workers=1, threads=1).runs["natural-s0"]
-    at_once = run_study(longer, tmp_path / "longer", workers=1, threads=1).runs["natural-s0"]
+    continued = run_here(longer, copy).runs["natural-s0"]
+    at_once = run_here(longer, tmp_path / "longer").runs["natural-s0"]
     assert continued.finished
     # The shorter run's last step is off the schedule: it stays behind as an extra checkpoint.
     assert set(continued.steps) == {*at_once.steps, 30}
@@ -171,7 +180,7 @@ def test_the_model_of_a_checkpoint_is_the_one_that_was_evaluated(whole: Path) ->
 
 def test_other_thresholds_diagnose_again_without_training(study: StudySpec, copy: Path) -> None:
     weights = {path: path.stat().st_mtime_ns for path in copy.glob("*/checkpoints/*")}
-    run_study(study.replace(diagnosis={"window": 2}), copy, workers=2, threads=1)
+    run_here(study.replace(diagnosis={"window": 2}), copy)
     for run in Study.open(copy).runs.values():
         assert run.diagnosis is not None
         assert run.diagnosis.spec.window == 2
@@ -250,7 +259,3 @@ def test_a_corrupt_checkpoint_is_a_sentence_and_the_others_still_open(copy: Path
 def test_what_is_no_study_is_a_sentence(tmp_path: Path, what: str, named: str) -> None:
     with pytest.raises(InputError, match=named):
         grokscope.open(tmp_path / what)
-
-
-def test_a_worker_log_is_kept(whole: Path) -> None:
-    assert all((run.directory / LOG).exists() for run in Study.open(whole).runs.values())
