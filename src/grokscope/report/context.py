@@ -42,10 +42,10 @@ EVENT_NAMES = {
     "saturation": "all three: saturation",
     "{latent}.test_ood": "{latent} in one cell",
     "{latent}_before_last.test_ood": "{latent} in one early cell",
-    "half.test_ood": "OOD accuracy at one half",
+    "half.test_ood": "OOD accuracy half-way",
     "generalisation.test_ood": "OOD generalisation",
-    "generalisation_atoms_known.test_ood": "the same, both facts known",
-    "target_found.test_ood": "target found",
+    "generalisation_atoms_known.test_ood": "OOD generalisation, both facts known",
+    "target_found.test_ood": "target found anywhere",
 }
 """The events of the table, in its order, and how they are headed; events.csv holds all there are."""
 

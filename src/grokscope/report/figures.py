@@ -257,7 +257,8 @@ def emergence_maps(emergence: pl.DataFrame, variable: str, title: str) -> Figure
         style.say(figure.add_subplot(), f"No trace holds the {variable}: there is no map.")
         return figure
     stages = rows.select("stage_index", "stage").unique().sort("stage_index")["stage"].to_list()
-    places = rows.select("position_index", "position").unique().sort("position_index")["position"].to_list()
+    columns = rows.select("position_index", "position").unique().sort("position_index")
+    places, column_of = columns["position"].to_list(), {p: c for c, p in enumerate(columns["position_index"])}
     figure.set_size_inches(6.0, 1.25 + 0.19 * len(stages) + (0.45 if len(places) > 6 else 0.0))
     axes = figure.subplots(1, len(MOMENTS), sharey=True)
     image = None
@@ -269,7 +270,9 @@ def emergence_maps(emergence: pl.DataFrame, variable: str, title: str) -> Figure
             continue
         cells = here.group_by("stage_index", "position_index").agg(pl.col("rate").mean())
         grid = np.full((len(stages), len(places)), np.nan)
-        grid[cells["stage_index"].to_numpy(), cells["position_index"].to_numpy()] = cells["rate"].to_numpy()
+        grid[cells["stage_index"].to_numpy(), [column_of[p] for p in cells["position_index"]]] = cells[
+            "rate"
+        ].to_numpy()
         image = ax.pcolormesh(grid, cmap="cividis", vmin=0, vmax=1, edgecolors="white", linewidth=0.4)
         steps = sorted(set(here["step"].to_list()))
         when = style.step_text(steps[0]) + (f"–{style.step_text(steps[-1])}" if len(steps) > 1 else "")

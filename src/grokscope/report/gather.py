@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from grokscope.errors import InputError
 from grokscope.mechanics.diagnosis import VERDICT_SET, Diagnosis, diagnose
 from grokscope.mechanics.intervals import Rate, clustered_rate
-from grokscope.mechanics.layout import select
+from grokscope.mechanics.layout import ranks, select
 from grokscope.mechanics.lens import CONTROL
 from grokscope.mechanics.rates import anywhere, emergence_map, in_cell, latents_of
 from grokscope.report.tables import (
@@ -176,7 +176,7 @@ def _curves(
             if part.sizes["hop"] > 1 and name != "train_inferred":
                 traced += _rates(part, name, ACCURACY, "", part["exact"].values, level)
         if VERDICT_SET in traces["set"].values.tolist():
-            traced += _decoding(select(traces[["rank"]], VERDICT_SET).load(), level)
+            traced += _decoding(select(ranks(traces), VERDICT_SET).load(), level)
     measured = {(row["step"], row["probes"]) for row in traced if row["measure"] == ACCURACY}
     yield from (row for row in accuracies if (row["step"], row["probes"]) not in measured)
     yield from traced
@@ -231,16 +231,18 @@ def moments(steps: Sequence[int], saturation: int | None) -> dict[str, int]:
 
 
 def _emergence(traces: xr.Dataset, diagnosis: Diagnosis | None) -> Iterable[Row]:
-    """The emergence maps of the verdict set at the three moments."""
+    """The emergence maps of the verdict set at the three moments: one row per counted cell."""
     if VERDICT_SET not in traces["set"].values.tolist():
         return
     saturation = diagnosis.events["saturation"].step if diagnosis else None
-    part = select(traces[["rank"]], VERDICT_SET)
+    part = select(ranks(traces), VERDICT_SET)
     for moment, step in moments(traces["step"].values.tolist(), saturation).items():
         for variable in latents_of(part):
             grid = emergence_map(traces, variable, VERDICT_SET, step)
             stages, roles = grid["stage"].values.tolist(), grid["role"].values.tolist()
             for (i, j), rate in np.ndenumerate(grid.values):
+                if np.isnan(rate):  # a position that holds the answer as input is not counted
+                    continue
                 yield {"moment": moment, "step": step, "probes": VERDICT_SET, "variable": variable,
                        "stage_index": i, "stage": stages[i], "position_index": j, "position": roles[j],
                        "rate": float(rate), "n": part.sizes["probe"]}  # fmt: skip

@@ -6,6 +6,7 @@ DIRECTORY/tables/         curves.csv, emergence.csv, events.csv: all the figures
 """
 
 import base64
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from grokscope.report.context import (
 )
 from grokscope.report.gather import STUDY_FILE, gather
 from grokscope.report.paper import pretraining_curve
-from grokscope.report.tables import StudyView, latents, write_tables
+from grokscope.report.tables import RunView, StudyView, latents, write_tables
 from grokscope.studies.run import Study
 
 PIXELS_PER_INCH = 120
@@ -56,7 +57,7 @@ def render(view: StudyView, directory: Path) -> Path:
     with style.styled():
         overview = None
         if len(view.curves):
-            caption = f"All regimes. {_lines(view)} {counts(view.curves, 'test_ood')}."
+            caption = f"All regimes. {_lines(view, view.runs)} {counts(view.curves, 'test_ood')}."
             overview = keep(figures.overview(view), "overview", "Course of every regime", caption, folder)
         regimes = [regime_context(view, regime, _pictures(view, regime, folder)) for regime in view.regimes]
     environment = Environment(
@@ -85,10 +86,10 @@ def keep(figure: Figure, name: str, alt: str, caption: str, folder: Path) -> Pic
     return Picture(name, uri, alt, caption, round(figure.get_figwidth() * PIXELS_PER_INCH))
 
 
-def _lines(view: StudyView) -> str:
+def _lines(view: StudyView, runs: Sequence[RunView]) -> str:
     """How lines and bands are to be read."""
     level = f"{view.confidence:.0%}"
-    several = len({run.seed for run in view.runs}) > 1
+    several = len({run.seed for run in runs}) > 1
     lines = (
         "Thick: median over seeds; thin: each seed. "
         if several
@@ -105,7 +106,7 @@ def _pictures(view: StudyView, regime: str, folder: Path) -> list[Picture]:
     known = own_saturation(view, regime)
     pictures = [
         keep(figures.course_panel(curves, "Course of training, OOD queries"), f"{regime}_course",
-             f"Course of {regime}", f"{_lines(view)} {n}.", folder),
+             f"Course of {regime}", f"{_lines(view, view.of(regime))} {n}.", folder),
         keep(figures.paper_panel(curves, known, paper, "Beside the paper, time scaled"), f"{regime}_paper",
              f"{regime} beside the paper", paper_note(view, regime, paper), folder),
     ]  # fmt: skip

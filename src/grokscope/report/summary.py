@@ -184,7 +184,8 @@ def _latent(curves: pl.DataFrame, runs: list[str], latent: str) -> list[str]:
     )
     out = [
         f"At the end the {latent} is the top token somewhere for {over_seeds(found)} of the OOD queries "
-        f"(a control entity: {over_seeds(chance)}), and in one cell before the last stage for {over_seeds(cell)}."
+        f"(a control entity: {over_seeds(chance)}), and in one cell before the last stage for "
+        f"{over_seeds(cell)}."
     ]
     answers = [value_at(curves, run, ACCURACY) for run in runs]
     if all(_clear(answer, value) for answer, value in zip(answers, found, strict=True)):
@@ -207,4 +208,4 @@ def _bottleneck(curves: pl.DataFrame, runs: list[str]) -> list[str]:
         return [f"{text}: the second hop is the bottleneck."]
     if all(_clear(b, a) for a, b in zip(first, second, strict=True)):
         return [f"{text}: the first hop is the bottleneck."]
-    return [f"{text}: neither is clearly the bottleneck{' in every run' if len(runs) > 1 else ''}."]
+    return [f"{text}: which hop is the bottleneck is not clear{' in every run' if len(runs) > 1 else ''}."]
