@@ -1,0 +1,91 @@
+"""What every instrument says of one wired model, as one row of numbers.
+
+Shapes: P probes, U probes a share was read from.
+"""
+
+from typing import TypeAlias
+
+import numpy as np
+
+from grokscope.mechanics.causal import Examined, examine
+from grokscope.mechanics.interchange import Setting
+from grokscope.mechanics.lens import lens
+from grokscope.mechanics.rates import found_anywhere
+from grokscope.mechanics.tracing import causal_trace
+from grokscope.mechanics.unrolled import STATE
+from grokscope.mechanics.zoo import Wired
+from grokscope.mechanics.zoo.members import PROBES
+from grokscope.world.format import encode
+from grokscope.world.probes import ProbeSet
+
+Row: TypeAlias = dict[str, float | str]
+SHARE_KEYS = ("share", "low", "high", "width", "covers", "share_argmax", "share_agrees", "path_found", "drop")
+ABLATION_KEYS = ("sufficient", "necessary", "redundant")
+
+
+def measure(wired: Wired, seed: int) -> Row:
+    """All instruments on the probes on which the member's share is planted. NaN: cannot tell.
+
+    Beside each instrument's own figures: `verdict_right`; `share_planted` (p), `share_real` (what came of it
+    in this world), `share_agrees` (part of the probes used on which the share's verdict is the truth),
+    `covers` (p is in the share's interval) and `path_found` (both halves chose the cell that is wired; of a
+    value inside a pass, its position).
+    """
+    probe_set = wired.corpus.probes[PROBES]
+    truth_P = wired.through_circuit(probe_set.queries)
+    setting = Setting(wired.corpus.world, wired.corpus.composition, wired.format, seed=seed)
+    found = examine(wired.model, probe_set, setting, np.ones(len(probe_set), dtype=bool))
+    row: Row = {"member": wired.name, "seed": seed, "mechanism": wired.mechanism, "verdict": found.mechanism}
+    row |= {"verdict_right": float(found.mechanism == wired.mechanism)}
+    row |= {"undecided": float(found.mechanism == "undecided"), "probes": len(probe_set)}
+    row |= {"share_planted": wired.share, "share_real": float(truth_P.mean())}
+    row |= _decoded(wired, probe_set)
+    row |= _traced(wired, probe_set, setting)
+    for arm in ("bridge", "centroid"):
+        rates = found.arms.get(arm)
+        row[f"iia_{arm}"] = rates.rate if rates else np.nan
+        row[f"iia_{arm}_unconditioned"] = rates.unconditioned if rates else np.nan
+    return row | _shared(wired, found, truth_P)
+
+
+def _decoded(wired: Wired, probe_set: ProbeSet) -> Row:
+    """The paper's any-stage-any-position rate of the bridge, all stages, and all but the last."""
+    encoded = encode(probe_set.queries, wired.corpus.world.vocabulary, wired.format)
+    seen = lens(wired.model, probe_set, encoded, wired.corpus.world.vocabulary)
+    anywhere, early = (found_anywhere(seen, "bridge", before_last=last) for last in (False, True))
+    return {
+        "lens_anywhere": float(anywhere["rate"].max()),
+        "lens_before_last": float(early["rate"].max()),
+        "lens_chance": float(anywhere["chance"].max()),
+    }
+
+
+def _traced(wired: Wired, probe_set: ProbeSet, setting: Setting) -> Row:
+    """The largest effect of every token between the embedding and the last stage."""
+    effect = causal_trace(wired.model, probe_set, setting)["effect"]
+    middle = effect.isel(stage=slice(1, -1)).max("stage")
+    return {f"trace_{token}": float(middle.sel(token=token)) for token in effect["token"].values.tolist()}
+
+
+def _shared(wired: Wired, found: Examined, truth_P: np.ndarray) -> Row:
+    share, ablation = found.share, found.ablation
+    row: Row = {"used": len(share.probe_U)} | dict.fromkeys((*SHARE_KEYS, *ABLATION_KEYS), np.nan)
+    if share.rate is not None and share.by_argmax is not None:
+        rate = share.rate
+        row |= {"share": rate.value, "low": rate.low, "high": rate.high, "width": rate.high - rate.low}
+        row |= {
+            "covers": float(rate.low <= wired.share <= rate.high),
+            "share_argmax": share.by_argmax.value,
+            "share_agrees": float((share.through_U == truth_P[share.probe_U]).mean()),
+            "drop": float(share.drop_U.mean()),
+        }
+        if wired.reading is not None:
+            stage, column = wired.reading
+            fits = [
+                cell.column == column and (cell.site != STATE or cell.stage == stage) for cell in share.cells
+            ]
+            row["path_found"] = float(all(fits))
+    if ablation is not None:
+        row |= {"sufficient": ablation.sufficient.value, "necessary": ablation.necessary.value}
+        row["redundant"] = ablation.redundant
+    return row

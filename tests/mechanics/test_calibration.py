@@ -1,0 +1,23 @@
+"""The calibration run itself: one world of two members, end to end, into files."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from benchmarks.calibrate import SHOWN, one, save
+
+
+def test_a_circuit_and_a_memory_are_told_apart_and_saved_in_the_zoos_order(tmp_path: Path) -> None:
+    memory, circuit = one("unread", 0), one("circuit", 0)
+    save([memory, circuit], tmp_path)
+    table = pl.read_csv(tmp_path / "zoo_calibration.csv")
+    assert table["member"].to_list() == ["circuit", "unread"]
+    assert set(SHOWN) <= set(table.columns)
+    assert table["share"].to_list() == pytest.approx([1.0, 0.0], abs=0.05)
+    assert table["iia_centroid_unconditioned"].to_list() == pytest.approx([1.0, 0.0], abs=0.05)
+    assert table["path_found"].to_list() == [1.0, None]
+    # The lens cannot tell them apart: that is what the zoo is for.
+    assert table["lens_before_last"].to_list() == [1.0, 1.0]
+    assert table["verdict_right"].to_list() == [1.0, 1.0]
+    worlds = pl.read_csv(tmp_path / "zoo_worlds.csv")
+    assert worlds["covers"].to_list() == [1.0, 1.0]
