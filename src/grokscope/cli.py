@@ -17,6 +17,8 @@ import yaml
 
 from grokscope import __version__
 from grokscope.errors import InputError
+from grokscope.files import safe_name
+from grokscope.models.published.options import ShapeOptions
 from grokscope.studies.files import load_study, shipped_studies
 from grokscope.studies.options import apply, option_fields
 from grokscope.studies.spec import StudySpec
@@ -69,6 +71,19 @@ class Report:
 
     directory: tyro.conf.Positional[Path]
     """A study's directory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """Read a checkpoint of a reference codebase (TRM, recurrent GPT-2) and write it as a model of ours."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """safetensors, or a PyTorch file that holds tensors alone."""
+    out: Path
+    """Directory to write; it must not exist yet or be empty."""
+    config: Path | None = None
+    """JSON file with the original's config keys; None: the metadata of a safetensors file, and options."""
+    shape: tyro.conf.OmitArgPrefixes[ShapeOptions] = dataclasses.field(default_factory=ShapeOptions)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,6 +139,8 @@ def _dispatch(arguments: list[str]) -> int:
         return _world_build(action) if isinstance(action, WorldBuild) else _world_inspect(action)
     if isinstance(command, Report):
         return _report(command.directory)
+    if isinstance(command, Import):
+        return _import(command)
     chosen = apply(study if study is not None else load_study(command.study, command.family), command)
     return _show(chosen) if type(command).__name__ == "Show" else _run(chosen, command)
 
@@ -171,13 +188,15 @@ def _commands(options: list[tuple[str, Any, Any]]) -> Any:
         Annotated[run, tyro.conf.subcommand("run")]
         | Annotated[World, tyro.conf.subcommand("world")]
         | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Import, tyro.conf.subcommand("import")]
         | Annotated[show, tyro.conf.subcommand("show")]
     )
 
 
 def default_out(study: StudySpec) -> Path:
     """`runs/<study>`, with the family where the study has one that is not its only one."""
-    return Path("runs") / (study.name if study.family == "default" else f"{study.name}-{study.family}")
+    name = study.name if study.family == "default" else f"{study.name}-{study.family}"
+    return Path("runs") / safe_name(name, "study name")
 
 
 def _run(study: StudySpec, command: Any) -> int:
@@ -204,6 +223,16 @@ def _report(directory: Path) -> int:
 
     path = write_report(Study.open(directory), directory)
     print(f"report: {path}")
+    return 0
+
+
+def _import(command: Import) -> int:
+    from grokscope.models.directory import save_model
+    from grokscope.models.published.importing import import_checkpoint
+
+    imported = import_checkpoint(command.checkpoint, command.config, command.shape)
+    save_model(command.out, imported.model, imported.format)
+    print(f"{command.out}: {imported.sentence()}")
     return 0
 
 

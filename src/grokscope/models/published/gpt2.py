@@ -1,0 +1,217 @@
+"""Recurrent GPT-2 from Hugging Face GPT-2 weights: names and config keys, as a `LoopedModel`.
+
+Names may lack the leading `transformer.`. A `Conv1D` holds its weight as (inputs, outputs), the transpose of
+ours; the buffers `attn.bias` and `attn.masked_bias` are the causal mask, which our model has built in.
+
+The predecessor's own config keys are honoured: `add_recurrence` (two loops), `re_embed`, `re_embed_temp`;
+those for other variants of it (`no_ln`, `no_mlp`, `share_mlp`, `add_memory`) are refused where they are set.
+
+Shapes: B batch, T positions, D width.
+"""
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+from grokscope.errors import InputError
+from grokscope.models.looped import LoopedModel
+from grokscope.models.published.options import Keys
+from grokscope.models.published.tensors import dims, fill, floats, layer_count, strip
+from grokscope.models.spec import LoopedSpec
+from grokscope.world.format import FormatSpec
+
+FORMAT = FormatSpec(attention="causal", output="sequence")
+LEAD = r"(?:_orig_mod\.|module\.|model\.)*(?:transformer\.)?"
+MASK = re.compile(r"h\.\d+\.attn\.(?:bias|masked_bias)")
+CONV1D = re.compile(r"h\.\d+\.(?:attn|mlp)\.c_\w+\.weight")
+ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu_fast": "gelu", "relu": "relu"}
+PARTS = {
+    "ln_1": "norm1",
+    "attn.c_attn": "attention.qkv",
+    "attn.c_proj": "attention.out",
+    "ln_2": "norm2",
+    "mlp.c_fc": "mlp.up",
+    "mlp.c_proj": "mlp.down",
+}
+IGNORED = """
+architectures attn_pdrop embd_pdrop resid_pdrop initializer_range use_cache bos_token_id eos_token_id
+pad_token_id sep_token_id decoder_start_token_id cls_token_id torch_dtype dtype transformers_version
+_name_or_path _attn_implementation _attn_implementation_autoset name_or_path task_specific_params
+gradient_checkpointing output_past output_attentions output_hidden_states return_dict
+return_dict_in_generate output_scores id2label label2id problem_type num_labels _num_labels finetuning_task
+tokenizer_class prefix reorder_and_upcast_attn summary_activation summary_first_dropout
+summary_proj_to_labels summary_type summary_use_proj is_decoder torchscript use_bfloat16 tf_legacy_loss
+max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k
+top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
+bad_words_ids num_return_sequences forced_bos_token_id forced_eos_token_id remove_invalid_values
+exponential_decay_length_penalty suppress_tokens begin_suppress_tokens chunk_size_feed_forward memory_dim
+"""
+"""Config keys of training, of tokens, and of how a model is run or stored: none changes its logits."""
+
+
+def is_gpt2(names: list[str]) -> bool:
+    """Whether tensor names are those of a Hugging Face GPT-2."""
+    return any(name.endswith("h.0.attn.c_attn.weight") for name in names)
+
+
+def read_gpt2(tensors: dict[str, Tensor], keys: Keys) -> LoopedModel:
+    """The published model, its blocks run `loops` times (2, unless said otherwise), in float32.
+
+    Raises:
+        InputError: tensors or keys that contradict each other, are missing, or cannot be represented.
+    """
+    bare = strip(tensors, LEAD)
+    bare = floats({name: tensor for name, tensor in bare.items() if not MASK.fullmatch(name)})
+    vocab, width = dims(bare, "wte.weight")
+    positions, _ = dims(bare, "wpe.weight")
+    keys.agree("vocab_size", keys.integer("vocab_size"), vocab, "wte.weight")
+    keys.agree("n_embd", keys.integer("n_embd"), width, "wte.weight")
+    keys.agree("n_positions", keys.integer("n_positions"), positions, "wpe.weight")
+    keys.agree("n_ctx", keys.integer("n_ctx"), positions, "wpe.weight")
+    layers = layer_count(bare, r"h\.(\d+)\.")
+    keys.agree("n_layer", keys.integer("n_layer"), layers, "the names of the tensors")
+    inner = dims(bare, "h.0.mlp.c_fc.weight")[1]
+    keys.agree("n_inner", keys.integer("n_inner"), inner, "h.0.mlp.c_fc.weight")
+    heads = keys.needed(
+        "n_head", keys.integer("n_head"), "the tensors do not tell the number of attention heads"
+    )
+    spec = LoopedSpec.parse(
+        {
+            "width": width,
+            "heads": heads,
+            "layers": layers,
+            "loops": _loops(keys),
+            "expansion": inner / width,
+            "activation": keys.word("activation_function", ACTIVATIONS) or "gelu",
+            "norm": "layernorm",
+            "norm_position": "pre",
+            "positions": "learned",
+            "injection": False,
+            "tied_head": _tied(bare, keys),
+            "bias": True,
+            "reembed_temperature": _temperature(keys),
+            "init": "gpt2",
+        },
+        "the checkpoint's shape",
+    )
+    _refuse_variants(keys)
+    model = LoopedModel(spec, vocab, positions, causal=True, seed=0, dtype=torch.float32)
+    fill(model, _laid_out(bare, spec), _names(spec))
+    return model
+
+
+def hidden_states(model: LoopedModel, tokens_BS: Tensor) -> list[Tensor]:
+    """The published list of hidden states: what enters every block, then the final, normalised state.
+
+    Entry i is the state at stage i; except that the last one is normalised, and that what enters the first
+    block of a later loop has the re-embedding added where the model has one.
+
+    Args:
+        model: a pre-norm looped model.
+        tokens_BS: token ids.
+
+    Returns:
+        loops * layers + 1 tensors (B, T, D).
+    """
+    entering: list[Tensor] = []
+
+    def note(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        entering.append(arguments[0])
+
+    hooks = [block.register_forward_pre_hook(note) for block in model.blocks]
+    try:
+        state_BTD = model.hidden(tokens_BS, model.inference_loops)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    final_BTD: Tensor = model.final_norm(state_BTD)
+    return [*entering, final_BTD]
+
+
+def _names(spec: LoopedSpec) -> dict[str, str]:
+    """Published name -> ours, for every tensor of the model."""
+    names = {"wte.weight": "token_embedding", "wpe.weight": "position_embedding"}
+    norms = {"ln_f": "final_norm"}
+    for layer in range(spec.layers):
+        for theirs, ours in PARTS.items():
+            if theirs.startswith("ln"):
+                norms[f"h.{layer}.{theirs}"] = f"blocks.{layer}.{ours}"
+                continue
+            for part in ("weight", "bias"):
+                names[f"h.{layer}.{theirs}.{part}"] = f"blocks.{layer}.{ours}.{part}"
+    for theirs, ours in norms.items():
+        names |= {f"{theirs}.weight": f"{ours}.gain", f"{theirs}.bias": f"{ours}.bias"}
+    return names if spec.tied_head else {**names, "lm_head.weight": "head.weight"}
+
+
+def _laid_out(tensors: dict[str, Tensor], spec: LoopedSpec) -> dict[str, Tensor]:
+    """The tensors in our shapes: Conv1D weights transposed, a tied head left out."""
+    kept = {name: t for name, t in tensors.items() if name != "lm_head.weight" or not spec.tied_head}
+    return {name: t.T if CONV1D.fullmatch(name) and t.ndim == 2 else t for name, t in kept.items()}
+
+
+def _tied(tensors: dict[str, Tensor], keys: Keys) -> bool:
+    """Whether the head is the token embedding, as it is unless the config says not.
+
+    Raises:
+        InputError: the config says (or leaves) it tied, and the checkpoint has another head; or the reverse.
+    """
+    said, head = keys.flag("tie_word_embeddings"), tensors.get("lm_head.weight")
+    if said is False:
+        if head is None:
+            raise InputError("tie_word_embeddings = False: but the checkpoint has no lm_head.weight.")
+        return False
+    if head is not None and not torch.equal(head, tensors["wte.weight"]):
+        raise InputError(
+            "tensor lm_head.weight differs from wte.weight: with an output head of its own a config must say "
+            "tie_word_embeddings = false."
+        )
+    return True
+
+
+def _loops(keys: Keys) -> int:
+    """Times the blocks run: as said; else once or twice by `add_recurrence`; else twice."""
+    loops, recurrent = keys.integer("loops"), keys.flag("add_recurrence")
+    implied = None if recurrent is None else 1 + recurrent
+    if implied and loops and implied != loops:
+        raise InputError(f"loops = {loops}: contradicts add_recurrence = {recurrent}.")
+    return loops or implied or 2
+
+
+def _temperature(keys: Keys) -> float | None:
+    """Temperature of the re-embedding, by our key or the predecessor's two; None: there is none."""
+    ours, on, theirs = keys.number("reembed_temperature"), keys.flag("re_embed"), keys.number("re_embed_temp")
+    if on and theirs is None and ours is None:
+        raise InputError("re_embed_temp is missing: re_embed = True needs a temperature.")
+    said = ours if ours is not None else theirs
+    if (on is False and ours is not None) or (None not in (ours, theirs) and ours != theirs):
+        raise InputError(
+            f"reembed_temperature = {ours}: contradicts re_embed = {on}, re_embed_temp = {theirs}."
+        )
+    return said if on or ours is not None else None
+
+
+def _refuse_variants(keys: Keys) -> None:
+    """Refuse what would make other logits.
+
+    Raises:
+        InputError: the config asks for it, or has a key that is not known.
+    """
+    keys.must_be("model_type", "gpt2")
+    keys.must_be("layer_norm_epsilon", 1e-5)
+    keys.must_be("scale_attn_weights", True)
+    for key in (
+        "scale_attn_by_inverse_layer_idx",
+        "add_cross_attention",
+        "is_encoder_decoder",
+        "tie_encoder_decoder",
+        "no_ln",
+        "no_mlp",
+        "share_mlp",
+        "add_memory",
+    ):
+        keys.must_be(key, False)
+    keys.must_be("pruned_heads", {})
+    keys.must_be("cross_attention_hidden_size")
+    keys.finish(frozenset(IGNORED.split()))
