@@ -81,6 +81,18 @@ def test_own_regimes_can_be_chosen_by_name(
     assert ran[0][0].steps_for == {"few": 7}
 
 
+def test_changed_steps_hold_for_all_regimes_unless_some_are_named(ran: list[tuple[StudySpec, Any]]) -> None:
+    assert load_study("demo").steps_for
+    for options, steps in {
+        "": load_study("demo").steps_for,
+        "--training.steps 50": {},
+        "--training.steps 50 --steps-for natural 60": {"natural": 60},
+        "--regimes natural": {},
+    }.items():
+        assert cli.main(["run", "demo", *options.split()]) == 0
+        assert ran[-1][0].steps_for == steps
+
+
 def test_a_facts_file_given_as_an_option_is_relative_to_here(
     tmp_path: Path, ran: list[tuple[StudySpec, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ def test_every_single_setting_but_steps_and_thresholds_is_part_of_the_identity()
     same = [
         spec.replace(training={**spec.training.tree(), "steps": 5}),
         spec.replace(diagnosis={"window": 9}),
+        spec.replace(sinks=["tensorboard"]),
     ]
     changed = [
         spec.replace(world={"entities": 7}),

@@ -19,8 +19,9 @@ from types import FrameType
 from rich.console import Console
 
 from grokscope.errors import InputError
+from grokscope.files import remove
 from grokscope.studies.cost import disk_sentences
-from grokscope.studies.directory import INTERRUPTED, LOG
+from grokscope.studies.directory import INTERRUPTED, LOG, PROGRESS
 from grokscope.studies.plan import PlannedRun, plan, prepare, start_order
 from grokscope.studies.progress import Display, display
 from grokscope.studies.run import Study
@@ -155,6 +156,7 @@ def _supervise(
 
 def _start(run: PlannedRun, threads: int) -> _Worker:
     log = run.directory / LOG
+    remove(run.directory / PROGRESS)
     command = [sys.executable, "-m", "grokscope.studies.worker", str(run.directory)]
     with log.open("ab") as handle:
         start = handle.tell()

@@ -40,12 +40,20 @@ def apply(study: StudySpec, values: Any) -> StudySpec:
     tree["regimes"] = [named[name].tree() if name in named else name for name in values.regimes]
     if not tree["regimes"]:
         raise InputError("regimes = (): name at least one regime.")
-    if not set(tree["steps_for"]) - set(study.steps_for):
-        # Leaving a regime out must not turn the file's own entry for it into an error.
-        tree["steps_for"] = {name: n for name, n in tree["steps_for"].items() if name in values.regimes}
+    tree["steps_for"] = _steps_for(study, values)
     if values.world.facts_file is not None:
         tree["world"]["facts_file"] = str(Path(values.world.facts_file).resolve())
     return StudySpec.parse(tree, "command line")
+
+
+def _steps_for(study: StudySpec, values: Any) -> dict[str, int]:
+    """Explicit options as they are; else the file's, for the regimes left, if `steps` is the file's too."""
+    chosen = dict(values.steps_for)
+    if chosen != study.steps_for:
+        return chosen
+    if values.training.steps != study.training.steps:
+        return {}
+    return {name: steps for name, steps in chosen.items() if name in values.regimes}
 
 
 def _fields(spec: Spec) -> list[tuple[str, Any, Any]]:
@@ -58,6 +66,8 @@ def _fields(spec: Spec) -> list[tuple[str, Any, Any]]:
         elif name == "regimes":
             annotation = tuple[str, ...]
             value = tuple(item if isinstance(item, str) else item.name for item in value)
+        elif isinstance(value, dict):
+            annotation, value = tuple[tuple[str, int], ...], tuple(value.items())
         option = Annotated[annotation, tyro.conf.arg(help=info.description or "")]
         fields.append((name, option, dataclasses.field(default_factory=_constant(value))))
     return fields

@@ -21,6 +21,10 @@ SHOWN = {
     "test_ood": "OOD two-hop",
 }
 """Accuracies in the table, and what they are called there."""
+NARROW = ("train_inferred", "test_ood")
+"""Those of them that a narrow terminal gets."""
+WIDE = 125
+"""Columns of a terminal from which the whole table fits."""
 LINE_SECONDS = 15.0
 """Without a terminal: a run's progress is printed at most this often."""
 
@@ -60,39 +64,46 @@ class LiveTable:
         self.next_update = 0.0
 
     def state(self, run: PlannedRun, state: str) -> None:
-        self.states[run.name] = state if state in ("starting", "done", "interrupted") else "failed"
+        known = state in ("starting", "done", "interrupted")
+        self.states[run.name] = state if known else "failed"
+        if not known:
+            self.say(f"{run.name} failed: {state}")
         self.next_update = 0.0
 
     def say(self, sentence: str) -> None:
-        self.live.console.print(sentence)
+        self.live.console.print(sentence, markup=False, highlight=False)
 
     def update(self, force: bool = False) -> None:
         now = time.monotonic()
         if now < self.next_update and not force:
             return
         self.next_update = now + 0.5
+        rows = [self._cells(run) for run in self.runs]
         table = Table(box=None, pad_edge=False)
-        for name in ("run", "", "step", "", "steps/s", *SHOWN.values(), "left"):
-            table.add_column(name, justify="left" if name in ("run", "") else "right", no_wrap=True)
-        for run in self.runs:
-            table.add_row(*self._row(run))
+        for name in rows[0]:
+            table.add_column(name, justify="left" if name in ("run", "state") else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row.values())
         self.live.update(table)
 
-    def _row(self, run: PlannedRun) -> list[Any]:
+    def _cells(self, run: PlannedRun) -> dict[str, Any]:
+        """A row by column name; a narrow terminal gets fewer columns."""
         state, steps = self.states[run.name], run.spec.training.steps
         seen = {} if state == "waiting" else read_progress(run.directory)
         step = int(seen.get("step", run.step))
+        running = state == "starting" and bool(seen)
+        wide = self.live.console.width >= WIDE
         accuracy = seen.get("accuracy", {})
-        running = state == "starting" and seen.get("pid") is not None
-        return [
-            run.name,
-            seen.get("doing", state) if running else state,
-            f"{step}/{steps}",
-            ProgressBar(total=steps, completed=step, width=16),
-            f"{seen['rate']:.1f}" if seen.get("rate") else "",
-            *(f"{accuracy[name]:.3f}" if name in accuracy else "" for name in SHOWN),
-            time_left(seen, steps) if running else "",
-        ]
+        cells = {"run": run.name, "state": seen.get("doing", state) if running else state}
+        cells["step"] = f"{step}/{steps}" if wide else str(step)
+        if wide:
+            cells["done"] = ProgressBar(total=steps, completed=step, width=16)
+        cells["steps/s"] = f"{seen['rate']:.1f}" if running and seen.get("rate") else ""
+        for name, label in SHOWN.items():
+            if wide or name in NARROW:
+                cells[label] = f"{accuracy[name]:.3f}" if name in accuracy else ""
+        cells["left"] = time_left(seen, steps) if running else ""
+        return cells
 
 
 class Lines:

@@ -69,7 +69,7 @@ class StudySpec(Spec):
     )  # fmt: skip
     """The streams a study seed sets; the others keep seed 0. Regimes of one seed always share their world."""
     steps_for: dict[str, int] = Field({})
-    """Fewer (or more) steps for some regimes, by name."""
+    """Other numbers of steps for some regimes, by name (`--training.steps` alone holds for all regimes)."""
     sinks: tuple[SinkName, ...] = ()
     """Where metrics go beside the run's own files; each is an extra to install."""
 

@@ -18,9 +18,11 @@ def summary_rows(study: Study) -> list[tuple[str, ...]]:
 def print_summary(study: Study, console: Console | None = None) -> None:
     """Print the table, and say which runs it does not have."""
     console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=max(console.width, 120))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in COLUMNS:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, no_wrap=name in ("run", "saturation"), overflow="fold")
     for row in summary_rows(study):
         table.add_row(*row)
     console.print(table)
