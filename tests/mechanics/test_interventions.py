@@ -22,7 +22,7 @@ def value_at_site(model, tokens, stage, site):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_site_is_reached_and_a_plan_equals_a_plain_tap(kind):
-    """A plan through masks and sources and a callable that assigns by index give the same bits, at every site."""
+    """Masks and sources, and a callable that assigns by index, give the same numbers at every site."""
     model = model_of(kind)
     tokens = tokens_of(model, kind)
     other = tokens.flip(0)

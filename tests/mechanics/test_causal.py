@@ -1,0 +1,146 @@
+"""Verdicts, paths, centroids and causal tracing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from grokscope.errors import InputError
+from grokscope.mechanics.causal import Examined, combine, examine, judge_share
+from grokscope.mechanics.centroid import bridge_centroids
+from grokscope.mechanics.donors import DonorTable
+from grokscope.mechanics.interchange import interchange
+from grokscope.mechanics.intervals import Rate
+from grokscope.mechanics.lens import lens
+from grokscope.mechanics.paths import inference_path
+from grokscope.mechanics.share import Share
+from grokscope.mechanics.tracing import TOKENS, causal_trace, corrupt
+from tests.mechanics.causal_cases import model_of, probes, setting_of, wired_case
+
+
+def share_of(value: float, low: float, high: float, n: int = 200, drop: float | None = None) -> Share:
+    through = np.arange(n) < round(value * n)
+    rate = Rate(value, low, high, n, (n, n), float(n))
+    drops = through.astype(float) if drop is None else np.full(n, drop)
+    return Share(rate, rate, drops, (), np.arange(n), through, np.arange(n) % 2)
+
+
+@pytest.mark.parametrize(
+    ("found", "mechanism"),
+    [
+        (share_of(1.0, 0.97, 1.0), "circuit"),
+        (share_of(0.0, 0.0, 0.03), "memorised"),
+        (share_of(0.5, 0.4, 0.6), "partial"),
+        (share_of(0.9, 0.86, 0.93), "partial"),
+        (share_of(0.95, 0.9, 0.98), "undecided"),
+        (share_of(1.0, 0.8, 1.0, n=20), "undecided"),
+    ],
+)
+def test_the_rule_reads_intervals_not_values(found, mechanism):
+    assert judge_share(found, None)[0] == mechanism
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "inner", "outer", "verdict"),
+    [
+        ("memorised", "memorised", "undecided", "memorised"),
+        ("memorised", "circuit", "undecided", "partial"),
+        ("memorised", "undecided", "undecided", "undecided"),
+        ("generalised without delay", "circuit", "circuit", "circuit without delay"),
+        ("generalised after a delay", "circuit", "circuit", "grokked circuit"),
+        ("generalised after a delay", "memorised", "memorised", "fake grokking"),
+        ("delayed rise, incomplete", "partial", "memorised", "fake grokking"),
+        ("generalised after a delay", "circuit", "undecided", "undecided"),
+        ("generalised without delay", "circuit", "partial", "partial"),
+        ("not saturated", "circuit", "circuit", "undecided"),
+    ],
+)
+def test_behaviour_and_mechanism_make_the_verdict(behaviour, inner, outer, verdict):
+    rate = Rate(1.0, 0.9, 1.0, 9, (9, 9), 9.0)
+    one = Examined("x", "circuit", "", rate, rate, None, share_of(1, 1, 1), None, {})
+    inner, outer = (replace(one, mechanism=name) for name in (inner, outer))
+    assert combine(behaviour, inner, outer)[0] == verdict
+
+
+@pytest.mark.parametrize("name", ["circuit", "pair_code"])
+def test_the_verdict_on_wired_models(name):
+    wired, some, setting = wired_case(name)
+    said = examine(wired.model, some, setting, np.ones(len(some), dtype=bool))
+    assert said.mechanism == wired.mechanism
+    assert said.accuracy.value == 1.0
+    assert said.atoms_known.value == 1.0
+    if name == "circuit":
+        assert said.through_circuit == 1.0
+        assert said.arms["bridge"].rate == 1.0
+        assert said.arms["bridge"].n >= 30
+        assert (said.cell.stage, said.cell.column) == wired.reading
+
+
+def test_the_path_of_a_circuit_and_of_one_in_another_basis():
+    paths = {}
+    for name in ("circuit", "rotated"):
+        wired, some, setting = wired_case(name)
+        trace = lens(wired.model, some, setting.encode(some.queries), setting.world.vocabulary)
+        paths[name] = inference_path(trace, interchange(wired.model, some, setting, ("bridge",)))
+        assert (paths[name].read, paths[name].position) == (wired.reading[0], str(wired.reading[1]))
+        assert paths[name].resolved <= paths[name].read
+        assert paths[name].stages_left == len(wired.model.stages) - 1 - wired.reading[0]
+    assert paths["circuit"].disagrees == ""
+    assert "another basis" in paths["rotated"].disagrees
+
+
+def test_a_memory_has_no_path():
+    wired, some, setting = wired_case("memoriser")
+    trace = lens(wired.model, some, setting.encode(some.queries), setting.world.vocabulary)
+    path = inference_path(trace, interchange(wired.model, some, setting, ("bridge",)))
+    assert (path.position, path.read, path.stages_left) == (None, None, None)
+    with pytest.raises(InputError, match="one checkpoint"):
+        inference_path(trace.expand_dims("step"), interchange(wired.model, some, setting, ("bridge",)))
+
+
+def test_centroids_are_means_of_never_trained_donors():
+    kind = "looped"
+    model, setting = model_of(kind), setting_of(kind)
+    queries = probes(12).queries
+    found = bridge_centroids(model, setting, queries.path_NK[:, 0], queries.relation_NK[:, 1], most=3)
+    assert len(found.bridge_G) > 3
+    assert found.state_GLTD.shape == (len(found.bridge_G), len(model.stages), 3, 16)
+    assert ((found.donors_G >= 2) & (found.donors_G <= 3)).all()
+    table = DonorTable(setting.world, setting.trained)
+    facts = table.of_bridge(int(found.bridge_G[0]), int(found.relation2_G[0]), np.random.default_rng(0), 9)
+    heads, tails = setting.world.fact_F3[facts[:, 0], 0], setting.world.fact_F3[facts[:, 0], 2]
+    trained = set(zip(setting.trained.head_N, *setting.trained.relation_NK.T, strict=True))
+    firsts = setting.world.fact_F3[facts[:, 0], 1]
+    assert (tails == found.bridge_G[0]).all()
+    assert not {(h, r, found.relation2_G[0]) for h, r in zip(heads, firsts, strict=True)} & trained
+
+
+def test_corrupted_inputs_are_questions_with_another_answer():
+    setting, some = setting_of("looped"), probes(40)
+    world, before = setting.world, some.queries
+    for place, token in enumerate(TOKENS):
+        after, there = corrupt(world, before, token, np.random.default_rng(0))
+        own = np.column_stack([before.head_N, before.relation_NK])
+        new = np.column_stack([after.head_N, after.relation_NK])
+        assert there.any()
+        assert ((own != new).sum(axis=1) == there).all()
+        assert (own != new)[there, place].all()
+        bridge = world.tail_of_ER[after.head_N, after.relation_NK[:, 0]]
+        answer = world.tail_of_ER[bridge, after.relation_NK[:, 1]]
+        assert (np.column_stack([bridge, answer]) == after.path_NK).all()
+        assert (answer[there] != before.path_NK[there, 1]).all()
+
+
+def test_tracing_follows_the_information_through_a_circuit():
+    """A token matters at its own position until it has been read, and not after."""
+    wired, some, setting = wired_case("circuit")
+    trace = causal_trace(wired.model, some, setting, probes=60)
+    effect = trace["effect"].values
+    assert (effect[:, 0] == 1).all()
+    assert effect[TOKENS.index("head"), wired.reading[0]] == 0
+    assert effect[TOKENS.index("relation1"), wired.reading[0]] == 1
+    assert effect[TOKENS.index("relation1"), -1] == 0
+    assert effect[TOKENS.index("relation2"), -1] == 1
+    assert trace.sizes["probe"] == 60
+    assert torch.is_grad_enabled()

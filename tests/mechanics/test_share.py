@@ -1,0 +1,92 @@
+"""The share, its cells and the ablations on wired models, whose truth is known query by query."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from grokscope.errors import InputError
+from grokscope.mechanics.ablation import ablate
+from grokscope.mechanics.interchange import interchange
+from grokscope.mechanics.share import NEEDED, best_cell, share, usable_for_share
+from tests.mechanics.causal_cases import wired_case
+
+ARMS = ("bridge", *NEEDED)
+
+
+@pytest.mark.parametrize("name", ["overridden_50", "deleted_50", "unreadable_50"])
+def test_the_share_agrees_with_the_truth_query_by_query(name):
+    wired, some, setting = wired_case(name)
+    found = share(interchange(wired.model, some, setting, ARMS))
+    truth_U = wired.through_circuit(some.queries)[found.probe_U]
+    assert {(cell.stage, cell.column) for cell in found.cells} == {wired.reading}
+    assert (found.through_U == truth_U).mean() >= 0.97
+    assert found.rate.low <= truth_U.mean() <= found.rate.high
+
+
+@pytest.mark.parametrize("name", ["memoriser", "pair_code", "unread"])
+def test_a_memory_has_no_share_whatever_can_be_decoded(name):
+    wired, some, setting = wired_case(name, most=120)
+    found = share(interchange(wired.model, some, setting, ARMS))
+    assert found.rate.value <= 0.05
+
+
+def test_sufficient_and_necessary_for_a_circuit_alone():
+    wired, some, setting = wired_case("circuit", most=80)
+    maps = interchange(wired.model, some, setting, ARMS)
+    found = share(maps)
+    result = ablate(wired.model, some, setting, maps, found)
+    assert found.rate.value == 1.0
+    assert (result.sufficient.value, result.necessary.value) == (1.0, 1.0)
+    assert (result.overlap, result.redundant, result.incomplete, result.agree) == (1.0, 0.0, 0.0, True)
+
+
+def test_a_memory_over_an_intact_circuit_is_redundant_not_necessary():
+    wired, some, setting = wired_case("overridden_50")
+    maps = interchange(wired.model, some, setting, ARMS)
+    result = ablate(wired.model, some, setting, maps, share(maps))
+    truth = wired.through_circuit(some.queries)[share(maps).probe_U]
+    assert abs(result.necessary.value - truth.mean()) < 0.05
+    assert result.sufficient.value > 0.9
+    assert result.redundant > 0.3
+    assert not result.agree
+
+
+def test_a_shared_position_needs_a_site_inside_the_pass():
+    """Where bridge and r2 share a state no donor changes one alone; what the MLP adds is the bridge."""
+    wired, some, setting = wired_case("own_position", most=80)
+    state = interchange(wired.model, some, setting, NEEDED)
+    inside = interchange(wired.model, some, setting, NEEDED, site="block0.mlp")
+    assert share(state).rate.value < 0.2
+    found = share(state, inside)
+    assert found.rate.value == 1.0
+    assert {cell.site for cell in found.cells} == {"block0.mlp"}
+
+
+def test_the_cell_is_never_the_embedding_and_ties_go_to_the_earliest():
+    through = np.zeros((3, 2, 4), dtype=bool)
+    through[0, 0] = True
+    moved = np.zeros_like(through)
+    moved[2, 1, 0] = True
+    assert best_cell(through, moved) == (2, 1)
+    through[1:, 1] = True
+    assert best_cell(through, moved) == (1, 1)
+
+
+def test_what_is_not_right_or_has_no_donor_does_not_count():
+    wired, some, setting = wired_case("circuit", most=40)
+    maps = interchange(wired.model, some, setting, NEEDED)
+    everyone = usable_for_share(maps)
+    wrong = maps.assign(clean_said=maps["clean_said"].copy(data=maps["clean_said"].values + 1))
+    assert everyone.any()
+    assert not usable_for_share(wrong).any()
+    nothing = share(wrong)
+    assert nothing.rate is None
+    assert nothing.cells == ()
+    assert ablate(wired.model, some, setting, maps, nothing) is None
+
+
+def test_a_missing_arm_is_one_sentence():
+    wired, some, setting = wired_case("circuit", most=20)
+    maps: xr.Dataset = interchange(wired.model, some, setting, ("bridge",))
+    with pytest.raises(InputError, match="needs the arms other_bridge and same_bridge"):
+        share(maps)
