@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.models import reference
-
 Weights = dict[str, Tensor]
 VOCAB = 13
 
@@ -94,44 +92,67 @@ def trm_weights(config: dict[str, object], lead: str = "", seed: int = 0) -> Wei
 
 
 def trm_truth(weights: Weights, config: dict[str, object], tokens_BS: Tensor, lead: str = "") -> Weights:
-    """Every stage's state by name, "logits" and "halt", by the original definition."""
-    short = {name.removeprefix(lead + "inner."): t.float() for name, t in weights.items()}
-    renamed = {
-        "h_init": short["H_init"],
-        "l_init": short["L_init"],
-        "token_embedding": short["embed_tokens.embedding_weight"],
-        "head.weight": short["lm_head.weight"],
-        "halting.weight": short["q_head.weight"],
-        "halting.bias": short["q_head.bias"],
-    }
-    if "puzzle_emb.weights" in short:
-        width, row = config["hidden_size"], short["puzzle_emb.weights"].reshape(-1)
-        slots = config["puzzle_emb_len"] or -(-len(row) // width)
-        padded = torch.cat([row, torch.zeros(slots * width - len(row))])
-        renamed["prefix_embedding"] = padded.view(slots, width)
-    if "embed_pos.embedding_weight" in short:
-        renamed["position_embedding"] = short["embed_pos.embedding_weight"]
-    for i in range(config["L_layers"]):
-        for theirs, ours in {
-            "self_attn.qkv_proj": "attention.qkv",
-            "self_attn.o_proj": "attention.out",
-            "mlp_t.gate_up_proj": "mixer.gate_up",
-            "mlp_t.down_proj": "mixer.down",
-            "mlp.gate_up_proj": "mlp.gate_up",
-            "mlp.down_proj": "mlp.down",
-        }.items():
-            if f"L_level.layers.{i}.{theirs}.weight" in short:
-                renamed[f"level.blocks.{i}.{ours}.weight"] = short[f"L_level.layers.{i}.{theirs}.weight"]
-    return reference.trm(
-        renamed,
-        tokens_BS,
-        heads=config["num_heads"],
-        mixer=config["mlp_t"],
-        positions={"rope": "rotary"}.get(config["pos_encodings"], config["pos_encodings"]),
-        h_cycles=config["H_cycles"],
-        l_cycles=config["L_cycles"],
-        layers=config["L_layers"],
-    )
+    """Every stage's state by name, "logits" and "halt", in the original's operations and their order.
+
+    The order matters: a mixer amplifies rounding by thousands from its first pass to its last."""
+    c = config
+    w = {name.removeprefix(lead + "inner."): t.float() for name, t in weights.items()}
+    width, heads, total = c["hidden_size"], c["num_heads"], c["seq_len"] + c["puzzle_emb_len"]
+    e = F.embedding(tokens_BS, w["embed_tokens.embedding_weight"])
+    if c["puzzle_emb_ndim"]:
+        row = w["puzzle_emb.weights"].expand(len(tokens_BS), -1)
+        row = F.pad(row, (0, c["puzzle_emb_len"] * width - c["puzzle_emb_ndim"]))
+        e = torch.cat([row.reshape(len(tokens_BS), c["puzzle_emb_len"], width), e], -2)
+    if c["pos_encodings"] == "learned":
+        e = 0.707106781 * (e + w["embed_pos.embedding_weight"])
+    e = math.sqrt(width) * e
+    size = width // heads
+    turns = 1.0 / (10000 ** (torch.arange(0, size, 2, dtype=torch.float32) / size))
+    angle = torch.outer(torch.arange(total, dtype=torch.float32), turns)
+    angle = torch.cat([angle, angle], -1)[:, None]
+
+    def rms(x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)
+
+    def swiglu(x: Tensor, name: str) -> Tensor:
+        gate, up = F.linear(x, w[name + ".gate_up_proj.weight"]).chunk(2, -1)
+        return F.linear(F.silu(gate) * up, w[name + ".down_proj.weight"])
+
+    def turned(x: Tensor) -> Tensor:
+        half = torch.cat([-x[..., size // 2 :], x[..., : size // 2]], -1)
+        return x * angle.cos() + half * angle.sin()
+
+    def attention(x: Tensor, name: str) -> Tensor:
+        qkv = F.linear(x, w[name + ".qkv_proj.weight"]).view(len(x), total, 3 * heads, size)
+        q, k, v = qkv[:, :, :heads], qkv[:, :, heads : 2 * heads], qkv[:, :, 2 * heads :]
+        if c["pos_encodings"] == "rope":
+            q, k = turned(q), turned(k)
+        mixed = F.scaled_dot_product_attention(*(y.transpose(1, 2) for y in (q, k, v))).transpose(1, 2)
+        return F.linear(mixed.reshape(len(x), total, width), w[name + ".o_proj.weight"])
+
+    def level(z: Tensor, injection: Tensor) -> Tensor:
+        x = z + injection
+        for i in range(c["L_layers"]):
+            name = f"L_level.layers.{i}"
+            if c["mlp_t"]:
+                x = x.transpose(1, 2)
+                x = rms(x + swiglu(x, name + ".mlp_t")).transpose(1, 2)
+            else:
+                x = rms(x + attention(x, name + ".self_attn"))
+            x = rms(x + swiglu(x, name + ".mlp"))
+        return x
+
+    z_h, z_l = w["H_init"].expand(e.shape), w["L_init"].expand(e.shape)
+    found = {"init": z_h}
+    for cycle in range(c["H_cycles"]):
+        for think in range(c["L_cycles"]):
+            z_l = level(z_l, z_h + e)
+            found[f"cycle{cycle}.think{think}"] = z_l
+        z_h = level(z_h, z_l)
+        found[f"cycle{cycle}.commit"] = z_h
+    found["logits"] = F.linear(z_h, w["lm_head.weight"])[:, c["puzzle_emb_len"] :]
+    found["halt"] = F.linear(z_h[:, 0], w["q_head.weight"], w["q_head.bias"])
+    return found
 
 
 def gpt2_config(**changes: object) -> dict[str, object]:

@@ -38,10 +38,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         else:
             found, text = torch.load(path, map_location="cpu", weights_only=True), None
     except Exception as error:  # a foreign file may fail in any way that its parser knows
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"the checkpoint at {path} is neither safetensors nor a PyTorch file of tensors alone: "
-            f"{reason[0].rstrip('.')}."
+            f"the checkpoint at {path} is neither safetensors nor a PyTorch file of tensors alone "
+            f"({type(error).__name__} while reading it)."
         ) from None
     if text is not None:
         config = parse_config(text, f"the metadata of {path}")
