@@ -146,7 +146,7 @@ def fitted(state_PSD: Tensor, labels_YP: IntArray, fitted_P: BoolArray) -> IntAr
 
 def shuffled_within(relation_P: IntArray, fact_P: IntArray, entity_P: IntArray, seed: int) -> IntArray:
     """(P,) the control task: entities permuted over the facts of each relation, one entity per fact."""
-    fact_F, first_F, of_P = np.unique(fact_P, return_index=True, return_inverse=True)
+    _, first_F, of_P = np.unique(fact_P, return_index=True, return_inverse=True)
     entity_F, relation_F = entity_P[first_F].copy(), relation_P[first_F]
     rng = generator("probe", seed)
     for relation in np.unique(relation_F):

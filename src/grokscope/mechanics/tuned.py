@@ -31,9 +31,10 @@ from grokscope.world.format import Encoded
 from grokscope.world.probes import ProbeSet
 from grokscope.world.vocabulary import Vocabulary
 
-ROUNDS = 20
-"""L-BFGS rounds. The closed form has the decoding right already; the rounds only sharpen it, and few of them
-keep a map of D x D numbers from learning its facts by heart."""
+ROUNDS = 5
+"""L-BFGS rounds. The closed form has the decoding right already; a few rounds sharpen it, more of them let
+D x D numbers learn the fitted facts by heart (zoo member `unread`: the bridge at r1, log-probability of held
+out probes -1.9 after 1 round, -1.8 after 5, -2.4 after 20)."""
 
 
 def tuned_lens(
