@@ -120,10 +120,10 @@ def compare(
     smallest = min(every, key=lambda one: len(one.id_P))
     unseen = clustered_rate(np.zeros(len(smallest.id_P)), smallest.fact_PK, level).high
     found = _replicated(every, sizes, measures, replicates, seed)
-    freedom = min(
-        [len(np.unique(column)) for column in smallest.fact_PK.T]
-        + [size for size in sizes if size >= FEWEST_RUNS]
-    )
+    # The runs' degrees of freedom add up over the groups, as in a two-sample t.
+    spread = sum(size - 1 for size in sizes if size >= FEWEST_RUNS)
+    fewest = min(len(np.unique(column)) for column in smallest.fact_PK.T) - 1
+    freedom = min(fewest, spread) if spread else fewest
     out = []
     for kind in kinds:
         yard = yardstick(every[0].labels[kind] if kind == "causal" else ())
@@ -131,7 +131,7 @@ def compare(
         for measure in measures:
             values_B = found[kind, measure]
             error = float(np.nanstd(values_B[1:], ddof=1)) if np.isfinite(values_B[1:]).sum() > 1 else np.inf
-            wide = error * float(stats.t.ppf((1 + level) / 2, freedom - 1)) if freedom > 1 else np.inf
+            wide = error * float(stats.t.ppf((1 + level) / 2, freedom)) if freedom > 0 else np.inf
             out.append(_judged(kind, measure, float(values_B[0]), wide, unseen, hidden, margins[measure]))
     answer, reason = _answer(out)
     scope: Literal["these runs", "regimes"] = "regimes" if min(sizes) >= FEWEST_RUNS else "these runs"
