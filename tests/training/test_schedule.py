@@ -1,6 +1,7 @@
 """Rates and checkpoints depend on the step alone."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -36,10 +37,10 @@ def test_dense_then_log_spaced(choice, steps):
     spec = TrainingSpec(steps=steps, **choice)
     marks = checkpoint_steps(spec)
     first, every = spec.first_checkpoint, spec.dense_every
-    expected = {s for s in range(0, first + 1, every)} | {first}
+    expected = {*range(0, first + 1, every), first}
     assert {s for s in marks if s <= first} - {steps} == {s for s in expected if s <= steps} - {steps}
     late = [s for s in scheduled_steps(spec, steps) if s >= first]
-    for a, b in zip(late, late[1:], strict=False):
+    for a, b in pairwise(late):
         assert b / a <= 2 ** (1 / spec.checkpoints_per_doubling) + 1.5 / a
     assert len(marks) <= first // every + spec.checkpoints_per_doubling * max(0, math.log2(steps / first)) + 4
 
@@ -62,7 +63,7 @@ def test_thinning_depends_on_the_past_alone(steps, most):
 def test_thinning_is_even_in_log_step():
     spec = TrainingSpec(steps=100_000, first_checkpoint=100, dense_every=10, checkpoints_per_doubling=16)
     kept = thin(checkpoint_steps(spec), 21)
-    inner = [math.log(b / a) for a, b in zip(kept[1:], kept[2:], strict=False)]
+    inner = [math.log(b / a) for a, b in pairwise(kept[1:])]
     assert max(inner) < 3 * math.log(100_000 / kept[1]) / len(inner)
 
 

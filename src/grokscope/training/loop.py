@@ -102,7 +102,7 @@ def train(
     device = _check(model, spec)
     with ExitStack() as stack:
         stack.enter_context(_threads(before.threads if before else threads))
-        stack.enter_context(_deterministic(device))
+        stack.enter_context(repeatable(device))
         model.to(device)
         batches = Batches(data, spec.batch, seeds.order, device)
         objective = Objective(model, batches.layout, spec.loss, spec.halt_weight)
@@ -204,7 +204,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
+def repeatable(device: torch.device) -> Iterator[None]:
     """Sums into shared places (gradients of embeddings) must not depend on which CPU thread comes first."""
     before = torch.are_deterministic_algorithms_enabled()
     filled = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]

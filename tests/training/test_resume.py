@@ -1,0 +1,193 @@
+"""A run that was killed, stopped or continued is the run that was not."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from grokscope.errors import InputError
+from grokscope.training import checkpoint, keeper
+from grokscope.training.checkpoint import find_state, kept_steps, load_weights, weights_path
+from grokscope.training.loop import train
+from grokscope.training.metrics import read_metrics
+from grokscope.training.schedule import checkpoint_steps, thin
+from tests.training import tiny
+
+ROOT = Path(__file__).parents[2]
+STEPS = 200
+LOOPS = {"loop_choices": (1, 2, 3)}
+
+
+def contents(directory: Path) -> dict[str, object]:
+    """Everything a run left, by file; metrics without the clock."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    folders = ("checkpoints/*", "seen/*", "resume/*.safetensors")
+    files = [path for folder in folders for path in directory.glob(folder)]
+    state = json.loads((directory / "resume/state.json").read_text())
+    table = pl.read_parquet(directory / "metrics.parquet").drop("seconds")
+    return {
+        **{str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        "metrics": [{name: value for name, value in line.items() if name != "seconds"} for line in lines],
+        "table": table.rows(),
+        "state": {name: value for name, value in state.items() if name != "seconds"},
+    }
+
+
+def start(directory: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.training.tiny", str(directory), str(STEPS)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_step(directory: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Until a resume state of at least `step` is there, or the process has ended."""
+    while process.poll() is None:
+        path = directory / "resume/state.json"
+        if path.exists() and json.loads(path.read_text())["step"] >= step:
+            return
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run that nothing happened to."""
+    directory = tmp_path_factory.mktemp("straight")
+    tiny.run(directory, steps=STEPS, **LOOPS)
+    return contents(directory)
+
+
+def test_kill_minus_nine_leaves_no_trace(tmp_path, straight):
+    draw = random.Random(os.getpid())
+    for moment in (0, draw.randrange(1, 80), draw.randrange(80, 150)):
+        process = start(tmp_path)
+        wait_for_step(tmp_path, moment, process)
+        time.sleep(draw.random() * 0.05)
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+    tiny.run(tmp_path, steps=STEPS, **LOOPS)
+    assert contents(tmp_path) == straight
+
+
+def test_a_signal_saves_the_step_and_says_how_to_go_on(tmp_path, straight):
+    process = start(tmp_path)
+    wait_for_step(tmp_path, 60, process)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 75
+    progress = find_state(tmp_path)
+    assert progress is not None
+    assert f"SIGTERM: stopped and saved at step {progress.step} of {STEPS}" in said
+    assert "run the same command again" in said
+    tiny.run(tmp_path, steps=STEPS, **LOOPS)
+    assert contents(tmp_path) == straight
+
+
+def dying(original, before):
+    """A function whose process dies when it is called, or when it has done its work."""
+
+    def call(*args, **settings):
+        if not before:
+            original(*args, **settings)
+        raise KeyboardInterrupt
+
+    return call
+
+
+def test_a_process_that_dies_anywhere_in_a_save_does_it_again(tmp_path, straight, monkeypatch):
+    places = [
+        (keeper, "save_weights", True),
+        (keeper, "save_weights", False),
+        (keeper, "save_state", True),
+        (checkpoint, "write_tensors", False),
+        (checkpoint, "write_json", True),
+        (checkpoint, "_remove_others", True),
+        (keeper, "forget_weights", True),
+    ]
+    tiny.run(tmp_path, steps=32, **LOOPS)
+    for module, name, before in places:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, dying(getattr(module, name), before))
+            with pytest.raises(KeyboardInterrupt):
+                tiny.run(tmp_path, steps=STEPS, **LOOPS)
+    tiny.run(tmp_path, steps=STEPS, **LOOPS)
+    assert contents(tmp_path) == straight
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_more_steps_continue_a_finished_run(tmp_path, straight):
+    tiny.run(tmp_path, steps=77, **LOOPS)
+    assert 77 not in checkpoint_steps(tiny.spec(steps=STEPS))
+    tiny.run(tmp_path, steps=STEPS, **LOOPS)
+    left = contents(tmp_path)
+    assert set(left) - set(straight) == {"checkpoints/step_00000077.safetensors", "seen/00000077.txt"}
+    without = [line for line in left["metrics"] if line["step"] != 77]
+    assert without == straight["metrics"]
+    assert all(left[name] == straight[name] for name in straight if name not in ("metrics", "table"))
+
+
+def test_a_finished_run_is_left_alone_and_fewer_steps_are_refused(tmp_path):
+    first = tiny.run(tmp_path)
+    before = contents(tmp_path)
+    (tmp_path / "metrics.parquet").unlink()
+    again = tiny.run(tmp_path)
+    assert contents(tmp_path) == before
+    assert again.metrics.equals(first.metrics)
+    with pytest.raises(InputError, match=r"training\.steps = 39: .*already has 40"):
+        tiny.run(tmp_path, steps=39)
+
+
+def test_a_run_can_end_where_it_was_interrupted(tmp_path, monkeypatch):
+    """Its last state is then off the schedule, and the last step still gets its checkpoint."""
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper.Keeper, "check", dying(None, True))
+        with pytest.raises(KeyboardInterrupt):
+            tiny.run(tmp_path, steps=100, resume_every=7)
+    progress = find_state(tmp_path)
+    assert progress is not None
+    assert progress.step == 49
+    end = tiny.run(tmp_path, steps=49, resume_every=7)
+    assert end.metrics["step"].to_list()[-2:] == [45, 49]
+
+
+def test_same_seeds_same_bytes_other_seeds_other_bytes(tmp_path, monkeypatch):
+    tiny.run(tmp_path / "a")
+    tiny.run(tmp_path / "b")
+    monkeypatch.setattr(tiny, "SEEDS", tiny.SEEDS.replace(order=4))
+    tiny.run(tmp_path / "c")
+    a, b, c = (contents(tmp_path / name) for name in "abc")
+    assert a == b
+    last = "checkpoints/step_00000040.safetensors"
+    assert a[last] != c[last]
+
+
+def test_the_model_holds_the_average_that_is_kept(tmp_path):
+    wanted = tiny.spec()
+    model = tiny.model()
+    train(model, tiny.data(), tiny.probes(), wanted, tiny.SEEDS, tmp_path, threads=1, say=lambda _: None)
+    other = tiny.model()
+    load_weights(weights_path(tmp_path, 40), other)
+    tokens = tiny.data().tokens_NS[:50].long()
+    assert torch.equal(model(tokens), other(tokens))
+    assert not torch.equal(model(tokens), tiny.model()(tokens))
+
+
+def test_keep_thins_weights_and_nothing_else(tmp_path):
+    most = {"keep": 4, "steps": 100}
+    tiny.run(tmp_path, **most)
+    marks = checkpoint_steps(tiny.spec(**most))
+    assert read_metrics(tmp_path)["step"].to_list() == marks
+    assert [int(path.stem) for path in sorted((tmp_path / "seen").iterdir())] == marks
+    assert kept_steps(tmp_path) == sorted({*thin([s for s in marks if s != 100], 4), 100})
+    # Continuing keeps what the longer run made at once keeps, and the old end.
+    tiny.run(tmp_path, keep=4, steps=300)
+    tiny.run(tmp_path / "once", keep=4, steps=300)
+    assert set(kept_steps(tmp_path)) - {100} == set(kept_steps(tmp_path / "once"))
