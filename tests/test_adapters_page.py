@@ -1,0 +1,64 @@
+"""The adapter of docs/adapters.md is one: the original's numbers, whatever number of passes an input takes."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+PAGE = Path(__file__).parents[1] / "docs" / "adapters.md"
+
+
+@pytest.fixture(scope="module")
+def page() -> dict[str, Any]:
+    """The names that the page's Python defines."""
+    names: dict[str, Any] = {"__name__": "page"}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)), names)
+    return names
+
+
+@pytest.fixture
+def adapter(page: dict[str, Any]) -> Any:
+    torch.manual_seed(0)
+    theirs = page["TheirModel"]()
+    torch.nn.init.normal_(theirs.core.weight, std=0.35)  # some stop, some do not
+    return page["Adapter"](theirs, positions=3).eval()
+
+
+def test_same_logits_as_the_original_and_as_the_chain_of_steps(adapter: Any) -> None:
+    tokens_BS = torch.arange(33).view(11, 3) % 11
+    torch.testing.assert_close(adapter(tokens_BS), adapter.theirs(tokens_BS), atol=1e-5, rtol=0.0)
+    carry, stopped = adapter.start(tokens_BS), []
+    for stage in adapter.stages[1:]:
+        carry = adapter.step(carry, stage.index)
+        stopped.append(int(carry.stopped_B.sum()))
+    assert 0 < stopped[-2] < 11, "inputs must differ in their number of passes, or nothing is tested"
+    assert torch.equal(adapter.read(carry, stage.index), adapter.hidden(tokens_BS))
+
+
+def test_a_stopped_input_keeps_its_state_and_another_goes_on_from_what_is_written(adapter: Any) -> None:
+    tokens_BS = torch.arange(33).view(11, 3) % 11
+    carry = adapter.start(tokens_BS)
+    for stage in adapter.stages[1:-1]:
+        carry = adapter.step(carry, stage.index)
+    last = adapter.step(carry, len(adapter.stages) - 1)
+    kept_B = (last.state_BTD == carry.state_BTD).flatten(1).all(1)
+    assert torch.equal(kept_B, carry.stopped_B)
+    written = adapter.write(carry, stage.index, torch.zeros_like(carry.state_BTD))
+    assert torch.equal(adapter.read(written, stage.index), torch.zeros_like(carry.state_BTD))
+    moved = adapter.step(written, len(adapter.stages) - 1)
+    assert not torch.equal(moved.state_BTD[~kept_B], last.state_BTD[~kept_B])
+    assert torch.equal(moved.state_BTD[kept_B], written.state_BTD[kept_B])
+
+
+def test_taps_reach_the_sites_that_the_adapter_names(adapter: Any) -> None:
+    seen: list[str] = []
+
+    def tap(site: str, value: torch.Tensor) -> torch.Tensor:
+        seen.append(site)
+        return value
+
+    carry = adapter.step(adapter.start(torch.zeros(2, 3, dtype=torch.long)), 1, tap)
+    assert (adapter.stages[1].site, *seen) == adapter.sites(1)
+    assert carry.state_BTD.shape == (2, 3, 8)
