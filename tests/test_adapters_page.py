@@ -1,4 +1,4 @@
-"""The adapter of docs/adapters.md is one: the original's numbers, whatever number of passes an input takes."""
+"""The adapter of docs/adapters.md is one: the original's numbers, whatever number of passes they take."""
 
 import re
 from pathlib import Path
