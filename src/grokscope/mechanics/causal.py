@@ -12,7 +12,7 @@ import numpy as np
 from grokscope.mechanics.ablation import Ablation, ablate
 from grokscope.mechanics.interchange import FEWEST, RANDOM, Setting, accuracy, interchange
 from grokscope.mechanics.intervals import Rate, clustered_rate
-from grokscope.mechanics.share import NEEDED, Cell, Share, share
+from grokscope.mechanics.share import EDGE, NEEDED, Cell, Share, share
 from grokscope.mechanics.unrolled import inside_sites
 from grokscope.models.protocol import Reasoner
 from grokscope.world.probes import ProbeSet
@@ -22,8 +22,9 @@ Verdict: TypeAlias = Literal[
     "memorised", "circuit without delay", "grokked circuit", "fake grokking", "partial", "undecided"
 ]
 
-EDGE = 0.05
-"""A share this near to 0 or 1 is not told from it: the zoo's own error of a share."""
+ADDED = 0.2
+"""A route adds to an answer if the margin falls by more than this without it: less is what any exchange of
+states can cost a trained model."""
 STATE_ARMS = ("bridge", "centroid", "transport", RANDOM, *NEEDED)
 """Arms of the map that a verdict shows."""
 
@@ -124,13 +125,12 @@ def judge_share(found: Share, ablation: Ablation | None) -> tuple[Mechanism, str
     if rate is None or used < FEWEST:
         return "undecided", f"{used} right answers have donors, {FEWEST} are needed."
     said = f"share through the bridge {rate.value:.2f} ({rate.low:.2f} to {rate.high:.2f}, n = {rate.n})"
-    between_U = (found.drop_U > EDGE) & (found.drop_U < 1 - EDGE)
-    both = clustered_rate(between_U, np.arange(used)[:, None])
-    if both.low > 0.5 and ablation is not None and ablation.sufficient.low > EDGE:
-        drop = float(found.drop_U.mean())
+    both_U = (found.drop_U > ADDED) & (found.rest_U > ADDED) & (found.rest_U < 1 - ADDED)
+    if ablation is not None and clustered_rate(both_U, np.arange(used)[:, None]).low > 0.5:
+        part = 1 - float(found.rest_U.mean())
         return (
             "redundant",
-            f"changing the bridge takes part of the margin of most answers ({drop:.2f} on average); {said}.",
+            f"the bridge is {part:.2f} of the evidence of most answers, other routes add the rest.",
         )
     if rate.low >= 1 - EDGE:
         return "circuit", said + "."

@@ -9,8 +9,10 @@ untouched memory.
 
 Lost means that the margin (logit of the right answer over the best other one) falls below `HALF` of the
 clean one: two routes that add up hide behind an argmax. The same line decides what stays. The share by
-argmax stands beside it, and `drop`, the mean fall of the margin, which is where several routes feed every
-answer the better measure (biased upward: competitors rise as well).
+argmax stands beside it, and so do the falls of the margin themselves: `drop` when the bridge alone changes,
+biased upward because competitors rise as well, and `rest` when all but the bridge changes. Where two routes
+feed every answer, 1 - `rest` is the bridge's part of the evidence (on wired models with parts 0.25, 0.5 and
+0.75 it is 0.25, 0.49 and 0.75).
 
 The cell (stage, position) is where the second hop takes the bridge: the cell with the largest share on one
 half of the facts, scored on the other half, both ways round.
@@ -32,6 +34,8 @@ from grokscope.mechanics.rates import halves
 HALF = 0.5
 """A margin below this part of the clean one is a lost answer: more than half of the evidence was the
 bridge's."""
+EDGE = 0.05
+"""A share this near to 0 or 1 is not told from it: the zoo's own error of a share."""
 NEEDED = ("other_bridge", "same_bridge")
 """Arms a share is read from."""
 
@@ -55,6 +59,8 @@ class Share:
     """The same by the argmax alone; undercounts where routes add up."""
     drop_U: NDArray[np.float64]
     """Fall of the margin when the bridge alone changes, in parts of the clean one, cut to 0 .. 1."""
+    rest_U: NDArray[np.float64]
+    """Fall of the margin when all but the bridge changes, likewise: what other routes add."""
     cells: tuple[Cell, ...]
     """Where half 0 and half 1 of the facts were scored, each chosen on the other; empty: nothing was."""
     probe_U: NDArray[np.int64]
@@ -83,7 +89,9 @@ def share(maps: xr.Dataset, *inside: xr.Dataset, confidence: float = 0.95) -> Sh
     facts_UK = maps["fact"].values[probe_U]
     half_U = halves(facts_UK[:, 0]) if len(probe_U) else np.zeros(0, dtype=np.int64)
     if not half_U.any():
-        return Share(None, None, np.zeros(0), (), probe_U, np.zeros(len(probe_U), dtype=bool), half_U)
+        return Share(
+            None, None, np.zeros(0), np.zeros(0), (), probe_U, np.zeros(len(probe_U), dtype=bool), half_U
+        )
     through_LCU = through_LCP[:, :, probe_U]
     moved_LCU = np.concatenate([_moved(one) for one in every])[:, :, probe_U]
     cells = tuple(
@@ -93,11 +101,14 @@ def share(maps: xr.Dataset, *inside: xr.Dataset, confidence: float = 0.95) -> Sh
     rows_U = np.arange(len(probe_U))
     at_cell_U = through_LCU[stage_U, column_U, rows_U]
     argmax_U = by_argmax_LCP[stage_U, column_U, probe_U]
-    drop_U = np.concatenate([margin_drop(one) for one in every])[stage_U, column_U, probe_U]
+    drop_U, rest_U = (
+        np.concatenate([margin_drop(one, arm) for one in every])[stage_U, column_U, probe_U] for arm in NEEDED
+    )
     return Share(
         clustered_rate(at_cell_U, facts_UK, confidence),
         clustered_rate(argmax_U, facts_UK, confidence),
         drop_U,
+        rest_U,
         tuple(_cell(every, *cell) for cell in cells),
         probe_U,
         at_cell_U,
@@ -157,25 +168,26 @@ def _wilson_low(hits: NDArray[Any], n: NDArray[Any], z: float = 1.96) -> NDArray
     return out
 
 
-def margin_drop(maps: xr.Dataset) -> NDArray[np.float64]:
-    """(L, C, P) fall of the margin in parts of the clean one when the bridge alone changes, cut to 0 .. 1."""
+def margin_drop(maps: xr.Dataset, arm: str) -> NDArray[np.float64]:
+    """(L, C, P) fall of the margin in parts of the clean one under an arm, cut to 0 .. 1."""
     clean_P = maps["clean_margin"].values
-    margin_LCP = maps["margin"].sel(arm=NEEDED[0]).transpose("stage", "position", "probe").values
+    margin_LCP = maps["margin"].sel(arm=arm).transpose("stage", "position", "probe").values
     with np.errstate(divide="ignore", invalid="ignore"):
         drop_LCP: NDArray[np.float64] = np.clip(1 - margin_LCP / clean_P, 0.0, 1.0)
     return drop_LCP
 
 
 def best_cell(through_LCU: NDArray[np.bool_], moved_LCU: NDArray[np.bool_]) -> tuple[int, int]:
-    """The cell through which most answers go; where none do, the one where most interchanges succeed.
+    """The cell through which most answers go; where hardly any do, the one where most interchanges succeed.
 
     The second case is that of two routes of which neither alone is more than half of the margin. Stage 0 is
     left out: the embedding is the question, nothing has been resolved there. Of equal cells the earliest
     stage counts, then the first column.
     """
     score_LC = through_LCU.mean(axis=2)
-    if score_LC[1:].max() == 0:
-        score_LC = moved_LCU.mean(axis=2)
+    moved_LC = moved_LCU.mean(axis=2)
+    if score_LC[1:].max() <= EDGE < moved_LC[1:].max():
+        score_LC = moved_LC
     stage, column = np.unravel_index(int(score_LC[1:].argmax()), score_LC[1:].shape)
     return int(stage) + 1, int(column)
 

@@ -18,7 +18,7 @@ from grokscope.models.taps import Tap
 
 STATE = "state"
 """The site that `Reasoner.read` shows (TRM: z_L or z_H, as the stage says)."""
-LARGEST_PASS = 32
+LARGEST_PASS = 8
 """Rows x positions x width of one pass, in units of 2^14: activations beyond the cache cost more than they
 save.
 """
