@@ -1,0 +1,109 @@
+"""The configurations that are measured: the shipped studies' own, the reference's at width 128."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from grokscope.models.build import build_model
+from grokscope.models.flops import training_flops
+from grokscope.models.protocol import Reasoner
+from grokscope.seeds import Seeds
+from grokscope.spec import merge
+from grokscope.studies.files import load_study
+from grokscope.studies.spec import RunSpec
+from grokscope.training.data import Batches, TrainingData, training_data
+from grokscope.training.loss import Objective
+from grokscope.training.optim import Optimizer, TrainState
+from grokscope.world.corpus import Corpus, build_corpus
+from grokscope.world.format import positions
+from grokscope.world.graph import build_world
+from grokscope.world.spec import CorpusSpec, Regime, WorldSpec
+
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "reference": ("paper", {"model": {"width": 128}}),
+    "pocket": ("pocket", {}),
+}
+"""Name of a shape: the study it is taken from, and what is changed."""
+TINY: dict[str, dict[str, Any]] = {
+    "reference": {
+        "world": {"entities": 30, "relations": 8, "degree": 5},
+        "corpus": {"phi": 2.0},
+        "model": {"width": 16, "l_cycles": 2, "prefix": 2},
+        "training": {"batch": 8},
+    },
+    "pocket": {
+        "world": {"entities": 30, "relations": 8, "degree": 5},
+        "corpus": {"phi": 2.0},
+        "model": {"width": 16, "loops": 2},
+        "training": {"batch": 8},
+    },
+}
+"""The same, small enough for a test."""
+
+
+def shape(name: str, quick: bool, changes: dict[str, Any] | None = None) -> RunSpec:
+    """The spec of a shape: a study's natural regime, seed 0, with changes laid over it."""
+    study, own = SHAPES[name]
+    spec = load_study(study).expand()["natural-s0"]
+    tree = merge(spec.tree(), {**own, "training": {"device": "cpu"}})
+    for over in (TINY[name] if quick else {}, changes or {}):
+        tree = merge(tree, over)
+    return RunSpec.parse(tree, name)
+
+
+@cache
+def _corpus(world: WorldSpec, corpus: CorpusSpec, regime: Regime, seeds: Seeds) -> Corpus:
+    return build_corpus(build_world(world, seeds), corpus, regime, seeds)
+
+
+def corpus_of(spec: RunSpec) -> Corpus:
+    """The corpus of a spec; built once per process."""
+    return _corpus(spec.world, spec.corpus, spec.regime, spec.seeds)
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """All that a training step needs."""
+
+    spec: RunSpec
+    data: TrainingData
+    batches: Batches
+    model: Reasoner
+    objective: Objective
+    optimizer: Optimizer
+    state: TrainState
+    flops: int
+    """Of one step, by arithmetic: forward and backward of the matrix products, without the optimiser."""
+
+
+def build(spec: RunSpec, dtype: str | None = None) -> Reasoner:
+    """The model of a spec, on its device."""
+    vocabulary = corpus_of(spec).world.vocabulary
+    size, dtype = positions(spec.format), dtype or spec.training.dtype
+    model = build_model(spec.model, vocabulary.size, size, spec.format, spec.seeds.init, dtype)
+    return model.to(spec.training.device)
+
+
+def setup(spec: RunSpec) -> Setup:
+    """Data, model and optimiser of a spec, with the initial state."""
+    corpus = corpus_of(spec)
+    data = training_data(corpus, spec.format, spec.training.atom_repetition)
+    batches = Batches(data, spec.training.batch, spec.seeds.order, torch.device(spec.training.device))
+    model = build(spec)
+    objective = Objective(model, batches.layout, spec.training.loss, spec.training.halt_weight)
+    optimizer = Optimizer(spec.training, model)
+    per_example = training_flops(
+        spec.model, corpus.world.vocabulary.size, positions(spec.format), spec.format
+    )
+    return Setup(
+        spec=spec,
+        data=data,
+        batches=batches,
+        model=model,
+        objective=objective,
+        optimizer=optimizer,
+        state=optimizer.start(model),
+        flops=per_example * spec.training.batch,
+    )

@@ -1,0 +1,132 @@
+"""Results as Markdown, and into a document: every number of docs/speed.md is written by this file."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from grokscope.files import write_text
+
+Row = Mapping[str, Any]
+Column = tuple[str, Callable[[Row], str]]
+BUSY = 1.5
+"""Load before a section, in processes, from which on its figures are marked."""
+
+
+def field(name: str, form: str = "") -> Callable[[Row], str]:
+    """A field of a row, formatted; nothing where it is absent."""
+    return lambda row: "" if row.get(name) is None else format(row[name], form)
+
+
+def seconds(name: str) -> Callable[[Row], str]:
+    """A time with a unit that suits it."""
+    return lambda row: "" if row.get(name) is None else clock(row[name])
+
+
+def clock(value: float) -> str:
+    """`1.23 s`, `12.3 ms`, `45 us`."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value / 1e-6:.3g} us"
+
+
+def _phase(name: str) -> Column:
+    return name, lambda row: clock(row["seconds"][name]) if name in row["seconds"] else ""
+
+
+COLUMNS: dict[str, list[Column]] = {
+    "matmul": [("dtype", field("dtype")), ("threads", field("threads")), ("GFLOP/s", field("gflops", ".0f"))],
+    "steps": [
+        ("shape", field("shape")),
+        ("threads", field("threads")),
+        ("step", field("variant")),
+        ("time", seconds("seconds")),
+        ("quartiles", lambda row: f"{clock(row['low'])} to {clock(row['high'])}"),
+        ("CPU time", seconds("cpu")),
+        ("against plain", field("speedup", ".2f")),
+        ("of the ceiling", field("share", ".0%")),
+        ("of its own shapes' ceiling", field("share_own", ".0%")),
+    ],
+    "phases": [
+        ("shape", field("shape")),
+        ("step", field("variant")),
+        *map(_phase, ("data", "forward", "backward", "optimiser", "ema", "metrics")),
+    ],
+    "memory": [
+        ("shape", field("shape")),
+        ("step", field("variant")),
+        ("before the first step", field("before_mb", ".0f")),
+        ("peak", field("peak_mb", ".0f")),
+        ("peak once warm", field("steps_peak_mb", ".0f")),
+        ("first step", seconds("first_step_seconds")),
+    ],
+    "two_runs": [
+        ("shape", field("shape")),
+        ("runs", field("runs")),
+        ("threads each", field("threads")),
+        ("steps per second in all", field("steps_per_second", ".2f")),
+    ],
+    "scaling": [
+        ("shape", field("shape")),
+        ("changed", lambda row: f"{row['by']} {row['value']}"),
+        ("time", seconds("seconds")),
+        ("GFLOP/s", lambda row: f"{row['flops'] / row['seconds'] / 1e9:.0f}"),
+        ("peak MB", field("peak_mb", ".0f")),
+    ],
+    "looking": [
+        ("instrument", field("instrument")),
+        ("shape", field("shape")),
+        ("dtype", field("dtype")),
+        ("per query", seconds("seconds")),
+        ("one at a time", seconds("loop_seconds")),
+        ("ratio", field("speedup", ".0f")),
+        ("of the ceiling", field("share", ".0%")),
+    ],
+    "corpus": [
+        ("regime", field("regime")),
+        ("facts", field("facts", ",")),
+        ("compositions", field("compositions", ",")),
+        ("time", seconds("seconds")),
+        ("peak MB", field("peak_mb", ".0f")),
+        ("of it before", field("before_mb", ".0f")),
+    ],
+    "saving": [
+        ("what", field("what")),
+        ("parameters", field("parameters", ",")),
+        ("MB", field("megabytes", ".0f")),
+        ("time", seconds("seconds")),
+        ("quartiles", lambda row: f"{clock(row['low'])} to {clock(row['high'])}"),
+    ],
+}
+"""Columns of every section: heading, and how a row fills it."""
+
+
+def table(name: str, section: Mapping[str, Any]) -> str:
+    """A section as a Markdown table, with one line on where and when it was measured."""
+    columns = COLUMNS[name]
+    lines = [[heading for heading, _ in columns], ["---"] * len(columns)]
+    lines += [[fill(row) for _, fill in columns] for row in section["rows"]]
+    return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", _where(section)])
+
+
+def _where(section: Mapping[str, Any]) -> str:
+    m = section["machine"]
+    device = m["gpu"] or f"{m['cpu']}, {m['cores']} cores, {m['instructions']}"
+    note = f"{m['date']}, {device}, PyTorch {m['torch']}, {section['took_seconds']:.0f} s."
+    if section["load_before"] > BUSY:
+        return f"{note} Not to be relied on: the machine was busy (load {section['load_before']})."
+    return note
+
+
+def fill(path: Path, results: Mapping[str, Any]) -> None:
+    """Replace what stands between `<!-- table DEVICE NAME -->` and `<!-- end -->`, nothing else."""
+
+    def replaced(match: re.Match[str]) -> str:
+        device, name = match.group(1), match.group(2)
+        found = results.get(device, {}).get(name)
+        body = table(name, found) if found else "Not measured: no such machine was at hand."
+        return f"<!-- table {device} {name} -->\n{body}\n<!-- end -->"
+
+    pattern = r"<!-- table (\w+) (\w+) -->\n.*?<!-- end -->"
+    write_text(path, re.sub(pattern, replaced, path.read_text(), flags=re.DOTALL))

@@ -1,0 +1,74 @@
+"""The benchmark compares like with like, and runs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.plain import PlainTrainer
+from benchmarks.shapes import build, corpus_of, setup, shape
+
+from benchmarks import looking, run, tables
+from grokscope.mechanics.interchange import Setting, draw_donors, interchange, source_of
+from grokscope.mechanics.lens import lens, targets
+from grokscope.training.step import eager_step
+from grokscope.world.format import encode
+
+FLOAT = {"training": {"dtype": "float32", "warmup": 0}}
+
+
+@pytest.mark.parametrize("name", run.NAMES)
+def test_plain_baseline_makes_the_same_steps(name):
+    plain, ours = PlainTrainer(setup(shape(name, True, FLOAT))), setup(shape(name, True, FLOAT))
+    step = eager_step(ours.objective, ours.optimizer)
+    wanted = [plain.step(number) for number in range(5)]
+    with torch.no_grad():
+        got = [float(step(ours.state, ours.batches(n), ours.optimizer.scalars(n), None)) for n in range(5)]
+    np.testing.assert_allclose(got, wanted, rtol=1e-4)
+    for parameter, average in plain.average.items():
+        assert (ours.state.ema[parameter] - average).norm() < 1e-3 * average.norm() + 1e-6
+
+
+@pytest.mark.parametrize("name", run.NAMES)
+def test_loops_one_at_a_time_see_the_same(name):
+    spec = shape(name, True)
+    model, corpus = build(spec, "float32"), corpus_of(spec)
+    probe_set, vocabulary = corpus.probes["train_inferred"], corpus.world.vocabulary
+    encoded = encode(probe_set.queries, vocabulary, spec.format)
+    names, target_PC = targets(probe_set, vocabulary)
+    seen = lens(model, probe_set, encoded, vocabulary)
+    found = looking.lens_loop(model, encoded.tokens_NS[:1], target_PC[:1])
+    each = len(names) + 1
+    for stage in range(len(model.stages)):
+        rank_S, logp_S = found[stage * each]
+        np.testing.assert_array_equal(seen["rank"][0, 0, stage], rank_S)
+        np.testing.assert_allclose(seen["logp"][0, 0, stage], logp_S, atol=1e-4)
+        np.testing.assert_array_equal(seen["argmax"][0, stage], found[(stage + 1) * each - 1])
+
+    setting = Setting(corpus.world, corpus.composition, spec.format)
+    maps = interchange(model, probe_set, setting, [looking.ARM])
+    there = int(np.argmax(maps["present"].values[0]))
+    donors = draw_donors(model, setting, probe_set, [looking.ARM])[looking.ARM]
+    source_PS = source_of(setting, donors).tokens_PMS[there : there + 1, 0]
+    tokens_PS = encoded.tokens_NS[there : there + 1]
+    said = looking.interchange_loop(model, tokens_PS, source_PS, encoded.answer_position)
+    np.testing.assert_array_equal(maps["said"].values[0, :, :, there].reshape(-1), torch.stack(said))
+
+
+def test_quick_run_fills_the_document(tmp_path, capsys):
+    out = tmp_path / "speed.json"
+    run.main(["--quick", "--only", "matmul", "steps", "phases", "saving", "--out", str(out)])
+    results = json.loads(out.read_text())
+    assert set(results["cpu"]) == {"matmul", "steps", "phases", "saving"}
+    assert {row["variant"] for row in results["cpu"]["steps"]["rows"]} == {"plain", "eager"}
+    assert all(row["speedup"] > 0 for row in results["cpu"]["steps"]["rows"])
+    assert "| pocket | 1 | plain |" in capsys.readouterr().out
+
+    document = tmp_path / "speed.md"
+    places = (f"<!-- table {name} -->\nold\n<!-- end -->" for name in ("cpu matmul", "cuda steps"))
+    document.write_text("\n".join(["before", *places]))
+    tables.fill(document, results)
+    text = document.read_text()
+    assert text.startswith("before\n<!-- table cpu matmul -->\n| dtype")
+    assert "old" not in text
+    assert "Not measured" in text
