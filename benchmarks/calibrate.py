@@ -45,7 +45,7 @@ SHOWN = (
 
 
 def main() -> None:
-    """Measure world by world, save after each, print."""
+    """Measure world by world, save after every member, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worlds", type=int, default=5, help="random worlds per member")
     parser.add_argument("--members", nargs="*", default=list(members()), help="some members only")
@@ -59,10 +59,10 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         for seed in range(arguments.worlds):
             names = [name for name in arguments.members if (name, seed) not in done]
-            if names:
-                rows += pool.map(one, names, [seed] * len(names))
+            for row in pool.map(one, names, [seed] * len(names)):
+                rows.append(row)
                 save(rows, arguments.out)
-                print(f"world {seed}: {len(names)} members, {time.perf_counter() - start:.0f} s", flush=True)
+            print(f"world {seed}: {len(names)} members, {time.perf_counter() - start:.0f} s", flush=True)
     with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=240, float_precision=2):
         print(table(rows))
 
