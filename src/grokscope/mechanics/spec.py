@@ -1,5 +1,7 @@
 """What can be said of the measurements."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from grokscope.spec import Spec
@@ -37,3 +39,24 @@ class DiagnosisSpec(Spec):
     """Fewest queries with known atoms for an accuracy among them to be used."""
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
     """Level of all intervals."""
+
+
+class CausalSpec(Spec):
+    """What is intervened on once a run has finished. It only reads: another setting is no other run."""
+
+    enabled: bool = True
+    """Whether finished runs get a causal verdict (verdict.json, causal.csv)."""
+    sets: tuple[str, ...] = ("train_inferred", "test_iid", "test_ood")
+    """Two-hop probe sets that are examined; the run's verdict needs train_inferred and test_ood."""
+    probes: int = Field(240, ge=1)
+    """Most probes per set at the last checkpoint (evenly spaced in stable id order). With 240 a share of 0.5
+    is known to about 0.07.
+    """
+    steps: Literal["end", "moments", "all"] = "moments"
+    """Checkpoints that are examined: the last; also those at which saturation, half-way and generalisation
+    on test_ood happened; or every kept one.
+    """
+    dense_probes: int = Field(120, ge=1)
+    """Most probes per set at the checkpoints before the last."""
+    seed: int = 0
+    """Draws the donors and the noise."""

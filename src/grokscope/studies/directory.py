@@ -15,6 +15,7 @@ from grokscope.files import read_json, safe_name
 from grokscope.studies.spec import RunSpec, StudySpec
 
 STUDY, SPEC, CORPUS, DONE, DIAGNOSIS = "study.json", "spec.json", "corpus.json", "done.json", "diagnosis.json"
+VERDICT, CAUSAL = "verdict.json", "causal.csv"
 PROGRESS, LOCK, LOG, TRACES = "progress.json", "lock", "worker.log", "traces"
 
 INTERRUPTED = 75

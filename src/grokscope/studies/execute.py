@@ -106,7 +106,7 @@ def _opening_line(run: PlannedRun) -> str:
         "start": f"new, {run.spec.training.steps} steps",
         "resume": f"resumes at step {run.step} of {run.spec.training.steps}",
         "extend": f"finished at step {run.step}, continues to {run.spec.training.steps}",
-        "diagnose": "done; diagnosed again with the new thresholds",
+        "diagnose": "trained; diagnosed, and its causal verdict made",
         "skip": "done",
     }[run.action]
     return f"{run.name}: {what}" + (f"; {run.note}" if run.note else "")

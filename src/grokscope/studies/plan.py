@@ -10,6 +10,7 @@ from grokscope.studies.directory import (
     DONE,
     SPEC,
     STUDY,
+    VERDICT,
     check_unlocked,
     read_spec,
     run_directory,
@@ -27,7 +28,9 @@ class PlannedRun:
     directory: Path
     spec: RunSpec
     action: Literal["start", "resume", "extend", "diagnose", "skip"]
-    """extend: finished with fewer steps; diagnose: trained, diagnosed with other settings; skip: finished."""
+    """extend: finished with fewer steps; diagnose: trained, but its diagnosis or causal verdict is missing or
+    of other settings; skip: finished.
+    """
     step: int
     """The step it starts from."""
     note: str | None
@@ -81,6 +84,9 @@ def _plan_run(name: str, spec: RunSpec, out: Path) -> PlannedRun:
     if now.step < wanted:
         return PlannedRun(name, directory, spec, "extend", now.step, None)
     diagnosed = read_json(directory / DONE, "end mark").get("diagnosis") == spec.diagnosis.tree()
+    if spec.causal.enabled:
+        verdict = read_json(directory / VERDICT, "verdict") if (directory / VERDICT).exists() else {}
+        diagnosed &= (verdict.get("step"), verdict.get("spec")) == (now.step, spec.causal.tree())
     return PlannedRun(name, directory, spec, "skip" if diagnosed else "diagnose", now.step, None)
 
 
@@ -97,7 +103,7 @@ def _differences(name: str, spec: RunSpec, out: Path, directory: Path) -> str | 
         changes = [
             f"{field}: {old!r} -> {new!r}"
             for field, (old, new) in differences(before, spec.tree()).items()
-            if field != "training.steps" and not field.startswith("diagnosis.")
+            if field != "training.steps" and not field.startswith(("diagnosis.", "causal"))
         ]
         shown = ", ".join(changes[:4]) + (f" and {len(changes) - 4} more" if len(changes) > 4 else "")
         return f"settings differ from an earlier run {path.parent.name} ({shown}): this is a new run."

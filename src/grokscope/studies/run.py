@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from grokscope.errors import InputError
 from grokscope.files import read_json
 from grokscope.studies.directory import (
+    CAUSAL,
     CORPUS,
     DIAGNOSIS,
     DONE,
     SPEC,
     STUDY,
     TRACES,
+    VERDICT,
     read_spec,
     read_study,
     run_directory,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from grokscope.mechanics.diagnosis import Diagnosis
+    from grokscope.mechanics.verdict import CausalVerdict
     from grokscope.models.protocol import Reasoner
     from grokscope.world.corpus import Corpus
     from grokscope.world.graph import World
@@ -151,6 +154,31 @@ class Run:
 
         path = self.directory / DIAGNOSIS
         return Diagnosis.parse(read_json(path, "diagnosis")) if (self.directory / DONE).exists() else None
+
+    @property
+    def verdict(self) -> "CausalVerdict | None":
+        """What interventions said of the last checkpoint; None: nobody has intervened on it yet."""
+        from grokscope.mechanics.verdict import CausalVerdict
+
+        path = self.directory / VERDICT
+        if not path.exists():
+            return None
+        found = CausalVerdict.parse(read_json(path, "verdict"))
+        return found if self.steps and found.step == self.steps[-1] else None
+
+    @property
+    def causal(self) -> "pl.DataFrame":
+        """Every cell that the verdict looked at, with its rate: columns as `studies.causal.SCHEMA`.
+
+        Raises:
+            InputError: there is no verdict yet.
+        """
+        import polars as pl
+
+        path = self.directory / CAUSAL
+        if not path.exists():
+            raise InputError(f"run {self.name} has no causal map yet: grokscope diagnose {self.directory}")
+        return pl.read_csv(path, schema_overrides={"position": pl.String})
 
 
 class Study:

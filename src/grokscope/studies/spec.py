@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from grokscope.mechanics.spec import DiagnosisSpec, LensSpec
+from grokscope.mechanics.spec import CausalSpec, DiagnosisSpec, LensSpec
 from grokscope.models.spec import LoopedSpec, ModelSpec
 from grokscope.seeds import Seeds
 from grokscope.spec import Spec, digest
@@ -28,6 +28,8 @@ class RunSpec(Spec):
     diagnosis: DiagnosisSpec
     seeds: Seeds
     sinks: tuple[SinkName, ...] = ()
+    causal: CausalSpec = CausalSpec()
+    """Has a default, so that a run from before there was a causal verdict is read as the run it is."""
 
     @property
     def identity(self) -> str:
@@ -36,6 +38,7 @@ class RunSpec(Spec):
         tree["training"].pop("steps")
         tree.pop("diagnosis")
         tree.pop("sinks")
+        tree.pop("causal")
         return digest(tree)
 
 
@@ -60,6 +63,8 @@ class StudySpec(Spec):
     """What is read at every checkpoint."""
     diagnosis: DiagnosisSpec = DiagnosisSpec()
     """Thresholds."""
+    causal: CausalSpec = CausalSpec()
+    """What is intervened on when a run has finished."""
     regimes: tuple[str | Regime, ...] = tuple(REGIMES)
     """Names of the reference's regimes, or regimes spelled out."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
@@ -103,6 +108,7 @@ class StudySpec(Spec):
                     training=self.training.replace(steps=steps),
                     lens=self.lens,
                     diagnosis=self.diagnosis,
+                    causal=self.causal,
                     sinks=self.sinks,
                     seeds=Seeds(**dict.fromkeys(self.vary, seed)),
                 )

@@ -7,7 +7,9 @@ from grokscope.mechanics.diagnosis import VERDICT_SET, Diagnosis
 from grokscope.mechanics.intervals import Rate
 from grokscope.studies.run import Run, Study
 
-COLUMNS = ("run", "saturation", "OOD there", "OOD at the end", "guess", "diagnosis")
+COLUMNS = ("run", "saturation", "OOD there", "OOD at the end", "guess", "behaviour", "causal verdict")
+
+UNTESTED = "not tested"
 
 
 def summary_rows(study: Study) -> list[tuple[str, ...]]:
@@ -26,13 +28,16 @@ def print_summary(study: Study, console: Console | None = None) -> None:
     for row in summary_rows(study):
         table.add_row(*row)
     console.print(table)
-    console.print("Mechanism: not tested (behaviour alone is diagnosed).", highlight=False)
+    if any(run.verdict is None for run in study.runs.values()):
+        console.print(
+            f"{UNTESTED}: nothing has been intervened on; grokscope diagnose RUN does it.", highlight=False
+        )
 
 
 def _row(name: str, run: Run) -> tuple[str, ...]:
     found = run.diagnosis
     if found is None:
-        return name, "", "", "", "", "unfinished"
+        return name, "", "", "", "", "unfinished", ""
     numbers = found.sets.get(VERDICT_SET)
     return (
         name,
@@ -41,6 +46,7 @@ def _row(name: str, run: Run) -> tuple[str, ...]:
         rate_text(numbers.exact) if numbers else "",
         f"{numbers.guess.value:.2f}" if numbers else "",
         found.behaviour,
+        verdict.verdict if (verdict := run.verdict) else UNTESTED,
     )
 
 

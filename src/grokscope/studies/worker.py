@@ -19,6 +19,7 @@ from grokscope.files import remove, write_json
 from grokscope.mechanics.diagnosis import diagnose
 from grokscope.mechanics.traces import TraceWriter
 from grokscope.models.build import build_model
+from grokscope.studies.causal import keep_verdict
 from grokscope.studies.directory import (
     CORPUS,
     DIAGNOSIS,
@@ -85,10 +86,11 @@ def do_run(directory: Path, threads: int | None = None) -> None:
             remove(directory / DONE)
             _train(directory, spec, corpus, threads)
         run = Run.open(directory)
-        write_json(
-            directory / DIAGNOSIS,
-            diagnose(run.metrics, run.traces, corpus.probes, spec.diagnosis).tree(),
-        )
+        diagnosis = diagnose(run.metrics, run.traces, corpus.probes, spec.diagnosis)
+        write_json(directory / DIAGNOSIS, diagnosis.tree())
+        if spec.causal.enabled:
+            write_progress(directory, {"pid": os.getpid(), "doing": "intervening", **_seen(directory)})
+            keep_verdict(run, diagnosis)
         end = {
             "step": spec.training.steps,
             "diagnosis": spec.diagnosis.tree(),
