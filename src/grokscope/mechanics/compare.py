@@ -19,10 +19,13 @@ A divergence of samples is never zero by itself. So d(a, b) is always taken betw
 fact: the facts are halved, a is read on one half and b on the other, and d(a, a) is the same run on both
 halves. All terms have the same noise, which falls out of the difference. Halved `HALVINGS` times.
 
-Interval: bootstrap over facts (a probe counts as often as all its facts together were drawn; the pigeonhole
-bootstrap of Owen 2007, conservative) and, from 3 runs of a regime on, over its runs. A bootstrap cannot see
-what no probe showed: the interval is at least as wide as what a share of the queries would change that is
-too small to be seen once among the effective number of probes.
+Interval: multiplier bootstrap (Rao and Zhao 1992), clustered by fact and by run. In every replicate a fact
+counts a little more or less (1 +- `SWING`), a probe by the product over its facts, and, from 3 runs of a
+regime on, so does a run; the spread of the distance, divided by `SWING`, is its standard error. Drawing facts
+with replacement instead thins the probes of two facts to a quarter, and a distance near 0, which falls with
+1 / n, then spreads several times too widely. A bootstrap cannot see what no probe showed: the interval is at
+least as wide as what a share of the queries would change that is too small to be seen once among the
+effective number of probes.
 
 Shape legend: P probes, K hops, F facts, U runs, H half pairs, B replicates, X cells and arms, C categories.
 """
@@ -46,6 +49,8 @@ HALVINGS = 4
 """Ways to halve the facts: each uses half of the two-hop probes; four use nearly all."""
 FEWEST_RUNS = 3
 """With fewer runs of a regime the spread between them cannot be bootstrapped."""
+SWING = 0.25
+"""Small, so that the distance is nearly linear in the weights; any small value gives the same error."""
 AT_ONCE = 20
 """Replicates held in memory together."""
 Floats = NDArray[np.float64]
@@ -130,7 +135,11 @@ def compare(
         margins, hidden = yard.at(share, kind), yard.at(unseen, kind)
         for measure in measures:
             values_B = found[kind, measure]
-            error = float(np.nanstd(values_B[1:], ddof=1)) if np.isfinite(values_B[1:]).sum() > 1 else np.inf
+            error = (
+                float(np.nanstd(values_B[1:], ddof=1)) / SWING
+                if np.isfinite(values_B[1:]).sum() > 1
+                else np.inf
+            )
             wide = error * float(stats.t.ppf((1 + level) / 2, freedom)) if freedom > 0 else np.inf
             out.append(_judged(kind, measure, float(values_B[0]), wide, unseen, hidden, margins[measure]))
     answer, reason = _answer(out)
@@ -185,19 +194,22 @@ def _replicated(
     fact_of = [a.reshape(p.fact_PK.shape) for a, p in zip(np.split(at, splits), every, strict=True)]
     halving_HF = _halvings(len(facts_F), seed)
     rng = generator("compare", seed, 1)
-    drawn_BF = rng.multinomial(len(facts_F), np.full(len(facts_F), 1 / len(facts_F)), replicates)
-    drawn_BF = np.concatenate([np.ones((1, len(facts_F)), dtype=np.int64), drawn_BF])
-    runs_BU = np.concatenate([np.ones((1, len(every)), np.int64), _runs(sizes, replicates, rng)])
+    weight_BF = _weights(len(facts_F), replicates, rng)
+    still = np.ones(replicates + 1)[:, None]
+    runs_BU = np.concatenate(
+        [
+            _weights(size, replicates, rng) if size >= FEWEST_RUNS else np.repeat(still, size, axis=1)
+            for size in sizes
+        ],
+        axis=1,
+    )
     out: dict[tuple[Kind, Measure], Floats] = {}
     for kind in every[0].kinds:
         hot = [one_hot(one, kind) for one in every]
         for measure in measures:
             parts = []
             for start in range(0, replicates + 1, AT_ONCE):
-                weights = [
-                    drawn_BF[start : start + AT_ONCE][:, fact_PK].prod(axis=2).astype(float)
-                    for fact_PK in fact_of
-                ]
+                weights = [weight_BF[start : start + AT_ONCE][:, fact_PK].prod(axis=2) for fact_PK in fact_of]
                 if measure == "queries":
                     between_BUU = _disagreement(hot, weights[0])
                 else:
@@ -215,27 +227,20 @@ def _halvings(facts: int, seed: int) -> NDArray[np.int64]:
     return np.stack([rng.permutation(np.arange(facts) % 2) for _ in range(HALVINGS)])
 
 
-def _runs(sizes: tuple[int, int], replicates: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """(B, U) how often each run is drawn, at least two different ones; small groups stand still."""
-    groups = []
-    for size in sizes:
-        drawn = np.ones((replicates, size), dtype=np.int64)
-        if size >= FEWEST_RUNS:
-            for row in range(replicates):
-                while True:
-                    drawn[row] = rng.multinomial(size, np.full(size, 1 / size))
-                    if (drawn[row] > 0).sum() > 1:
-                        break
-        groups.append(drawn)
-    return np.concatenate(groups, axis=1)
+def _weights(size: int, replicates: int, rng: np.random.Generator) -> Floats:
+    """(1 + B, size) weights of clusters: 1 first, then 1 +- SWING, more for few, as n - 1 is to n."""
+    swing = SWING * np.sqrt(size / max(1, size - 1))
+    weight_BX = 1 + swing * rng.choice((-1.0, 1.0), (replicates + 1, size))
+    weight_BX[0] = 1
+    return np.asarray(weight_BX)
 
 
-def _distance(between_BUU: Floats, runs_BU: NDArray[np.int64], sizes: tuple[int, int]) -> Floats:
+def _distance(between_BUU: Floats, runs_BU: Floats, sizes: tuple[int, int]) -> Floats:
     """(B,) mean between the groups minus the mean within them."""
     a, b = slice(0, sizes[0]), slice(sizes[0], sum(sizes))
 
     def mean(one: slice, two: slice, apart: bool) -> Floats:
-        weight_BUU = runs_BU[:, one, None] * runs_BU[:, None, two].astype(float)
+        weight_BUU = runs_BU[:, one, None] * runs_BU[:, None, two]
         if apart and weight_BUU.shape[1] > 1:
             weight_BUU = weight_BUU * (1 - np.eye(weight_BUU.shape[1]))
         total_B: Floats = (weight_BUU * between_BUU[:, one, two]).sum(axis=(1, 2)) / weight_BUU.sum(
