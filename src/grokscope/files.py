@@ -15,8 +15,8 @@ from grokscope.errors import InputError
 def whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well it is synced and renamed to `path`.
 
-    Works for files and directories (an existing directory is replaced). If the block fails, for example on a full
-    disk, nothing is left behind and `path` is what it was.
+    Works for files and directories (an existing directory is replaced). If the block fails, for example on a
+    full disk, nothing is left behind and `path` is what it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -71,9 +71,11 @@ def safe_name(name: str, field: str = "name") -> str:
     """Return `name` if it can be one path component.
 
     Raises:
-        InputError: it is empty, starts with a dot, or has a character other than letters, digits, '.', '_', '-'.
+        InputError: it is empty, starts with a dot, or has a character other than letters, digits, `._-`.
     """
     fine = all((c.isalnum() and c.isascii()) or c in "._-" for c in name)
     if not name or name.startswith(".") or len(name) > 128 or not fine:
-        raise InputError(f"{field} = {name!r}: use 1 to 128 of letters, digits, '.', '_', '-', not starting with '.'.")
+        raise InputError(
+            f"{field} = {name!r}: use 1 to 128 of letters, digits, '.', '_', '-', not starting with '.'."
+        )
     return name

@@ -1,4 +1,4 @@
-"""Named random streams. Each stream has its own seed, so that one can be changed while the others stand still."""
+"""Named random streams, each with a seed of its own: one can be changed while the others stand still."""
 
 import zlib
 
@@ -8,7 +8,7 @@ from grokscope.spec import Spec
 
 
 class Seeds(Spec):
-    """One seed per stream. `world` and `split` (and the probes) never depend on `init` or `order`: runs pair."""
+    """One seed per stream. World, split and probes never depend on `init` or `order`: runs pair."""
 
     world: int = 0
     """Draws the facts."""
@@ -31,4 +31,5 @@ def generator(stream: str, seed: int, *path: int) -> np.random.Generator:
         path: further integers that address a sub-stream, e.g. the epoch, so that no state has to be stored.
     """
     key = zlib.crc32(stream.encode())
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([key, seed & 0xFFFFFFFFFFFFFFFF, *path])))
+    sequence = np.random.SeedSequence([key, seed & 0xFFFFFFFFFFFFFFFF, *path])
+    return np.random.Generator(np.random.PCG64(sequence))

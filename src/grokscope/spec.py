@@ -1,7 +1,7 @@
 """Specs: frozen, typed configuration values, and the one way they are read from YAML.
 
-Every setting of grokscope is a field of a `Spec`. A field that does not exist, or a value that cannot be honoured,
-is an `InputError` that names it; nothing is ever silently ignored.
+Every setting of grokscope is a field of a `Spec`. A field that does not exist, or a value that cannot be
+honoured, is an `InputError` that names it; nothing is ever silently ignored.
 """
 
 import hashlib
@@ -47,7 +47,8 @@ def sentence(error: ValidationError, source: str = "", tree: Any = None) -> str:
     field = ".".join(_keys(first["loc"], tree)) or "the file"
     where = f"{source}: " if source else ""
     if first["type"] == "extra_forbidden":
-        return f"{where}unknown field '{field}' (value {first['input']!r}); see --help for the fields that exist."
+        given = f"(value {first['input']!r})"
+        return f"{where}unknown field '{field}' {given}; see --help for the fields that exist."
     message = first["msg"].removeprefix("Value error, ")
     silent = first["type"] == "missing" or isinstance(first["input"], dict)
     value = "" if silent else f" = {first['input']!r}"
