@@ -2,4 +2,4 @@
 
 
 class InputError(ValueError):
-    """Bad input. The message names the field, the value and what is allowed; the command line exits with 2."""
+    """Bad input. The message names the field, the value and what is allowed; the CLI exits with 2."""
