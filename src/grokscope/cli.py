@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from grokscope import __version__
+from grokscope import __version__, cli_mechanics
 from grokscope.errors import InputError
 from grokscope.files import safe_name
 from grokscope.models.published.options import ShapeOptions
@@ -139,6 +139,8 @@ def _dispatch(arguments: list[str]) -> int:
         return _world_build(action) if isinstance(action, WorldBuild) else _world_inspect(action)
     if isinstance(command, Report):
         return _report(command.directory)
+    if isinstance(command, cli_mechanics.COMMANDS):
+        return cli_mechanics.do(command)
     if isinstance(command, Import):
         return _import(command)
     chosen = apply(study if study is not None else load_study(command.study, command.family), command)
@@ -189,6 +191,7 @@ def _commands(options: list[tuple[str, Any, Any]]) -> Any:
         | Annotated[World, tyro.conf.subcommand("world")]
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Import, tyro.conf.subcommand("import")]
+        | cli_mechanics.UNION
         | Annotated[show, tyro.conf.subcommand("show")]
     )
 
@@ -219,9 +222,15 @@ def _run(study: StudySpec, command: Any) -> int:
 
 def _report(directory: Path) -> int:
     from grokscope.report.html import write_report
+    from grokscope.studies.causal import keep_verdict
     from grokscope.studies.run import Study
 
-    path = write_report(Study.open(directory), directory)
+    study = Study.open(directory)
+    for run in study.runs.values():
+        diagnosis = run.diagnosis
+        if diagnosis is not None and run.spec.causal.enabled:
+            keep_verdict(run, diagnosis)
+    path = write_report(study, directory)
     print(f"report: {path}")
     return 0
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+import xarray as xr
 
 from grokscope.mechanics.ablation import Ablation, ablate
 from grokscope.mechanics.interchange import FEWEST, RANDOM, Setting, accuracy, interchange
@@ -80,6 +81,7 @@ def examine(
     setting: Setting,
     atoms_known_P: np.ndarray,
     confidence: float = 0.95,
+    maps: xr.Dataset | None = None,
 ) -> Examined:
     """The mechanism behind the right answers of one probe set.
 
@@ -89,11 +91,13 @@ def examine(
         setting: the world, what was trained, the format, seed and memory.
         atoms_known_P: which probes have both atoms answered right.
         confidence: level of the intervals.
+        maps: the interchange of these probes with `STATE_ARMS`, if it has been made already.
 
     Raises:
         InputError: the probes do not have two hops, or the budget is too small.
     """
-    maps = interchange(model, probe_set, setting, STATE_ARMS)
+    if maps is None:
+        maps = interchange(model, probe_set, setting, STATE_ARMS)
     inside = [interchange(model, probe_set, setting, NEEDED, site=site) for site in inside_sites(model)]
     found = share(maps, *inside, confidence=confidence)
     ablation = ablate(model, probe_set, setting, maps, found, confidence)

@@ -15,7 +15,7 @@ import xarray as xr
 from pydantic import TypeAdapter, ValidationError
 
 from grokscope.errors import InputError
-from grokscope.mechanics.causal import Examined, Interchanged, Mechanism, Verdict, examine
+from grokscope.mechanics.causal import STATE_ARMS, Examined, Interchanged, Mechanism, Verdict, examine
 from grokscope.mechanics.interchange import Setting, accuracy, interchange
 from grokscope.mechanics.intervals import Rate, clustered_rate
 from grokscope.mechanics.layout import some_probes
@@ -160,8 +160,8 @@ def look(
         InputError: the probes do not have two hops, or the budget is too small.
     """
     probes, encoded = some_probes(probe_set, setting.encode(probe_set.queries), most)
-    examined = examine(model, probes, setting, atoms_known(model, probes, setting), confidence)
-    maps = interchange(model, probes, setting, MAP_ARMS)
+    maps = interchange(model, probes, setting, STATE_ARMS)
+    examined = examine(model, probes, setting, atoms_known(model, probes, setting), confidence, maps)
     trace = lens(model, probes, encoded, setting.world.vocabulary)
     path = inference_path(trace, maps, examined.share)
     rows = [

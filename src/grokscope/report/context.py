@@ -3,12 +3,14 @@
 No markup is made here, and no number is computed that a table does not hold.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
+from grokscope.report.causal_context import causal_groups, span
 from grokscope.report.paper import CITATION, PaperCurve
 from grokscope.report.summary import (
     behaviours,
@@ -67,18 +69,13 @@ def counts(curves: pl.DataFrame, probes: str) -> str:
     rows = curves.filter((pl.col("probes") == probes) & pl.col("n").is_not_null())
     if not len(rows):
         return "n: not measured"
-    queries = _span(rows["n"])
+    queries = span(rows["n"])
     facts = rows["facts"].drop_nulls()
-    on = f" resting on {_span(facts)} facts" if len(facts) else ""
+    on = f" resting on {span(facts)} facts" if len(facts) else ""
     seeds = rows["seed"].n_unique()
     return (
         f"n = {queries} queries{on}{' per run' if seeds > 1 else ''}, {seeds} seed{'s' if seeds > 1 else ''}"
     )
-
-
-def _span(values: pl.Series) -> str:
-    low, high = int(values.min()), int(values.max())  # type: ignore[arg-type]
-    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 
 def own_saturation(view: StudyView, regime: str) -> dict[str, int]:
@@ -115,7 +112,7 @@ def map_note(rows: pl.DataFrame, variable: str) -> str:
     if not len(rows):
         return said
     runs = rows["run"].n_unique()
-    said += f" n = {_span(rows['n'])} queries" + (f" per run, mean over {runs} runs." if runs > 1 else ".")
+    said += f" n = {span(rows['n'])} queries" + (f" per run, mean over {runs} runs." if runs > 1 else ".")
     missing = [moment for moment in MOMENTS if moment not in set(rows["moment"].to_list())]
     return said + (f" Not reached: {', '.join(missing)}." if missing else "")
 
@@ -139,6 +136,7 @@ def overview_rows(view: StudyView) -> list[dict[str, Any]]:
                     for latent in names_of_latents
                 ],
                 "behaviours": behaviours(view, regime),
+                "verdicts": Counter(run.mechanism for run in view.of(regime)).most_common(),
             }
         )
     return rows
@@ -160,7 +158,8 @@ def run_table(view: StudyView, regime: str) -> list[tuple[str, list[tuple[str, l
             level = next(iter(steps.values()))["threshold"]
             phases.append((f"{head}, at {level:g}", [_when(steps.get(run.name)) for run in runs]))
     groups = [("Diagnosis", [("behaviour", [run.behaviour for run in runs]),
-                             ("mechanism", [run.mechanism for run in runs])])]  # fmt: skip
+                             ("causal verdict", [run.mechanism for run in runs])])]  # fmt: skip
+    groups += causal_groups(runs)
     if phases:
         groups.append(("Phases: step at which a level is reached to stay", phases))
     return [*groups, ("OOD queries (test_ood)", _numbers(view, regime, runs))]

@@ -19,6 +19,7 @@ from grokscope.mechanics.rates import anywhere, emergence_map, in_cell, latents_
 from grokscope.report.tables import (
     ACCURACY,
     ANYWHERE,
+    CAUSAL,
     CELL,
     CELL_EARLY,
     CHANCE,
@@ -32,6 +33,7 @@ from grokscope.report.tables import (
     Value,
     table,
 )
+from grokscope.studies.causal import answer_position
 from grokscope.studies.files import load_study, shipped_studies
 from grokscope.studies.run import Run, Study
 from grokscope.studies.spec import StudySpec
@@ -57,9 +59,10 @@ def gather(study: Study) -> StudyView:
         confidence=level,
         runs=tuple(view for view, *_ in parts),
         missing=tuple(name for name, _ in planned if name not in started),
-        curves=table((row for _, rows, _, _ in parts for row in rows), CURVES),
-        emergence=table((row for _, _, rows, _ in parts for row in rows), EMERGENCE),
-        events=table((row for _, _, _, rows in parts for row in rows), EVENTS),
+        curves=table((row for part in parts for row in part[1]), CURVES),
+        emergence=table((row for part in parts for row in part[2]), EMERGENCE),
+        events=table((row for part in parts for row in part[3]), EVENTS),
+        causal=table((row for part in parts for row in part[4]), CAUSAL),
         spec=spec.tree(),
     )
 
@@ -82,8 +85,8 @@ def _seed(name: str) -> int:
     return int(name.rpartition("-s")[2])
 
 
-def _run(name: str, run: Run, level: float) -> tuple[RunView, list[Row], list[Row], list[Row]]:
-    """One run: its view, curve rows, emergence rows, event rows."""
+def _run(name: str, run: Run, level: float) -> tuple[RunView, list[Row], list[Row], list[Row], list[Row]]:
+    """One run: its view, and its rows of curves, emergence, events and causal maps."""
     key: Row = {"run": name, "regime": run.spec.regime.name, "seed": _seed(name)}
     notes: list[str] = []
     traces, diagnosis = _traces(run, notes), None
@@ -94,6 +97,7 @@ def _run(name: str, run: Run, level: float) -> tuple[RunView, list[Row], list[Ro
         notes.append(f"There are no metrics: {error}")
     if accuracies:
         diagnosis = _diagnosis(run, traces, notes)
+    verdict = run.verdict if diagnosis else None
     curves = [{**key, **row} for row in _curves(accuracies, traces, diagnosis, level)]
     emergence = [{**key, **row} for row in _emergence(traces, diagnosis)] if traces is not None else []
     view = RunView(
@@ -101,7 +105,9 @@ def _run(name: str, run: Run, level: float) -> tuple[RunView, list[Row], list[Ro
         regime=run.spec.regime.name,
         seed=_seed(name),
         behaviour=diagnosis.behaviour if diagnosis else "not diagnosed",
-        mechanism=diagnosis.mechanism if diagnosis else "not tested",
+        mechanism=verdict.verdict if verdict else "not tested",
+        verdict=verdict,
+        answer_position=answer_position(run) if verdict else 0,
         reason=diagnosis.reason if diagnosis else "",
         spec=run.spec.tree(),
         manifest=_manifest(run, notes),
@@ -109,7 +115,8 @@ def _run(name: str, run: Run, level: float) -> tuple[RunView, list[Row], list[Ro
         **_numbers(diagnosis),
     )
     events = [{**key, **row} for row in _events(diagnosis)] if diagnosis else []
-    return view, curves, emergence, events
+    causal = [{**key, **row} for row in run.causal.to_dicts()] if verdict else []
+    return view, curves, emergence, events, causal
 
 
 def _traces(run: Run, notes: list[str]) -> xr.Dataset | None:

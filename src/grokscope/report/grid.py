@@ -37,7 +37,8 @@ def path_grid(sketches: Sequence[Sketch]) -> Figure:
     stages, columns = len(sketches[0].stages), max(len(one.roles) for one in sketches)
     width = max(3.9, 1.0 + 0.98 * columns)
     figure = style.new_figure(width * len(sketches) + 0.5, 2.45 + 0.42 * stages)
-    axes = figure.subplots(1, len(sketches), squeeze=False)[0]
+    spans = [len(one.roles) + (1.07 if number == 0 else 0.24) for number, one in enumerate(sketches)]
+    axes = figure.subplots(1, len(sketches), squeeze=False, width_ratios=spans)[0]
     for number, (ax, one) in enumerate(zip(axes, sketches, strict=True)):
         _panel(ax, one, names=number == 0, width=width)
     single = sketches[0].single

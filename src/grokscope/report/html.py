@@ -2,7 +2,7 @@
 
 DIRECTORY/report.html     figures inlined as SVG; no script, no request
 DIRECTORY/figures/        every figure as .pdf and .png
-DIRECTORY/tables/         curves.csv, emergence.csv, events.csv: all the figures are drawn from
+DIRECTORY/tables/         curves.csv, emergence.csv, events.csv, causal.csv: all the figures are drawn from
 """
 
 import base64
@@ -16,8 +16,10 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from grokscope.files import whole, write_text
+from grokscope.files import write_text
 from grokscope.report import figures, style
+from grokscope.report.causal_context import causal_note
+from grokscope.report.causal_figures import SHOWN_SETS, causal_panel, run_sketches
 from grokscope.report.context import (
     Picture,
     counts,
@@ -28,6 +30,7 @@ from grokscope.report.context import (
     regime_context,
 )
 from grokscope.report.gather import STUDY_FILE, gather
+from grokscope.report.grid import path_grid
 from grokscope.report.paper import pretraining_curve
 from grokscope.report.tables import RunView, StudyView, latents, write_tables
 from grokscope.studies.run import Study
@@ -74,16 +77,35 @@ def render(view: StudyView, directory: Path) -> Path:
 
 def keep(figure: Figure, name: str, alt: str, caption: str, folder: Path) -> Picture:
     """Save a figure as PDF and PNG, return it as an SVG data URI; the same figure gives the same bytes."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once; every format then shows the same picture
-    for suffix, options in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"dpi": 200})):
-        with whole(folder / f"{name}.{suffix}") as draft:
-            figure.savefig(draft, format=suffix, **options)
+    style.save(figure, folder / name)
     svg = BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(svg, format="svg", metadata={"Date": None})
     uri = "data:image/svg+xml;base64," + base64.b64encode(svg.getvalue()).decode()
     return Picture(name, uri, alt, caption, round(figure.get_figwidth() * PIXELS_PER_INCH))
+
+
+def _causal(view: StudyView, regime: str, folder: Path) -> list[Picture]:
+    """The causal maps at the end, and the path of the first run that has a verdict."""
+    tested = [run for run in view.of(regime) if run.verdict is not None]
+    if not tested:
+        return []
+    ends = {run.name: run.verdict.step for run in tested if run.verdict}
+    causal = view.causal.filter(pl.col("run").is_in(list(ends)))
+    causal = causal.filter(pl.col("step") == pl.col("run").replace_strict(ends, return_dtype=pl.Int64))
+    shown = causal.filter(pl.col("probe_set").is_in(SHOWN_SETS))
+    title = "Where the bridge is, and where it is used"
+    pictures = [keep(causal_panel(shown, title), f"{regime}_causal_map", f"{title}, {regime}",
+                     causal_note(shown), folder)]  # fmt: skip
+    first = tested[0]
+    rows = causal.filter(pl.col("run") == first.name).to_dicts()
+    sketches = run_sketches(first.name, rows, first.verdict, first.answer_position) if first.verdict else []
+    if sketches:
+        caption = f"Inference path of {first.name}; computation runs upward. Colour: decoded; arrows: used."
+        pictures.append(
+            keep(path_grid(sketches), f"{regime}_path", f"Inference path, {regime}", caption, folder)
+        )
+    return pictures
 
 
 def _lines(view: StudyView, runs: Sequence[RunView]) -> str:
@@ -122,6 +144,7 @@ def _pictures(view: StudyView, regime: str, folder: Path) -> list[Picture]:
         f"{name}: {counts(curves, name)}" for name in ("train_inferred", "id_atomic", "ood_atomic")
     )
     level = f"Grey line: {view.saturation:g}. {learned}."
+    pictures += _causal(view, regime, folder)
     pictures += [
         keep(figures.split_panel(curves, "Which hop is the bottleneck"), f"{regime}_split",
              f"OOD accuracy of {regime} by hop", f"{hops}.", folder),

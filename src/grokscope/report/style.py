@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, told apart with any common colour vision; line styl
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -12,6 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
+
+from grokscope.files import whole
 
 INK = "#222222"
 MUTED = "#6b6b6b"
@@ -171,6 +174,15 @@ def end_labels(ax: Any, ends: Sequence[tuple[Pen, float]], gap: float = 0.072) -
         ax.plot([1.005, 1.03], [y, anchor], color=pen.color, **hair)
         where = {"xycoords": "axes fraction", "va": "center", "ha": "left", "annotation_clip": False}
         ax.annotate(pen.label, (1.037, anchor), color=pen.color, fontsize=8, **where)
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write a figure as `stem`.pdf and `stem`.png; the same figure gives the same bytes."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once; every format then shows the same picture
+    for suffix, options in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"dpi": 200})):
+        with whole(stem.with_name(f"{stem.name}.{suffix}")) as draft:
+            figure.savefig(draft, format=suffix, **options)
 
 
 def say(ax: Axes, sentence: str) -> None:

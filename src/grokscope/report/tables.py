@@ -5,6 +5,7 @@ written as CSV beside the figures, and nothing after them looks at a run again.
 
 `curves`     one row per run, step, probe set, measure and variable: a rate with its interval.
 `emergence`  one row per run, moment, variable and cell (stage, position): where a latent is decoded.
+`causal`     one row per run, step, probe set, arm and cell: what interchange and lens say there.
 `events`     one row per run and event: the step it happened at, or the last step at which it had not.
 """
 
@@ -16,6 +17,8 @@ from typing import Any
 import polars as pl
 
 from grokscope.files import whole
+from grokscope.mechanics.verdict import CausalVerdict
+from grokscope.studies.causal import SCHEMA
 
 Row = dict[str, Any]
 """One row of a table, by column."""
@@ -66,6 +69,8 @@ EVENTS: dict[str, Any] = {
     "step": pl.Int64,  # null: not observed
     "last_step": pl.Int64,  # observed up to here
 }
+CAUSAL: dict[str, Any] = {**_RUN, **SCHEMA}
+"""causal.csv of every run, of its last checkpoint and the moments before."""
 MOMENTS = ("early", "saturation", "end")
 
 
@@ -100,6 +105,10 @@ class RunView:
     """OOD accuracy at the end among queries whose facts are both known."""
     by_injection: Mapping[str, Value] = field(default_factory=dict)
     """OOD accuracy at the end by which hops of the query were injected; empty if none was."""
+    verdict: CausalVerdict | None = None
+    """What interventions said; None: not tested."""
+    answer_position: int = 0
+    """Where its answers are read."""
     notes: tuple[str, ...] = ()
     """Plain sentences on what this run does not have."""
 
@@ -118,6 +127,7 @@ class StudyView:
     curves: pl.DataFrame
     emergence: pl.DataFrame
     events: pl.DataFrame
+    causal: pl.DataFrame = field(default_factory=lambda: table((), CAUSAL))
     missing: tuple[str, ...] = ()
     """Runs of the study that have not been started."""
     spec: Mapping[str, Any] = field(default_factory=dict)
@@ -164,9 +174,9 @@ def latents(curves: pl.DataFrame) -> list[str]:
 
 
 def write_tables(view: StudyView, directory: Path) -> list[Path]:
-    """Write the three tables as CSV."""
+    """Write the tables as CSV."""
     paths = []
-    for name in ("curves", "emergence", "events"):
+    for name in ("curves", "emergence", "events", "causal"):
         path = directory / f"{name}.csv"
         with whole(path) as draft:
             getattr(view, name).write_csv(draft)

@@ -1,8 +1,10 @@
 """The causal verdict of a finished run, in its directory: verdict.json, and causal.csv with every cell."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from grokscope.errors import InputError
@@ -14,6 +16,7 @@ from grokscope.mechanics.spec import CausalSpec
 from grokscope.mechanics.verdict import CausalVerdict, Look, look
 from grokscope.studies.directory import CAUSAL, VERDICT
 from grokscope.studies.run import Run
+from grokscope.world.probes import ProbeSet, exposure, make_probe_sets
 
 TRAINED_SET = "train_inferred"
 """What a memory can hold is what was trained: the ID column of the verdict's rule."""
@@ -29,6 +32,12 @@ SCHEMA: dict[str, Any] = {
 def setting_of(run: Run, seed: int = 0) -> Setting:
     """What an intervention on this run's models needs to know."""
     return Setting(run.corpus.world, run.corpus.composition, run.spec.format, seed)
+
+
+def answer_position(run: Run) -> int:
+    """Input position where the run's two-hop answers are read."""
+    every = [one for one in run.corpus.probes.values() if one.queries.hops == 2]
+    return setting_of(run).encode(every[0].queries.take(np.zeros(1, dtype=np.int64))).answer_position
 
 
 def examined_steps(kept: list[int], diagnosis: Diagnosis, spec: CausalSpec) -> list[int]:
@@ -60,7 +69,7 @@ def causal_verdict(run: Run, diagnosis: Diagnosis, spec: CausalSpec) -> tuple[Ca
     for step in examined_steps(kept, diagnosis, spec):
         model = run.model(step)
         most = spec.probes if step == kept[-1] else min(spec.probes, spec.dense_probes)
-        for name in spec.sets:
+        for name in spec.sets if step == kept[-1] else [VERDICT_SET]:
             if name in run.corpus.probes:
                 looks.append(look(model, run.corpus.probes[name], setting, step, most, level))
     last: Mapping[str, Look] = {one.found.probe_set: one for one in looks if one.found.step == kept[-1]}
@@ -100,3 +109,59 @@ def keep_verdict(run: Run, diagnosis: Diagnosis, spec: CausalSpec | None = None)
         table.write_csv(draft)
     write_json(run.directory / VERDICT, verdict.tree())
     return verdict
+
+
+def one_query(run: Run, query: str, probe_set: ProbeSet) -> ProbeSet:
+    """A probe set of one query.
+
+    Args:
+        run: whose world it is of.
+        query: its number in the set, or the tokens of head and both relations.
+        probe_set: where a number counts.
+
+    Raises:
+        InputError: there is no such query, or the world has no such facts.
+    """
+    if query.isdigit():
+        if int(query) >= len(probe_set):
+            raise InputError(f"query = {query}: {probe_set.name} has the queries 0 to {len(probe_set) - 1}.")
+        return _alone(probe_set, int(query))
+    world, words = run.world, query.split()
+    names = world.vocabulary.tokens
+    numbers: list[int] = []
+    kinds = (world.vocabulary.entity_ids, *[world.vocabulary.relation_ids] * 2)
+    for word, ids in zip(words, kinds, strict=False):
+        found = [number for number, token in enumerate(ids) if names[int(token)] == word]
+        if not found:
+            what = "an entity" if ids is kinds[0] else "a relation"
+            raise InputError(f"query = {query!r}: {word!r} is not {what}; one is {names[int(ids[0])]!r}.")
+        numbers += found
+    if len(words) != 3:
+        raise InputError(f"query = {query!r}: it takes a head and two relations, or a number.")
+    first = int(world.fact_of_ER[numbers[0], numbers[1]])
+    bridge = int(world.tail_of_ER[numbers[0], numbers[1]])
+    second = int(world.fact_of_ER[bridge, numbers[2]]) if first >= 0 else -1
+    if second < 0:
+        known = words[:2] if first < 0 else [world.vocabulary.entity(bridge), words[2]]
+        raise InputError(f"query = {query!r}: the world has no fact {' '.join(known)}.")
+    facts = np.array([[first, second]], dtype=np.int32)
+    for one in run.corpus.probes.values():
+        if one.queries.hops == 2:
+            at = np.flatnonzero((one.fact_PK == facts).all(axis=1))
+            if len(at):
+                return _alone(one, int(at[0]))
+    trained = run.corpus.composition.fact_NK(world)
+    counts = exposure(world, trained)
+    sets = make_probe_sets(world, {"train_inferred": facts}, counts, run.spec.seeds)
+    pattern = "".join("O" if world.ood_F[fact] else "I" for fact in facts[0])
+    return replace(sets["train_inferred"], name="query", pattern=pattern)
+
+
+def _alone(probe_set: ProbeSet, index: int) -> ProbeSet:
+    keep = np.array([index])
+    arrays = {
+        name: getattr(probe_set, name)[keep]
+        for name in ("id_P", "fact_PK", "ood_PK", "injected_PK", "exposure_PK3", "guess_P")
+    }
+    controls = {name: entity_P[keep] for name, entity_P in probe_set.control_PL.items()}
+    return replace(probe_set, queries=probe_set.queries.take(keep), control_PL=controls, **arrays)

@@ -1,0 +1,285 @@
+"""Commands that look inside a run: trace, patch, compare, diagnose. Each prints a table, saves a picture."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from grokscope.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from grokscope.mechanics.profile import Profile
+    from grokscope.studies.run import Run
+    from grokscope.world.probes import ProbeSet
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """Show the inference path of a checkpoint: what is decoded where, and what of it is used."""
+
+    run: tyro.conf.Positional[Path]
+    """A run's directory."""
+    step: int | None = None
+    """The checkpoint; None: the last."""
+    probe_set: str = "test_ood"
+    """A two-hop probe set."""
+    query: str | None = None
+    """One query instead of the set: its three tokens ("e_1 r_2 r_3"), or its number in the set."""
+    probes: int = 240
+    """Most probes."""
+    out: Path | None = None
+    """The picture, .png (a PDF is written beside it); None: RUN/figures/."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Patch:
+    """Patch every stage and position of a probe set from other queries: the interchange map."""
+
+    run: tyro.conf.Positional[Path]
+    """A run's directory."""
+    arm: Literal[
+        "bridge", "centroid", "other_bridge", "same_bridge", "transport", "head", "relation2", "random"
+    ] = "bridge"
+    """What is changed (docs/interventions.md)."""
+    step: int | None = None
+    """The checkpoint; None: the last."""
+    probe_set: str = "test_ood"
+    """A two-hop probe set."""
+    site: str = "state"
+    """The state after a pass, or a site inside every pass, such as block0.mlp."""
+    probes: int = 240
+    """Most probes."""
+    seed: int = 0
+    """Draws the donors."""
+    out: Path | None = None
+    """The picture, .png (a PDF is written beside it); None: RUN/figures/."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Ask whether two runs of one world take the same path: equivalent, different, or cannot tell."""
+
+    first: tyro.conf.Positional[Path]
+    """A run's directory."""
+    second: tyro.conf.Positional[Path]
+    """Another's, of the same world."""
+    step: int | None = None
+    """The first run's checkpoint; None: the last."""
+    second_step: int | None = None
+    """The second run's; None: the last."""
+    probe_set: str = "test_ood"
+    """A two-hop probe set."""
+    align: Literal["stage", "depth", "profile"] = "stage"
+    """Which stages belong together: of equal index, of equal depth, or that do the same."""
+    probes: int = 240
+    """Most probes."""
+    out: Path | None = None
+    """The picture, .png (a PDF is written beside it); None: FIRST/figures/."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnose:
+    """Give a run its causal verdict, print it with all numbers, and keep it as verdict.json in the run."""
+
+    run: tyro.conf.Positional[Path]
+    """A run's directory."""
+    probes: int | None = None
+    """Most probes per set at the last checkpoint; None: as the run's spec says."""
+    steps: Literal["end", "moments", "all"] | None = None
+    """Which checkpoints; None: as the run's spec says."""
+
+
+COMMANDS = (Trace, Patch, Compare, Diagnose)
+UNION: Any = (
+    Annotated[Trace, tyro.conf.subcommand("trace")]
+    | Annotated[Patch, tyro.conf.subcommand("patch")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+)
+
+
+def do(command: Any) -> int:
+    """Run one of `COMMANDS`; returns the exit code."""
+    for count in ("probes", "step", "second_step"):
+        value = getattr(command, count, None)
+        if value is not None and value < (1 if count == "probes" else 0):
+            raise InputError(f"{count} = {value}: allowed is at least {1 if count == 'probes' else 0}.")
+    done: dict[type, Callable[[Any], None]] = {
+        Trace: _trace, Patch: _patch, Compare: _compare, Diagnose: _diagnose,
+    }  # fmt: skip
+    done[type(command)](command)
+    return 0
+
+
+def _trace(command: Trace) -> None:
+    from grokscope.mechanics.sketch import sketch_of_query, sketch_of_rows
+    from grokscope.mechanics.verdict import look
+    from grokscope.report.grid import path_grid
+    from grokscope.report.printed import print_table
+    from grokscope.studies.causal import answer_position, one_query, setting_of
+    from grokscope.studies.run import Run
+
+    run = Run.open(command.run)
+    setting, model, step = setting_of(run), run.model(command.step), _step(run, command.step)
+    title = f"{run.name}, step {step:,}"
+    if command.query is not None:
+        one = one_query(run, command.query, _probe_set(run, command.probe_set))
+        sketch = sketch_of_query(model, one, setting, title)
+        name = f"trace_{'_'.join(sketch.inputs[:3])}_step{step}"
+    else:
+        found = look(model, _probe_set(run, command.probe_set), setting, step, command.probes)
+        place, title = answer_position(run), f"{title}, {command.probe_set}"
+        sketch = sketch_of_rows(found.rows, found.found.path, place, title)
+        name = f"trace_{command.probe_set}_step{step}"
+    rows = []
+    for i in reversed(range(len(sketch.stages))):
+        cells = []
+        for j in range(len(sketch.roles)):
+            if sketch.single:
+                text = sketch.tokens[i][j]
+            else:
+                text = " ".join(
+                    f"{layer} {sketch.decoded[layer][i, j]:.2f}"
+                    for layer in ("bridge", "answer")
+                    if sketch.decoded[layer][i, j] >= 0.005
+                )
+            used = [f"[{layer} used]" for layer in ("bridge", "answer") if sketch.held[layer][i, j]]
+            cells.append(" ".join([text, *used]))
+        rows.append((sketch.stages[i], *cells))
+    inputs = sketch.inputs or ("",) * len(sketch.roles)
+    heads = [f"{role} {token}".strip() for role, token in zip(sketch.roles, inputs, strict=False)]
+    print_table(f"{sketch.title}: {sketch.subtitle}", ["stage (last on top)", *heads], rows)
+    print(sketch.note)
+    _save(lambda: path_grid([sketch]), command.out or command.run / "figures" / f"{name}.png")
+
+
+def _patch(command: Patch) -> None:
+    import numpy as np
+
+    from grokscope.mechanics.interchange import accuracy, interchange
+    from grokscope.mechanics.layout import some_probes
+    from grokscope.report.causal_figures import interchange_map
+    from grokscope.report.printed import print_table
+    from grokscope.studies.causal import setting_of
+    from grokscope.studies.run import Run
+
+    run = Run.open(command.run)
+    setting, step = setting_of(run, command.seed), _step(run, command.step)
+    every = _probe_set(run, command.probe_set)
+    probes, _ = some_probes(every, setting.encode(every.queries), command.probes)
+    arms = [command.arm] if command.arm != "random" else ["bridge", "random"]
+    maps = interchange(run.model(command.step), probes, setting, arms, site=command.site)
+    given, free = (accuracy(maps, command.arm, conditioned) for conditioned in (True, False))
+    n = f"{int(given['n'])} of {len(probes)} probes that can be tested; unconditioned n = {int(free['n'])}"
+    title = f"{run.name}, step {step:,}, {command.probe_set}: arm {command.arm} at {command.site}"
+    roles = [str(role) for role in maps["role"].values]
+    rows = []
+    for i in reversed(range(maps.sizes["stage"])):
+        cells = []
+        for j in range(maps.sizes["position"]):
+            rate, low, high = (float(given[name].values[i, j]) for name in ("rate", "low", "high"))
+            other = float(free["rate"].values[i, j])
+            known = "cannot tell" if np.isnan(rate) else f"{rate:.2f} [{low:.2f}, {high:.2f}]"
+            cells.append(known + ("" if np.isnan(other) else f" ({other:.2f})"))
+        rows.append((str(maps["stage"].values[i]), *cells))
+    print_table(f"{title}\n{n} (unconditioned rate in brackets)", ["stage (last on top)", *roles], rows)
+    name = f"patch_{command.arm}_{command.probe_set}_step{step}.png"
+    _save(lambda: interchange_map(given, title, n), command.out or command.run / "figures" / name)
+
+
+def _compare(command: Compare) -> None:
+    from grokscope.mechanics.compare import compare
+    from grokscope.report.causal_figures import distances
+    from grokscope.report.printed import print_table
+    from grokscope.studies.run import Run
+
+    first, second = Run.open(command.first), Run.open(command.second)
+    if first.world.fingerprint != second.world.fingerprint:
+        raise InputError(
+            f"{first.name} and {second.name} are of different worlds ({first.world.fingerprint}, "
+            f"{second.world.fingerprint}): paths are compared on the same facts."
+        )
+    profiles = [
+        _profile(first, command.step, command.probe_set, command.probes),
+        _profile(second, command.second_step, command.probe_set, command.probes),
+    ]
+    found = compare(profiles[:1], profiles[1:], command.align)
+    names = f"{first.name} and {second.name}, {command.probe_set}"
+    print_table(
+        f"{names}: {found.n} probes",
+        ["channel", "measure", "distance", "margin", "answer"],
+        [
+            (
+                one.kind,
+                one.measure,
+                f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]",
+                f"{one.margin:.3f}",
+                one.answer,
+            )
+            for one in found.distances
+        ],
+    )
+    print(f"{found.answer}: {found.reason}")
+    name = f"compare_{second.name}_{command.probe_set}.png"
+    _save(lambda: distances(found, names), command.out or command.first / "figures" / name)
+
+
+def _diagnose(command: Diagnose) -> None:
+    from grokscope.mechanics.diagnosis import diagnose
+    from grokscope.report.causal_figures import run_sketches
+    from grokscope.report.grid import path_grid
+    from grokscope.report.printed import print_verdict
+    from grokscope.studies.causal import answer_position, keep_verdict
+    from grokscope.studies.run import Run
+
+    run = Run.open(command.run)
+    wanted = {"probes": command.probes, "steps": command.steps}
+    spec = run.spec.causal.replace(**{name: value for name, value in wanted.items() if value is not None})
+    diagnosis = run.diagnosis or diagnose(run.metrics, run.traces, run.corpus.probes, run.spec.diagnosis)
+    verdict = keep_verdict(run, diagnosis, spec)
+    print_verdict(run.name, verdict)
+    sketches = run_sketches(run.name, run.causal.to_dicts(), verdict, answer_position(run))
+    if sketches:
+        _save(lambda: path_grid(sketches), command.run / "figures" / f"paths_step{verdict.step}.png")
+
+
+def _profile(run: "Run", step: int | None, probe_set: str, most: int) -> "Profile":
+    """Lens and interchange of one checkpoint as a profile."""
+    from grokscope.mechanics.interchange import interchange
+    from grokscope.mechanics.layout import some_probes
+    from grokscope.mechanics.lens import lens
+    from grokscope.mechanics.profile import profile
+    from grokscope.mechanics.verdict import MAP_ARMS
+    from grokscope.studies.causal import setting_of
+
+    setting, every, model = setting_of(run), _probe_set(run, probe_set), run.model(step)
+    probes, encoded = some_probes(every, setting.encode(every.queries), most)
+    trace = lens(model, probes, encoded, setting.world.vocabulary)
+    return profile(trace, interchange(model, probes, setting, MAP_ARMS))
+
+
+def _probe_set(run: "Run", name: str) -> "ProbeSet":
+    two_hop = [key for key, one in run.corpus.probes.items() if one.queries.hops == 2]
+    if name not in two_hop:
+        raise InputError(f"probe_set = {name!r}: run {run.name} has {', '.join(two_hop)}.")
+    return run.corpus.probes[name]
+
+
+def _step(run: "Run", step: int | None) -> int:
+    return run.steps[-1] if step is None and run.steps else step or 0
+
+
+def _save(draw: Any, path: Path) -> None:
+    """Draw in the report's style, and write PNG and PDF."""
+    from grokscope.report import style
+
+    if path.suffix.lower() not in (".png", ".pdf"):
+        raise InputError(f"out = {path}: allowed are names that end in .png or .pdf.")
+    with style.styled():
+        figure: Figure = draw()
+        style.save(figure, path.with_suffix(""))
+    print(f"picture: {path.with_suffix('.png')}")

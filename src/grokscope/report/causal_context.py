@@ -1,0 +1,66 @@
+"""What interventions said, as the plain values the HTML template prints."""
+
+import polars as pl
+
+from grokscope.mechanics.intervals import Rate
+from grokscope.report.summary import rate_text, steps_text, value_text
+from grokscope.report.tables import RunView, Value
+
+
+def causal_groups(runs: list[RunView]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """What interventions said of every examined probe set, at the last checkpoint and on the way there."""
+    sets = dict.fromkeys(one.probe_set for run in runs if run.verdict for one in run.verdict.sets)
+    groups = []
+    for name in sets:
+        found = [run.verdict.of(name) if run.verdict else None for run in runs]
+        rows = [("mechanism", [one.mechanism if one else "not tested" for one in found])]
+        for head, rates in (
+            ("share through the bridge", [one and one.share for one in found]),
+            ("path sufficient", [one and one.sufficient for one in found]),
+            ("path necessary", [one and one.necessary for one in found]),
+        ):
+            rows.append((head, [f"{value_text(_value(rate))}, n = {rate.n}" if rate else "cannot tell"
+                                for rate in rates]))  # fmt: skip
+        paths = [one.path if one else None for one in found]
+        rows.append(("bridge held at", [f"{p.role}, {p.resolved} to {p.read}" if p else "-" for p in paths]))
+        rows.append(("the share on the way", [_share_course(run, name) for run in runs]))
+        groups.append((f"Causal test, {name}", rows))
+    return groups
+
+
+def _share_course(run: RunView, probe_set: str) -> str:
+    """`0.10 (step 3,200), 0.97 (step 16,000)`."""
+    sets = run.verdict.sets if run.verdict else ()
+    shares = [(one.step, one.share) for one in sets if one.probe_set == probe_set]
+    texts = [
+        f"{'-' if share is None else rate_text(share.value)} (step {steps_text(step)})"
+        for step, share in shares
+    ]
+    return ", ".join(texts) or "-"
+
+
+def _value(rate: Rate) -> Value:
+    return Value(rate.value, rate.low, rate.high, rate.n)
+
+
+def causal_note(causal: pl.DataFrame) -> str:
+    """How to read the causal panel, and on how many queries it rests."""
+    said = (
+        "Left: share of queries with the bridge as top token. Middle and right: how often the answer becomes "
+        "that of another bridge put in there; ?: too few queries can be tested."
+    )
+    if not len(causal):
+        return said
+    tested = causal.filter(pl.col("arm") == "bridge")
+    counts = [
+        f"{name}: {span(tested.filter(pl.col('probe_set') == name)['n'])}"
+        for name in tested["probe_set"].unique(maintain_order=True)
+    ]
+    runs = causal["run"].n_unique()
+    return f"{said} Tested queries: {', '.join(counts)}{f'; mean over {runs} runs' if runs > 1 else ''}."
+
+
+def span(values: pl.Series) -> str:
+    """Smallest to largest, or the one value."""
+    low, high = int(values.min()), int(values.max())  # type: ignore[arg-type]
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"

@@ -1,0 +1,70 @@
+"""Tables in the terminal: any table, and a causal verdict with all its numbers."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from grokscope.mechanics.intervals import Rate
+from grokscope.mechanics.verdict import CausalVerdict
+
+WIDTH = 160
+"""Columns where the output is no terminal."""
+
+
+def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under heads; nothing in a cell is taken for markup."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, WIDTH))
+    table = Table(box=None, pad_edge=False, header_style="bold", title=escape(title), title_justify="left")
+    for head in heads:
+        table.add_column(escape(head), overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def print_verdict(name: str, verdict: CausalVerdict) -> None:
+    """Every number of a verdict, one column per checkpoint and probe set."""
+
+    def rate(one: Rate | None) -> str:
+        return "-" if one is None else f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}], n = {one.n}"
+
+    def number(one: float | None) -> str:
+        return "-" if one is None else f"{one:.2f}"
+
+    for step in dict.fromkeys(one.step for one in verdict.sets):
+        sets = [one for one in verdict.sets if one.step == step]
+        rows: list[tuple[str, ...]] = [("mechanism", *(one.mechanism for one in sets))]
+        for head, field in (
+            ("accuracy", "accuracy"), ("guess baseline", "guess"), ("accuracy, atoms known", "atoms_known"),
+            ("share through the bridge", "share"), ("the same by argmax", "share_by_argmax"),
+            ("path sufficient", "sufficient"), ("path necessary", "necessary"),
+        ):  # fmt: skip
+            rows.append((head, *(rate(getattr(one, field)) for one in sets)))
+        for head, field in (
+            ("redundant", "redundant"), ("incomplete", "incomplete"),
+            ("single share, if all agree", "through_circuit"),
+        ):  # fmt: skip
+            rows.append((head, *(number(getattr(one, field)) for one in sets)))
+        for arm in dict.fromkeys(arm for one in sets for arm in one.arms):
+            found = [one.arms.get(arm) for one in sets]
+            texts = [
+                "-"
+                if one is None
+                else f"{number(one.rate)}, n = {one.n} (any: {number(one.unconditioned)}, "
+                f"n = {one.n_unconditioned})"
+                for one in found
+            ]
+            rows.append((f"interchange, {arm}", *texts))
+        paths = [one.path for one in sets]
+        texts = ["-" if p is None else f"{p.role}, {p.resolved} to {p.read}" for p in paths]
+        rows.append(("bridge held at", *texts))
+        rows.append(("stages left for hop 2", *("-" if p is None else str(p.stages_left) for p in paths)))
+        print_table(f"{name}, step {step:,}", ["", *(one.probe_set for one in sets)], rows)
+    for one in verdict.sets:
+        if one.step == verdict.step:
+            print(f"{one.probe_set}: {one.mechanism}: {one.reason}")
+    print(f"verdict: {verdict.verdict} ({verdict.reason})")
