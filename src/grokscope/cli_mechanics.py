@@ -234,9 +234,11 @@ def _diagnose(command: Diagnose) -> None:
     from grokscope.report.grid import path_grid
     from grokscope.report.printed import print_verdict
     from grokscope.studies.causal import answer_position, keep_verdict
+    from grokscope.studies.directory import check_unlocked
     from grokscope.studies.run import Run
 
     run = Run.open(command.run)
+    check_unlocked(run.directory, patience=1.0)
     wanted = {"probes": command.probes, "steps": command.steps}
     spec = run.spec.causal.replace(**{name: value for name, value in wanted.items() if value is not None})
     diagnosis = run.diagnosis or diagnose(run.metrics, run.traces, run.corpus.probes, run.spec.diagnosis)

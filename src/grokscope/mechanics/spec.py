@@ -56,7 +56,7 @@ class CausalSpec(Spec):
     """Checkpoints that are examined: the last; also those at which saturation, half-way and generalisation
     on test_ood happened; or every kept one.
     """
-    dense_probes: int = Field(60, ge=1)
+    dense_probes: int = Field(120, ge=1)
     """Most probes of test_ood at the checkpoints before the last, where the other sets are not examined."""
     seed: int = 0
     """Draws the donors and the noise."""

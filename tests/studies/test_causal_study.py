@@ -1,0 +1,128 @@
+"""The causal verdict of a run: made at its end, made up for where it is missing, no part of its identity."""
+
+from pathlib import Path
+
+import pytest
+
+from grokscope import cli
+from grokscope.mechanics.spec import CausalSpec
+from grokscope.studies.causal import SCHEMA, examined_steps
+from grokscope.studies.directory import CAUSAL, SPEC, VERDICT, read_spec
+from grokscope.studies.plan import plan, prepare
+from grokscope.studies.run import Run
+from grokscope.studies.spec import RunSpec, StudySpec
+from grokscope.studies.summary import UNTESTED, summary_rows
+from grokscope.studies.worker import do_run
+
+STUDY = StudySpec.parse(
+    {
+        "name": "tiny",
+        "world": {"entities": 24, "relations": 12, "degree": 8, "ood_fraction": 0.1},
+        "corpus": {"phi": 3.0, "iid_fraction": 0.05, "probe_cap": 40},
+        "format": {"attention": "causal", "output": "answer"},
+        "model": {"kind": "looped", "width": 16, "heads": 2, "layers": 1, "loops": 2},
+        "training": {
+            "steps": 8, "batch": 32, "warmup": 2, "loss": "softmax", "dtype": "float32", "compile": "off",
+            "first_checkpoint": 4, "dense_every": 4, "optimizer": {"lr": 0.01},
+        },
+        "regimes": ["natural"],
+        "causal": {"probes": 12, "steps": "all", "dense_probes": 6},
+    }
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    out = tmp_path_factory.mktemp("tiny")
+    planned = plan(STUDY, out)
+    prepare(STUDY, out, planned)
+    do_run(planned[0].directory)
+    return out, Run.open(planned[0].directory)
+
+
+def test_interventions_are_no_part_of_a_runs_identity(done: tuple[Path, Run]) -> None:
+    """A run from before there was a causal verdict must stay the run it was."""
+    spec = done[1].spec
+    assert spec.replace(causal=CausalSpec(enabled=False).tree()).identity == spec.identity
+    old = spec.tree()
+    del old["causal"]
+    assert RunSpec.parse(old).identity == spec.identity
+
+
+def test_a_finished_run_has_its_verdict_and_every_cell(done: tuple[Path, Run]) -> None:
+    out, run = done
+    verdict = run.verdict
+    assert verdict is not None
+    assert verdict.step == 8
+    assert verdict.spec == STUDY.causal
+    assert {one.step for one in verdict.sets} == set(run.steps)
+    cells = run.causal
+    assert cells.columns == list(SCHEMA)
+    two_hop = [name for name in STUDY.causal.sets if name in run.corpus.probes]
+    last = cells.filter(cells["step"] == 8)
+    assert set(last["probe_set"]) == set(two_hop)
+    assert [row.action for row in plan(STUDY, out)] == ["skip"]
+
+
+def test_a_missing_verdict_is_made_up_for_with_the_same_bytes(done: tuple[Path, Run]) -> None:
+    out, run = done
+    before = {name: (run.directory / name).read_bytes() for name in (VERDICT, CAUSAL)}
+    (run.directory / VERDICT).unlink()
+    assert Run.open(run.directory).verdict is None
+    assert [row.action for row in plan(STUDY, out)] == ["diagnose"]
+    do_run(run.directory)
+    assert {name: (run.directory / name).read_bytes() for name in before} == before
+
+
+def test_without_a_verdict_the_mechanism_is_not_tested(done: tuple[Path, Run], tmp_path: Path) -> None:
+    from grokscope.studies.run import Study
+
+    out, run = done
+    assert summary_rows(Study.open(out))[0][-1] == run.verdict.verdict  # type: ignore[union-attr]
+    kept = (run.directory / VERDICT).read_bytes()
+    (run.directory / VERDICT).unlink()
+    assert summary_rows(Study.open(out))[0][-1] == UNTESTED
+    (run.directory / VERDICT).write_bytes(kept)
+
+
+def test_the_steps_that_are_examined(done: tuple[Path, Run]) -> None:
+    diagnosis = done[1].diagnosis
+    assert diagnosis is not None
+    assert examined_steps([0, 4, 8], diagnosis, CausalSpec(steps="end")) == [8]
+    assert examined_steps([0, 4, 8], diagnosis, CausalSpec(steps="all")) == [0, 4, 8]
+
+
+def test_the_commands_print_a_table_and_save_a_picture(
+    done: tuple[Path, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(done[1].directory)
+    for command in (["trace", run], ["trace", run, "--query", "0"], ["patch", run, "--arm", "centroid"]):
+        out = tmp_path / f"{len(command)}{command[0]}.png"
+        assert cli.main([*command, "--out", str(out), *["--probes", "10"]]) == 0
+        assert out.stat().st_size > 5000
+        assert out.with_suffix(".pdf").exists()
+        assert "relation1" in capsys.readouterr().out
+    assert read_spec(done[1].directory).causal == STUDY.causal
+    assert (done[1].directory / SPEC).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--query", "9999"], "has the queries 0 to"),
+        (["--query", "nobody r r"], "is not an entity"),
+        (["--probe-set", "id_atomic"], "probe_set = 'id_atomic'"),
+        (["--out", "picture.jpg"], "end in .png or .pdf"),
+        (["--probes", "0"], "allowed is at least 1"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_sentence(
+    done: tuple[Path, Run], capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert (
+        cli.main(
+            ["trace", str(done[1].directory), *(words if "--probes" in words else [*words, "--probes", "5"])]
+        )
+        == 2
+    )
+    assert said in capsys.readouterr().err
