@@ -129,7 +129,8 @@ def _trace(command: Trace) -> None:
     if command.query is not None:
         one = one_query(run, command.query, _probe_set(run, command.probe_set))
         sketch = sketch_of_query(model, one, setting, title)
-        name = f"trace_{'_'.join(sketch.inputs[:3])}_step{step}"
+        words = ["".join(c for c in word if c.isalnum()) for word in sketch.inputs[:3]]
+        name = f"trace_{'_'.join(words)}_step{step}"
     else:
         found = look(model, _probe_set(run, command.probe_set), setting, step, command.probes)
         place, title = answer_position(run), f"{title}, {command.probe_set}"

@@ -18,11 +18,12 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]])
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(console.width, WIDTH))
-    table = Table(box=None, pad_edge=False, header_style="bold", title=escape(title), title_justify="left")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for head in heads:
         table.add_column(escape(head), overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
+    print(title)
     console.print(table)
 
 

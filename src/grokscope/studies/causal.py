@@ -131,7 +131,7 @@ def one_query(run: Run, query: str, probe_set: ProbeSet) -> ProbeSet:
     numbers: list[int] = []
     kinds = (world.vocabulary.entity_ids, *[world.vocabulary.relation_ids] * 2)
     for word, ids in zip(words, kinds, strict=False):
-        found = [number for number, token in enumerate(ids) if names[int(token)] == word]
+        found = [number for number, token in enumerate(ids) if names[int(token)] in (word, f"<{word}>")]
         if not found:
             what = "an entity" if ids is kinds[0] else "a relation"
             raise InputError(f"query = {query!r}: {word!r} is not {what}; one is {names[int(ids[0])]!r}.")
