@@ -106,7 +106,7 @@ def test_a_facts_file_given_as_an_option_is_relative_to_here(
     [
         ("run pockett", "there is no study 'pockett'; the shipped ones are"),
         ("run no/such.yaml", "there is no study file no/such.yaml"),
-        ("run pocket --family none", "this study has causal, trm"),
+        ("run pocket --family none", "this study has causal, sequence, trm"),
         ("run pocket --training.steps -3", "training.steps = -3"),
         ("run pocket --training.ema 1", "training.ema = 1"),
         ("run pocket --model.width 7", "heads 4 must divide width 7"),

@@ -9,7 +9,7 @@ import pytest
 
 from grokscope.errors import InputError
 from grokscope.files import write_json
-from grokscope.studies.directory import DONE, SPEC, check_unlocked, locked, run_directory
+from grokscope.studies.directory import DONE, SPEC, VERDICT, check_unlocked, locked, run_directory
 from grokscope.studies.plan import differences, plan, prepare, start_order
 from grokscope.studies.spec import StudySpec
 
@@ -21,7 +21,9 @@ STUDY = StudySpec.parse(
 def end(out: Path, study: StudySpec, step: int) -> None:
     """Mark all runs of a study as finished at a step."""
     for name, spec in study.expand().items():
-        write_json(run_directory(out, name, spec) / DONE, {"step": step, "diagnosis": spec.diagnosis.tree()})
+        directory = run_directory(out, name, spec)
+        write_json(directory / DONE, {"step": step, "diagnosis": spec.diagnosis.tree()})
+        write_json(directory / VERDICT, {"step": step, "spec": spec.causal.tree()})
 
 
 def interrupt(out: Path, study: StudySpec, step: int) -> None:
@@ -36,6 +38,17 @@ def actions(out: Path, study: StudySpec) -> set[str]:
 
 def begun(out: Path, study: StudySpec) -> None:
     prepare(study, out, plan(study, out))
+
+
+def test_a_missing_or_other_verdict_is_made_again(tmp_path: Path) -> None:
+    begun(tmp_path, STUDY)
+    end(tmp_path, STUDY, 100)
+    other = STUDY.replace(causal={"probes": 7})
+    assert actions(tmp_path, other) == {"diagnose"}
+    assert actions(tmp_path, STUDY.replace(causal={"enabled": False})) == {"skip"}
+    for verdict in tmp_path.glob(f"*/{VERDICT}"):
+        verdict.unlink()
+    assert actions(tmp_path, STUDY) == {"diagnose"}
 
 
 def test_planning_writes_nothing(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_wrong_file_is_one_sentence_that_names_the_field(tmp_path: Path, text:
     [
         ("pockett", None, "the shipped ones are"),
         ("no/such.yaml", None, "no/such.yaml"),
-        ("pocket", "casual", "this study has causal, trm"),
+        ("pocket", "casual", "this study has causal, sequence, trm"),
         ("demo", "causal", "this study has no families"),
     ],
 )
