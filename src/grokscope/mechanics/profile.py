@@ -177,7 +177,8 @@ def divergence(p_XC: NDArray[np.float64], q_XC: NDArray[np.float64]) -> NDArray[
 def one_hot(one: Profile, kind: Kind) -> NDArray[np.float64]:
     """(P, cells x arms, C): 1 at the category; all 0 where missing."""
     said_PX = one.said[kind].reshape(len(one.id_P), -1)
-    return (said_PX[:, :, None] == np.arange(one.categories[kind])).astype(np.float64)
+    hot_PXC: NDArray[np.float64] = (said_PX[:, :, None] == np.arange(one.categories[kind])).astype(np.float64)
+    return hot_PXC
 
 
 def _entropy(p_XC: NDArray[np.float64]) -> NDArray[np.float64]:

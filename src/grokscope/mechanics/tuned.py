@@ -106,7 +106,7 @@ def fit(model: Reasoner, state_XD: Tensor, final_XD: Tensor) -> tuple[Tensor, Te
         return total
 
     with torch.enable_grad():
-        optimiser.step(loss)
+        optimiser.step(loss)  # type: ignore[no-untyped-call]
     return map_DD.detach(), shift_D.detach()
 
 

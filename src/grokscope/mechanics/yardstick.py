@@ -38,7 +38,7 @@ class Yardstick:
     def at(self, share: float, kind: Kind) -> dict[Measure, float]:
         """The distances between the circuit and itself with `share` of the queries from the memoriser."""
         one_PXC, two_PXC = one_hot(self.circuit, kind), one_hot(self.memoriser, kind)
-        both_PX = (one_PXC.any(axis=2) & two_PXC.any(axis=2))[:, :, None]
+        both_PX = np.logical_and(one_PXC.any(axis=2), two_PXC.any(axis=2))[:, :, None]
         n_X1 = both_PX.sum(axis=0)
         kept_X = n_X1[:, 0] > 0
         p_XC = ((one_PXC * both_PX).sum(axis=0) / np.maximum(n_X1, 1))[kept_X]
