@@ -19,7 +19,14 @@ from pathlib import Path
 from tests.studies.test_execution import contents
 
 COMMAND = [sys.executable, "-m", "grokscope", "run", "demo", "--workers", "2"]
-SHORTER = ["--regimes", "natural", "both_hops_full", "--training.first-checkpoint", "100"]
+SHORTER = [
+    "--regimes",
+    "natural",
+    "both_hops_full",
+    "--training.first-checkpoint",
+    "100",
+    "--causal.no-enabled",
+]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
