@@ -90,7 +90,9 @@ class DonorTable:
         self.relations = world.relations
         self.fact_F3 = world.fact_F3.astype(np.int64)
         self.guess_R = guess_of_relation(world)
-        self.trained_id_N = np.sort(self._id(trained.head_N, *trained.relation_NK.T))
+        # -1 is no composition's number: a search in it finds nothing, however little was trained.
+        ids_N = self._id(trained.head_N, *trained.relation_NK.T)
+        self.trained_id_N = np.concatenate([[-1], np.sort(ids_N)])
         trained_N = self._was_trained(*_address(self.fact_F3, pool.fact_N2))
         every_N2 = pool.fact_N2.astype(np.int64)
         fresh_N2 = every_N2[~trained_N & ~pool.degenerate_N]
@@ -132,7 +134,11 @@ class DonorTable:
 
     def _was_trained(self, head: Any, relation1: Any, relation2: Any) -> NDArray[np.bool_]:
         """Whether these compositions were trained; arguments broadcast."""
-        return np.isin(self._id(head, relation1, relation2), self.trained_id_N, kind="sort")
+        id_X = self._id(head, relation1, relation2)
+        # A binary search: `isin` would sort all that was trained again for every probe.
+        at_X = np.searchsorted(self.trained_id_N, id_X)
+        found: NDArray[np.bool_] = self.trained_id_N[np.minimum(at_X, len(self.trained_id_N) - 1)] == id_X
+        return found
 
     def of_same_relation2(self, base_P2: NDArray[Any], rng: np.random.Generator, most: int) -> Ints:
         """(P, most, 2) compositions with the base's r2, another head and another bridge: what to average

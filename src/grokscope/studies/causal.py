@@ -16,6 +16,7 @@ from grokscope.mechanics.spec import CausalSpec
 from grokscope.mechanics.verdict import CausalVerdict, Look, look
 from grokscope.studies.directory import CAUSAL, VERDICT
 from grokscope.studies.run import Run
+from grokscope.training.loop import with_threads
 from grokscope.world.probes import ProbeSet, exposure, make_probe_sets
 
 TRAINED_SET = "train_inferred"
@@ -104,7 +105,10 @@ def keep_verdict(run: Run, diagnosis: Diagnosis, spec: CausalSpec | None = None)
         kept = run.verdict
         assert kept is not None
         return kept
-    verdict, table = causal_verdict(run, diagnosis, spec)
+    # With the run's own threads: their number decides the order of sums, and beside other workers, threads
+    # that wait for each other wait for whole slices of the scheduler.
+    with with_threads(int(run.manifest["threads"])):
+        verdict, table = causal_verdict(run, diagnosis, spec)
     with whole(run.directory / CAUSAL) as draft:
         table.write_csv(draft)
     write_json(run.directory / VERDICT, verdict.tree())

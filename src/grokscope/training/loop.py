@@ -101,7 +101,7 @@ def train(
         )
     device = _check(model, spec)
     with ExitStack() as stack:
-        stack.enter_context(_threads(before.threads if before else threads))
+        stack.enter_context(with_threads(before.threads if before else threads))
         stack.enter_context(repeatable(device))
         model.to(device)
         batches = Batches(data, spec.batch, seeds.order, device)
@@ -194,7 +194,8 @@ def _first_loss(objective: Objective, rows_BC: torch.Tensor, spec: TrainingSpec)
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def with_threads(count: int | None) -> Iterator[None]:
+    """So many threads of PyTorch for a while; None: as they are."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if count is None else count)
     try:
