@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from grokscope.mechanics.ablation import Ablation, ablate
-from grokscope.mechanics.interchange import FEWEST, RANDOM, Setting, accuracy, interchange
+from grokscope.mechanics.interchange import FEWEST, RANDOM, Setting, accuracy, draw, interchange
 from grokscope.mechanics.intervals import Rate, clustered_rate
 from grokscope.mechanics.share import EDGE, NEEDED, Cell, Share, share
 from grokscope.mechanics.unrolled import inside_sites
@@ -98,7 +98,10 @@ def examine(
     """
     if maps is None:
         maps = interchange(model, probe_set, setting, STATE_ARMS)
-    inside = [interchange(model, probe_set, setting, NEEDED, site=site) for site in inside_sites(model)]
+    drawn = draw(model, probe_set, setting, NEEDED)
+    inside = [
+        interchange(model, probe_set, setting, NEEDED, site=site, drawn=drawn) for site in inside_sites(model)
+    ]
     found = share(maps, *inside, confidence=confidence)
     ablation = ablate(model, probe_set, setting, maps, found, confidence)
     right_P = (maps["clean_said"] == maps["answer"]).values

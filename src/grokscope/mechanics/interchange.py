@@ -11,7 +11,7 @@ stand beside it, and below `FEWEST` usable pairs the rate is NaN: cannot tell.
 Shapes: P probes, A arms, L stages, C columns (input positions, and the prefix if asked), K hops.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,36 @@ class Setting:
         return np.where(np.asarray(entity) == ABSENT, ABSENT, ids[np.maximum(entity, 0)])
 
 
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Donors of a probe set per arm, and what the unpatched model knows of them: the same for every site and
+    stage, so that one examination draws once.
+    """
+
+    donors: Mapping[str, Donors]
+    source_right: Mapping[str, NDArray[np.bool_]]
+    """(P,) the donor's own query is answered right."""
+    natural_right: Mapping[str, NDArray[np.bool_]]
+    """(P,) so is the query that a successful patch makes the base into."""
+    atom_right: Mapping[str, NDArray[np.bool_]]
+    """(P,) and its second fact."""
+
+
+def draw(model: Reasoner, probe_set: ProbeSet, setting: Setting, arms: Sequence[str] = ARMS) -> Drawn:
+    """Draw the donors of some arms, and ask the model about them; arguments as for `interchange`."""
+    donors = draw_donors(model, setting, probe_set, arms)
+
+    def right(pick: Callable[[Donors], NDArray[np.int64]]) -> dict[str, NDArray[np.bool_]]:
+        return {arm: _right(model, setting, pick(donors[arm])) for arm in arms}
+
+    return Drawn(
+        donors,
+        right(lambda one: one.source_PM2[:, 0]),
+        right(lambda one: one.natural_PM2[:, 0]),
+        right(lambda one: one.natural_PM2[:, 0, 1:]),
+    )
+
+
 def interchange(
     model: Reasoner,
     probe_set: ProbeSet,
@@ -75,6 +105,7 @@ def interchange(
     stages: Sequence[int] | None = None,
     with_prefix: bool = False,
     site: str = STATE,
+    drawn: Drawn | None = None,
 ) -> xr.Dataset:
     """The full interchange map of a set of two-hop probes.
 
@@ -86,6 +117,7 @@ def interchange(
         stages: indices of the stages to patch; None: all. Others hold the clean answer.
         with_prefix: one more column, the whole prefix.
         site: STATE, or a site inside every pass ("block0.mlp"): needed where bridge and r2 share a position.
+        drawn: from `draw` of the same model, probes and setting, with these arms at least; None: drawn here.
 
     Returns:
         `said` (arm, stage, position, probe) token with the highest logit; `margin`, logit of the right
@@ -106,7 +138,8 @@ def interchange(
     base = setting.encode(probe_set.queries)
     answer_P = setting.tokens_of(probe_set.queries.path_NK[:, 1])
     columns = columns_of(model, base.tokens_NS.shape[1], with_prefix)
-    donors = draw_donors(model, setting, probe_set, arms)
+    drawn = draw(model, probe_set, setting, arms) if drawn is None else drawn
+    donors = drawn.donors
     said_P, margin_P = answers(model, base.tokens_NS, base.answer_position, answer_P)
     patched = patch_map(
         model,
@@ -120,9 +153,6 @@ def interchange(
         site,
     )
 
-    def right_AP(pick: Callable[[Donors], NDArray[np.int64]]) -> NDArray[np.bool_]:
-        return np.stack([_right(model, setting, pick(donors[arm])) for arm in arms])
-
     cells, pairs, probes = ("arm", "stage", "position", "probe"), ("arm", "probe"), ("probe",)
     roles = [base.roles[int(name)] if name.isdigit() else name for name in columns]
     return xr.Dataset(
@@ -130,9 +160,9 @@ def interchange(
             "said": (cells, np.stack([one.said_LCP for one in patched]).astype(np.int32)),
             "margin": (cells, np.stack([one.margin_LCP for one in patched])),
             "present": (pairs, np.stack([donors[arm].present_PM[:, 0] for arm in arms])),
-            "source_right": (pairs, right_AP(lambda one: one.source_PM2[:, 0])),
-            "natural_right": (pairs, right_AP(lambda one: one.natural_PM2[:, 0])),
-            "atom_right": (pairs, right_AP(lambda one: one.natural_PM2[:, 0, 1:])),
+            "source_right": (pairs, np.stack([drawn.source_right[arm] for arm in arms])),
+            "natural_right": (pairs, np.stack([drawn.natural_right[arm] for arm in arms])),
+            "atom_right": (pairs, np.stack([drawn.atom_right[arm] for arm in arms])),
             "expected": (pairs, np.stack([setting.tokens_of(donors[arm].expected_P) for arm in arms])),
             "natural_fact": (pairs, np.stack([donors[arm].natural_PM2[:, 0, 1] for arm in arms])),
             "clean_said": (probes, said_P),
