@@ -46,3 +46,25 @@ def guess(facts, relation):
     """The most frequent tail of a relation, the smallest of equals."""
     count = Counter(tail for (_, r), (tail, _) in facts.items() if r == relation)
     return min(count, key=lambda tail: (-count[tail], tail))
+
+
+def rows(queries):
+    """Every query as (head, relations, path), in plain numbers."""
+    return list(
+        zip(
+            queries.head_N.tolist(),
+            map(tuple, queries.relation_NK.tolist()),
+            map(tuple, queries.path_NK.tolist()),
+            strict=True,
+        )
+    )
+
+
+def triples_any(queries):
+    """The set of (head, relations...) of queries of any number of hops."""
+    return {(head, *relations) for head, relations, _ in rows(queries)}
+
+
+def facts_used(queries):
+    """The set of ((h, r1), (b, r2)) of two-hop queries."""
+    return {((head, r[0]), (path[0], r[1])) for head, r, path in rows(queries)}

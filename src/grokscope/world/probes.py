@@ -25,13 +25,23 @@ PATTERNS = {
 }
 """Probe sets and the ID/OOD pattern of their hops. Atomic facts and train_inferred are trained, no other."""
 
+NEW_PATTERNS = {
+    "new_atomic": "N",
+    "new_then_old": "NI",
+    "old_then_new": "IN",
+    "new_then_new": "NN",
+}
+"""Probe sets about new facts (N) in a trained model. A new fact counts as OOD: it is shown as an atom, and in
+compositions only if they are asked for. The new atoms are trained, the mixes are not."""
+MIXES = tuple(name for name, pattern in NEW_PATTERNS.items() if len(pattern) == 2)
+
 
 @dataclass(frozen=True, eq=False)
 class ProbeSet:
     """Questions of one kind, ordered by stable id."""
 
     name: str
-    """One of `PATTERNS`."""
+    """One of `PATTERNS` or `NEW_PATTERNS`."""
     queries: Queries
     """The questions."""
     id_P: IntArray
@@ -49,7 +59,7 @@ class ProbeSet:
     control_PL: dict[str, IntArray]
     """Per latent (P,) int32: an entity of the same in-degree (nearest if none), not on the query's path."""
     pattern: str
-    """ID/OOD per hop: "I", "O", "II", "OO", "OI" or "IO"."""
+    """Per hop ID (I), OOD (O) or new (N): "I", "O", "II", "OO", "OI", "IO", "N", "NI", "IN" or "NN"."""
 
     def __len__(self) -> int:
         return len(self.id_P)
@@ -92,14 +102,15 @@ def make_probe_sets(
 
     Args:
         world: the facts.
-        fact_by_set: (P, K) fact indices per name of `PATTERNS`, sorted by row, no row twice.
+        fact_by_set: (P, K) fact indices per name of `PATTERNS` or `NEW_PATTERNS`, sorted by row, no row
+            twice.
         trained_F3: what `exposure` counted.
         seeds: `seeds.split` draws the control entities.
     """
     guess_R = guess_of_relation(world)
     indegree_E = np.bincount(world.fact_F3[:, 2], minlength=world.entities)
     out = {}
-    for number, (name, pattern) in enumerate(PATTERNS.items()):
+    for number, (name, pattern) in enumerate((PATTERNS | NEW_PATTERNS).items()):
         fact_PK = fact_by_set.get(name, np.empty((0, 1), dtype=np.int32)).astype(np.int32)
         if len(fact_PK) == 0:
             continue
