@@ -75,7 +75,7 @@ def _rows(name: str, threads: int, dtype: str, quick: bool) -> list[dict[str, An
     model, corpus = build(spec, dtype), corpus_of(spec)
     vocabulary, probe_set = corpus.world.vocabulary, corpus.probes["train_inferred"]
     encoded = encode(probe_set.queries, vocabulary, spec.format)
-    few, some = some_probes(probe_set, encoded, 16 if quick else 256)
+    few, some = some_probes(probe_set, encoded, 16 if quick else 64)
     setting = Setting(corpus.world, corpus.composition, spec.format)
     one = slice(0, 1 if quick else ONE_BY_ONE)
     _, target_PC = targets(probe_set, vocabulary)

@@ -61,11 +61,11 @@ def test_chunks_and_company_change_nothing():
     parts = interchange(
         model,
         some,
-        Setting(setting.world, setting.trained, setting.format, budget=2**26),
-        arms=("same_bridge", "bridge"),
+        Setting(setting.world, setting.trained, setting.format, budget=9 * 2**20),
+        arms=("same_bridge", "bridge", "random"),
         stages=[1, 2],
     )
-    for arm in ("same_bridge", "bridge"):
+    for arm in ("same_bridge", "bridge", "random"):
         for stage in (1, 2):
             one, two = (x["margin"].sel(arm=arm).isel(stage=stage).values for x in (whole, parts))
             np.testing.assert_allclose(one, two, atol=1e-5)

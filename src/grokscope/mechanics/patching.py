@@ -225,7 +225,9 @@ def _source_values(
     without_B11 = (~present_BM.any(1)).to(device_of(model))[:, None, None]
     draws = None
     if source.noise_seed is not None:
-        draws = torch.Generator().manual_seed(source.noise_seed * 1_000_003 + rows.start)
+        # A stream per probe: what is drawn must not depend on how many fit into memory together.
+        numbers = range(rows.start, rows.start + probes)
+        draws = [torch.Generator().manual_seed(source.noise_seed * 1_000_003 + one) for one in numbers]
     out = []
     for stage in range(len(model.stages)):
         if not has(model, stage, site):
@@ -247,8 +249,9 @@ def _replacing(site: str, value_RTD: Tensor) -> Callable[[slice], Tap]:
     return lambda part: lambda name, own: value_RTD[part] if name == site else own
 
 
-def _noise_like(state_BTD: Tensor, draws: torch.Generator) -> Tensor:
-    noise_BTD = torch.randn(state_BTD.shape, generator=draws).to(state_BTD.device)
+def _noise_like(state_BTD: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+    each = [torch.randn(state_BTD.shape[1:], generator=one) for one in draws]
+    noise_BTD = torch.stack(each).to(state_BTD.device)
     norms = state_BTD.float().norm(dim=-1, keepdim=True) / noise_BTD.norm(dim=-1, keepdim=True)
     scaled_BTD: Tensor = (noise_BTD * norms).to(state_BTD.dtype)
     return scaled_BTD
