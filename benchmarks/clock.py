@@ -55,6 +55,20 @@ def take_time(call: Callable[[], object], rounds: int, least: float = 0.0, devic
     return take_turns({"": call}, rounds, least, device)[""]
 
 
+def take_part(
+    call: Callable[[], object], rest: Callable[[], object], rounds: int, device: str = "cpu"
+) -> Timing:
+    """Time `call`, after a warm-up, where each call leaves work behind that `rest` waits for."""
+    wall, cpu = [], []
+    for turn in range(rounds + 1):
+        one, two = _timed(call, 1, device)
+        rest()
+        if turn:
+            wall.append(one)
+            cpu.append(two)
+    return _summary(wall, cpu)
+
+
 def _repeats(call: Callable[[], object], least: float, device: str) -> int:
     _timed(call, 1, device)
     seconds, _ = _timed(call, 1, device)

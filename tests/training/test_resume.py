@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
-from grokscope.training import checkpoint, keeper
+from grokscope.training import checkpoint, keeper, writer
 from grokscope.training.checkpoint import find_state, kept_steps, load_weights, weights_path
 from grokscope.training.loop import train
 from grokscope.training.metrics import read_metrics
+from grokscope.training.optim import TrainState
 from grokscope.training.schedule import checkpoint_steps, thin
 from tests.training import tiny
 
@@ -191,3 +192,64 @@ def test_keep_thins_weights_and_nothing_else(tmp_path):
     tiny.run(tmp_path, keep=4, steps=300)
     tiny.run(tmp_path / "once", keep=4, steps=300)
     assert set(kept_steps(tmp_path)) - {100} == set(kept_steps(tmp_path / "once"))
+
+
+def test_what_is_written_is_the_state_when_it_was_saved(tmp_path, straight, monkeypatch):
+    """Files are written while the next steps change the state, so a save without a copy writes those."""
+    steps_meanwhile = []
+    runs: list[keeper.Keeper] = []
+
+    def slow(original):
+        def call(*args):
+            before = runs[-1].step
+            time.sleep(0.01)
+            original(*args)
+            steps_meanwhile.append(runs[-1].step - before)
+
+        return call
+
+    begin = keeper.Keeper.begin
+    monkeypatch.setattr(
+        keeper.Keeper, "begin", lambda self, progress: (runs.append(self), begin(self, progress))
+    )
+    monkeypatch.setattr(keeper, "save_weights", slow(keeper.save_weights))
+    monkeypatch.setattr(keeper, "save_state", slow(keeper.save_state))
+    tiny.run(tmp_path, steps=STEPS, **LOOPS)
+    assert contents(tmp_path) == straight
+    assert max(steps_meanwhile) > 0, "the loop stood still"
+
+
+def test_a_large_state_is_copied_whole(monkeypatch):
+    """Shares of several threads: each tensor in exactly one."""
+    monkeypatch.setattr(writer, "LARGE", 0)
+    part = {f"t{i}": torch.full((i + 1, 3), float(i)) for i in range(11)}
+    state = TrainState(part, {}, {"v": torch.ones(5)}, {name: t + 0.5 for name, t in part.items()})
+    sums = torch.zeros(2, dtype=torch.float64)
+    snapshot = writer.Snapshot(state, sums)
+    for tensors in state:
+        for tensor in tensors.values():
+            tensor += 7
+    sums += 1
+    snapshot.begin()
+    snapshot.end()
+    for wanted, got in zip(state, snapshot.on_host()[0], strict=True):
+        assert wanted.keys() == got.keys()
+        assert all(torch.equal(wanted[name], got[name]) for name in wanted)
+    assert torch.equal(snapshot.sums, sums)
+    snapshot.close()
+
+
+def test_an_error_of_the_writer_stops_the_run_and_no_later_job_begins():
+    thread, done = writer.Writer(), []
+
+    def failing():
+        raise OSError("disk")
+
+    thread.submit(failing)
+    with pytest.raises(OSError, match="disk"):
+        thread.submit(lambda: done.append(1))
+    thread.wait()
+    assert not done
+    thread.submit(lambda: done.append(2))
+    thread.wait()
+    assert done == [2]

@@ -38,13 +38,13 @@ def kept_steps(directory: Path) -> list[int]:
     return sorted(_steps_in(directory / CHECKPOINTS))
 
 
-def save_weights(path: Path, model: Reasoner) -> None:
-    """Write a model's parameters and buffers, whole or not at all.
+def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write a model's parameters and buffers (see `model_tensors`), whole or not at all.
 
     Raises:
         OSError: the disk is full, or another error of the file system.
     """
-    write_tensors(path, model_tensors(model))
+    write_tensors(path, weights)
 
 
 def load_weights(path: Path, model: Reasoner) -> None:

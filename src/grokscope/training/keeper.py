@@ -1,9 +1,13 @@
-"""What a training does beside stepping: evaluate, record, save, show, and notice divergence."""
+"""What a training does beside stepping: evaluate, record, save, show, and notice divergence.
+
+Evaluation and observers look at the model while the loop waits; files are written beside it, from a copy.
+"""
 
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from grokscope.training.checkpoint import (
     Progress,
     forget_weights,
     kept_steps,
+    model_tensors,
     save_state,
     save_weights,
     weights_path,
@@ -28,6 +33,7 @@ from grokscope.training.schedule import rate, scheduled_steps, thin
 from grokscope.training.sinks import Sink
 from grokscope.training.spec import TrainingSpec
 from grokscope.training.stops import Diverged
+from grokscope.training.writer import Snapshot, Writer, not_finite
 from grokscope.world.format import Encoded
 
 CHECK_EVERY = 50
@@ -52,6 +58,7 @@ class Keeper:
 
     Attributes:
         step: updates made.
+        saved: step of the state on the disk; -1: there is none.
         sums: sums of the loss, float64: since the last scheduled checkpoint, and since the last look.
         display: shows the progress; None: nothing is shown.
     """
@@ -71,7 +78,8 @@ class Keeper:
         self.probes = {name: probe for name, probe in probes.items() if len(probe.tokens_NS)}
         self.observers, self.sinks, self.metrics = observers, sinks, MetricsFile(directory)
         self.sums = torch.zeros(2, dtype=torch.float64, device=next(iter(state.params.values())).device)
-        self.step, self.saved, self.first_loss = 0, -1, first_loss
+        self.step, self.saved, self.asked, self.first_loss = 0, -1, -1, first_loss
+        self.writer, self.snapshot = Writer(), Snapshot(state, self.sums)
         self.display: Display | None = None
         self.seconds_before, self.step_before, self.began = 0.0, 0, time.monotonic()
         self.shown = -math.inf
@@ -79,7 +87,7 @@ class Keeper:
 
     def begin(self, progress: Progress | None) -> None:
         """Remove all that was written after the state the training goes on from (None: there is none)."""
-        self.saved = -1 if progress is None else progress.step
+        self.saved = self.asked = -1 if progress is None else progress.step
         self.step = self.step_before = max(0, self.saved)
         self.seconds_before = 0.0 if progress is None else progress.seconds
         with self.writing():
@@ -102,7 +110,9 @@ class Keeper:
 
         Raises:
             Diverged: it is not finite, or far above where it began.
+            InputError: a file could not be written.
         """
+        self.writer.check()
         mean = float(self.sums[1]) / CHECK_EVERY
         limit = DIVERGED * max(math.log(self.model.vocab), self.first_loss)
         if not mean <= limit:
@@ -116,6 +126,7 @@ class Keeper:
             Diverged: a weight is not finite; nothing is saved.
             InputError: a file cannot be written; the state before is intact.
         """
+        self._begin_copy()
         self._check_finite()
         row = {
             "step": self.step,
@@ -129,32 +140,58 @@ class Keeper:
         with self.writing():
             for observer in self.observers:
                 observer.at_checkpoint(self.step, self.model)
-            save_weights(weights_path(self.directory, self.step), self.model)
-            self.metrics.append(row)
-            for sink in self.sinks:
-                sink.append(row)
-        scheduled = scheduled_steps(self.spec, self.step)
-        if self.step in scheduled:
+        if self.step in scheduled_steps(self.spec, self.step):
             self.sums[0] = 0
         self.last = row
-        self.save()
-        surplus = set(scheduled) - set(thin(scheduled, self.spec.keep))
-        forget_weights(self.directory, surplus.intersection(kept_steps(self.directory)))
+        self._hand_over(row)
         self.show(checkpoint=True)
 
     def save(self) -> None:
-        """Save the state a run is resumed from.
+        """Save the state a run is resumed from, unless that was asked for already.
 
         Raises:
-            Diverged: a weight is not finite; nothing is saved.
-            InputError: a file cannot be written; the state before is intact.
+            Diverged: a weight was not finite at the save before; nothing of that was saved.
+            InputError: a file of the save before could not be written.
         """
-        if self.step == self.saved:
-            return
-        self._check_finite()
-        with self.writing():
-            save_state(self.directory, Progress(self.step, self.seconds), self.state, self.sums)
-        self.saved = self.step
+        if self.step != self.asked:
+            self._begin_copy()
+            self._hand_over(None)
+
+    def finish(self) -> None:
+        """Until everything is on the disk; raises as `save` does."""
+        self.writer.wait()
+
+    def _begin_copy(self) -> None:
+        self.writer.wait()  # It still reads the copy before.
+        self.snapshot.begin()
+
+    def _hand_over(self, row: dict[str, Any] | None) -> None:
+        self.snapshot.end()
+        self.writer.submit(partial(self._write, Progress(self.step, self.seconds), row))
+        self.asked = self.step
+
+    def _write(self, progress: Progress, row: dict[str, Any] | None) -> None:
+        """In the thread of the writer: all files of a checkpoint, or (without `row`) the resume state
+        alone."""
+        step = progress.step
+        state, sums = self.snapshot.on_host()
+        for part in (*state, {"the loss": sums}):
+            if part and (name := not_finite(part)):
+                raise self._divergence(step, f"{name} is not finite")
+        with self.writing(step):
+            if row is not None:
+                # The model's parameters are the average; only its buffers are not in the copy.
+                save_weights(weights_path(self.directory, step), {**model_tensors(self.model), **state.ema})
+                self.metrics.append(row)
+                for sink in self.sinks:
+                    sink.append(row)
+            if step != self.saved:
+                save_state(self.directory, progress, state, sums)
+        self.saved = step
+        if row is not None:
+            scheduled = scheduled_steps(self.spec, step)
+            surplus = set(scheduled) - set(thin(scheduled, self.spec.keep))
+            forget_weights(self.directory, surplus.intersection(kept_steps(self.directory)))
 
     def show(self, checkpoint: bool = False) -> None:
         """Show the progress, unless that was done a moment ago."""
@@ -181,7 +218,9 @@ class Keeper:
         return self.seconds_before + time.monotonic() - self.began
 
     def close(self) -> None:
-        """Let go of displays and sinks."""
+        """Wait for what is being written, then let go of threads, displays and sinks."""
+        self.writer.close()
+        self.snapshot.close()
         if self.display is not None:
             self.display.close()
         for sink in self.sinks:
@@ -197,35 +236,39 @@ class Keeper:
         return float(self.sums[0]) / (self.step - scheduled_steps(self.spec, self.step - 1)[-1])
 
     def _check_finite(self) -> None:
+        """Look at the loss, and at the weights that are shown to observers; the writer looks at all."""
         if not math.isfinite(float(self.sums.sum())):
             self._diverged("the loss is not finite")
-        for part in self.state:
-            for name, tensor in part.items():
-                if not bool(torch.isfinite(tensor).all()):
-                    self._diverged(f"{name} is not finite")
+        if name := not_finite(self.state.ema):
+            self._diverged(f"{name} is not finite")
 
     def _diverged(self, what: str) -> None:
+        self.writer.wait()
+        raise self._divergence(self.step, what)
+
+    def _divergence(self, step: int, what: str) -> Diverged:
         kept = self.saved if self.saved >= 0 else None
         left = (
             "nothing was saved"
             if kept is None
             else f"the state of step {kept} and all checkpoints before are kept"
         )
-        raise Diverged(
-            self.step,
+        return Diverged(
+            step,
             kept,
-            f"training diverged: at step {self.step} {what}; {left} in {self.directory}; try a smaller "
+            f"training diverged: at step {step} {what}; {left} in {self.directory}; try a smaller "
             "training.optimizer.lr or a longer training.warmup.",
         )
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Turn what the file system says into one sentence."""
+    def writing(self, step: int | None = None) -> Iterator[None]:
+        """Turn what the file system says into one sentence; `step` if it is not the present one."""
         try:
             yield
         except OSError as error:
             kept = f"the state of step {self.saved} is intact" if self.saved >= 0 else "nothing was kept"
+            step = self.step if step is None else step
             raise InputError(
-                f"writing to {self.directory} at step {self.step} failed: {error.strerror or error}; "
+                f"writing to {self.directory} at step {step} failed: {error.strerror or error}; "
                 f"{kept}, so make room and run the same command again."
             ) from error

@@ -3,7 +3,8 @@
 Nothing in a run depends on when it was interrupted: the step number gives the data, the rates and the number
 of loops, and all else that changes is in the resume state. At a checkpoint the order is: accuracies,
 observers, weights, metrics line, resume state, and only then weights that `keep` no longer covers are
-deleted. A process killed anywhere in between resumes from the state before and does it again.
+deleted. From the weights on this happens beside the next steps. A process killed anywhere in between resumes
+from the state before and does it again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -129,6 +130,7 @@ def train(
         keeper.begin(progress)
         keeper.display = choose_display(report, say)
         _run(step, state, batches, optimizer, spec, seeds, keeper)
+        keeper.finish()
         with keeper.writing():
             metrics = write_table(directory)
     return TrainingResult(keeper.step, metrics, kept_steps(directory), read_manifest(directory))
@@ -163,6 +165,7 @@ def _run(
             keeper.show()
         if watch.caught is not None and keeper.step < spec.steps:
             keeper.save()
+            keeper.finish()
             raise Interrupted(
                 keeper.step,
                 f"{watch.name}: stopped and saved at step {keeper.step} of {spec.steps}; run the same "

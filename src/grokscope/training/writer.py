@@ -1,0 +1,160 @@
+"""Saving beside the training: a copy of the state, made at once, and a thread that writes it.
+
+The loop stands still only while the copy is made. There is one copy and one thread, so a save that comes
+before the last one is on the disk waits for it: what is written, and in which order, is the same as if
+everything stood still meanwhile. What goes wrong in the thread is raised in the loop, at the next save or
+look at the loss, and nothing is written after it.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from grokscope.training.optim import TrainState
+
+COPIERS = 4
+"""Threads that make a large copy; one alone does not use all of the memory's bandwidth."""
+LARGE = 1 << 24
+"""Bytes from which on a copy is worth more than one thread."""
+
+
+class Writer:
+    """Does one job at a time in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Begin a job, when the one before has ended.
+
+        Raises:
+            BaseException: what the job before raised; this one is not begun.
+        """
+        self.wait()
+        # Not a daemon: a process that ends by itself ends when its files are whole.
+        self._thread = threading.Thread(target=self._do, args=(job,), name="grokscope-writer")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until there is nothing to do. Raises what the job raised, once."""
+        self.close()
+        self.check()
+
+    def check(self) -> None:
+        """Raise what a job raised, once; does not wait."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Wait for the job, whatever becomes of it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _do(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:
+            self._error = error
+
+
+class Snapshot:
+    """Room for a copy of a training state. It is made and touched at the start: memory that is new to a
+    process costs many times the copy itself.
+
+    Args:
+        state: what is copied; its tensors are only ever changed in place.
+        sums: running sums of the loss, copied with it.
+
+    Attributes:
+        state, sums: the copy, on the same device.
+    """
+
+    def __init__(self, state: TrainState, sums: Tensor) -> None:
+        self.state = TrainState(*({name: t.clone() for name, t in part.items()} for part in state))
+        self.sums = sums.clone()
+        self._source, self._source_sums = state, sums
+        self._on_gpu = sums.device.type == "cuda"
+        self._shares = [] if self._on_gpu else _shares(state, self.state)
+        self._pool = ThreadPoolExecutor(COPIERS, "grokscope-copy") if len(self._shares) > 1 else None
+        self._begun: list[Future[None]] = []
+
+    def begin(self) -> None:
+        """Start to copy the state, beside whatever only reads it until `end`."""
+        if self._pool is not None:
+            self._begun = [self._pool.submit(_copy, share) for share in self._shares]
+
+    def end(self) -> None:
+        """The copy is made, of the state and of the sums as they are now. On a GPU it is queued behind the
+        step instead, and nothing waits.
+        """
+        if self._on_gpu:
+            for part, copy in zip(self._source, self.state, strict=True):
+                for name, tensor in part.items():
+                    copy[name].copy_(tensor)
+        elif self._pool is None:
+            for share in self._shares:
+                _copy(share)
+        else:
+            for done in self._begun:
+                done.result()
+        self.sums.copy_(self._source_sums)
+        if self._on_gpu:
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+
+    def on_host(self) -> tuple[TrainState, Tensor]:
+        """The copy in main memory; from a GPU it comes by a stream of its own, beside the next steps."""
+        if not self._on_gpu:
+            return self.state, self.sums
+        with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
+            torch.cuda.current_stream().wait_event(self._copied)
+            parts = ({name: tensor.cpu() for name, tensor in part.items()} for part in self.state)
+            return TrainState(*parts), self.sums.cpu()
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of a tensor with an infinity or NaN in it; None: there is none.
+
+    Both survive a sum, which reads a tensor ten times as fast as a test of every number; a sum may also
+    overflow by itself, so it only says where to look closer.
+    """
+    if bool(torch.isfinite(torch.stack([tensor.sum() for tensor in tensors.values()])).all()):
+        return None
+    return next((name for name, t in tensors.items() if not bool(torch.isfinite(t).all())), None)
+
+
+_Pairs = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+
+
+def _shares(state: TrainState, copy: TrainState) -> list[_Pairs]:
+    """The memory of both as arrays, whose copies use one thread each; a large state in shares of about one
+    size."""
+    parts = zip(state, copy, strict=True)
+    pairs = [(part[name].detach().numpy(), mine[name].numpy()) for part, mine in parts for name in part]
+    if sum(source.nbytes for source, _ in pairs) < LARGE:
+        return [pairs]
+    shares: list[_Pairs] = [[] for _ in range(COPIERS)]
+    sizes = [0] * COPIERS
+    for source, target in sorted(pairs, key=lambda pair: -pair[0].nbytes):
+        least = sizes.index(min(sizes))
+        shares[least].append((source, target))
+        sizes[least] += source.nbytes
+    return shares
+
+
+def _copy(pairs: _Pairs) -> None:
+    for source, target in pairs:
+        np.copyto(target, source)
