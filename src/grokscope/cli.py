@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from grokscope import __version__, cli_mechanics
+from grokscope import __version__, cli_mechanics, cli_plan
 from grokscope.errors import InputError
 from grokscope.files import safe_name
 from grokscope.models.published.options import ShapeOptions
@@ -144,12 +144,14 @@ def _dispatch(arguments: list[str]) -> int:
     if isinstance(command, Import):
         return _import(command)
     chosen = apply(study if study is not None else load_study(command.study, command.family), command)
+    if type(command).__name__ == "Plan":
+        return cli_plan.plan(chosen, command)
     return _show(chosen) if type(command).__name__ == "Show" else _run(chosen, command)
 
 
 def _named_study(arguments: list[str]) -> StudySpec | None:
-    """The study that `run` or `show` will work on: its own values are the defaults of the options."""
-    if len(arguments) < 2 or arguments[0] not in ("run", "show") or arguments[1].startswith("-"):
+    """The study that `run`, `show` or `plan` is about: its own values are the defaults of the options."""
+    if len(arguments) < 2 or arguments[0] not in ("run", "show", "plan") or arguments[1].startswith("-"):
         return None
     family = None
     for place, argument in enumerate(arguments):
@@ -161,7 +163,7 @@ def _named_study(arguments: list[str]) -> StudySpec | None:
 
 
 def _commands(options: list[tuple[str, Any, Any]]) -> Any:
-    """The type tyro parses: one dataclass per command; `run` and `show` have the study's own options."""
+    """The type tyro parses: one dataclass per command; `run`, `show` and `plan` have the study's options."""
     which = f"A shipped study ({', '.join(shipped_studies())}), or the path of a study file."
     study = ("study", Annotated[tyro.conf.Positional[str], Help(help=which, metavar="STUDY")])
     family_help = "Which of the file's model families; None: the file's own choice."
@@ -186,6 +188,8 @@ def _commands(options: list[tuple[str, Any, Any]]) -> Any:
     run.__doc__ = "Run a study, or go on with it: finished runs are skipped, interrupted ones resumed."
     show = dataclasses.make_dataclass("Show", [study, family, *options], frozen=True)
     show.__doc__ = "Print a study with every setting, what it will take on disk, and its cost."
+    plan = dataclasses.make_dataclass("Plan", [study, family, *cli_plan.FIELDS, *options], frozen=True)
+    plan.__doc__ = "Say what a study will take before it runs: FLOP, hours, memory, disk, per run and in all."
     return (
         Annotated[run, tyro.conf.subcommand("run")]
         | Annotated[World, tyro.conf.subcommand("world")]
@@ -193,6 +197,7 @@ def _commands(options: list[tuple[str, Any, Any]]) -> Any:
         | Annotated[Import, tyro.conf.subcommand("import")]
         | cli_mechanics.UNION
         | Annotated[show, tyro.conf.subcommand("show")]
+        | Annotated[plan, tyro.conf.subcommand("plan")]
     )
 
 

@@ -10,6 +10,9 @@ from grokscope.models.recursive import swiglu_inner
 from grokscope.models.spec import LoopedSpec, RecursiveSpec
 from grokscope.world.format import FormatSpec
 
+HALTING_LOGITS = 2
+"""Outputs of a recursive model's halting head."""
+
 
 def forward_flops(spec: LoopedSpec | RecursiveSpec, vocab: int, positions: int, fmt: FormatSpec) -> int:
     """FLOPs of `model(tokens)` per example, with the loops of inference and logits at every input position.
@@ -20,21 +23,58 @@ def forward_flops(spec: LoopedSpec | RecursiveSpec, vocab: int, positions: int, 
         positions: input positions S.
         fmt: the format (its attention changes no count).
     """
-    return _passes(spec, vocab, positions, _inference_loops(spec)) + positions * 2 * spec.width * vocab
+    return _passes(spec, vocab, positions, _inference_loops(spec)) + _head(spec, vocab, positions)
 
 
-def training_flops(spec: LoopedSpec | RecursiveSpec, vocab: int, positions: int, fmt: FormatSpec) -> int:
+def training_flops(
+    spec: LoopedSpec | RecursiveSpec,
+    vocab: int,
+    positions: int,
+    fmt: FormatSpec,
+    loops: int | None = None,
+) -> int:
     """FLOPs of one training step per example: forward, and twice the forward of whatever carries gradient.
 
-    A recursive model runs all outer cycles forward and only the last one backward. Logits are counted where
-    there is a label: answer output 1 position, causal sequence output 2 (answer and end), full sequence
-    output all S."""
-    labelled = 1 if fmt.output == "answer" else 2 if fmt.attention == "causal" else positions
-    head = labelled * 2 * spec.width * vocab
-    loops = spec.loops if isinstance(spec, LoopedSpec) else spec.h_cycles
-    forward = _passes(spec, vocab, positions, loops) + head
-    carrying = forward if isinstance(spec, LoopedSpec) else _passes(spec, vocab, positions, 1) + head
-    return forward + 2 * carrying
+    A recursive model runs all outer cycles forward and only the last one backward, and reads its halting head
+    once. Logits are counted where there is a label. The optimiser is not counted: its work does not grow with
+    the examples (`training.flops`).
+
+    Args:
+        spec: the model.
+        vocab: token ids V.
+        positions: input positions S.
+        fmt: the format.
+        loops: loops (outer cycles) of the step; None: as in training.
+    """
+    outputs = _head(spec, vocab, _labelled(positions, fmt))
+    if isinstance(spec, LoopedSpec):
+        return 3 * (_passes(spec, vocab, positions, loops or spec.loops) + outputs)
+    outputs += HALTING_LOGITS * 2 * spec.width
+    cycle = _passes(spec, vocab, positions, 1)
+    return ((loops or spec.h_cycles) - 1) * cycle + 3 * (cycle + outputs)
+
+
+def evaluation_flops(spec: LoopedSpec | RecursiveSpec, vocab: int, positions: int, fmt: FormatSpec) -> int:
+    """FLOPs of one probe's accuracy: loops of inference, logits where there is a label."""
+    outputs = _head(spec, vocab, _labelled(positions, fmt))
+    return _passes(spec, vocab, positions, _inference_loops(spec)) + outputs
+
+
+def lens_flops(spec: LoopedSpec | RecursiveSpec, vocab: int, positions: int) -> int:
+    """FLOPs of one probe's lens: one unrolled pass, and logits at every stage and input position."""
+    loops = _inference_loops(spec)
+    per_loop = spec.layers if isinstance(spec, LoopedSpec) else spec.l_cycles + 1
+    logits = (1 + loops * per_loop) * _head(spec, vocab, positions)
+    return _passes(spec, vocab, positions, loops) + logits
+
+
+def _head(spec: LoopedSpec | RecursiveSpec, vocab: int, positions: int) -> int:
+    return positions * 2 * spec.width * vocab
+
+
+def _labelled(positions: int, fmt: FormatSpec) -> int:
+    """Positions with a label: answer output 1, causal sequence output 2 (answer, end), full sequence all."""
+    return 1 if fmt.output == "answer" else 2 if fmt.attention == "causal" else positions
 
 
 def _inference_loops(spec: LoopedSpec | RecursiveSpec) -> int:

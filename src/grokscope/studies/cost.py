@@ -6,9 +6,10 @@ from pathlib import Path
 
 from grokscope.mechanics.lens import targets
 from grokscope.models.build import build_model, count_parameters
-from grokscope.models.flops import training_flops
 from grokscope.studies.spec import RunSpec, StudySpec
 from grokscope.training.checkpoint import disk_estimate
+from grokscope.training.flops import examples_flops, update_flops
+from grokscope.training.optim import Optimizer
 from grokscope.training.schedule import checkpoint_steps
 from grokscope.world.corpus import Corpus, build_corpus
 from grokscope.world.format import positions
@@ -25,8 +26,8 @@ class Cost:
     """Bytes of checkpoints and resume state, at most."""
     traces: int
     """Bytes of traces before compression."""
-    flop: int
-    """Floating-point operations of one step, forward and backward, without the optimiser."""
+    flop: float
+    """Floating-point operations of one step: forward, backward, and the optimiser's matrix products."""
 
     @property
     def disk(self) -> int:
@@ -44,11 +45,13 @@ def run_cost(spec: RunSpec) -> Cost:
     size = positions(spec.format)
     vocab = corpus.world.vocabulary.size
     model = build_model(spec.model, vocab, size, spec.format, spec.seeds.init, spec.training.dtype)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    examples = examples_flops(spec.training, spec.model, vocab, size, spec.format)
     return Cost(
         parameters=count_parameters(model),
         weights=disk_estimate(model, spec.training),
         traces=_trace_bytes(spec, corpus, len(model.stages), size),
-        flop=spec.training.batch * training_flops(spec.model, vocab, size, spec.format),
+        flop=examples + update_flops(Optimizer(spec.training, model), shapes),
     )
 
 
