@@ -115,8 +115,8 @@ def sentences(found: "StudyEstimate", alone: "StudyEstimate | None", study: Stud
     at_once = "one after the other" if found.workers == 1 else f"{found.workers} at a time"
     said = [
         f"in all: {len(found.runs)} runs, {found.flop:.2e} FLOP ({looking:.0%} of it looking), "
-        f"{found.seconds / HOUR:.2f} hours on {found.where}, {at_once} ({found.device_seconds / HOUR:.2f} hours "
-        f"of runs); disk at most {bytes_text(tree['disk_bytes'])}, memory {bytes_text(tree['memory_bytes'])}"
+        f"{found.seconds / HOUR:.2f} hours on {found.where}, {at_once} "
+        f"({found.device_seconds / HOUR:.2f} hours of runs); disk at most {bytes_text(tree['disk_bytes'])}, memory {bytes_text(tree['memory_bytes'])}"
     ]
     if "utilisation" in basis:
         said.append(
