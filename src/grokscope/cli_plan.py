@@ -113,10 +113,11 @@ def sentences(found: "StudyEstimate", alone: "StudyEstimate | None", study: Stud
     tree, basis = found.tree()["total"], found.basis
     looking = sum(run.looking_flop for run in found.runs) / found.flop
     at_once = "one after the other" if found.workers == 1 else f"{found.workers} at a time"
+    disk, memory = (bytes_text(tree[name]) for name in ("disk_bytes", "memory_bytes"))
     said = [
         f"in all: {len(found.runs)} runs, {found.flop:.2e} FLOP ({looking:.0%} of it looking), "
         f"{found.seconds / HOUR:.2f} hours on {found.where}, {at_once} "
-        f"({found.device_seconds / HOUR:.2f} hours of runs); disk at most {bytes_text(tree['disk_bytes'])}, memory {bytes_text(tree['memory_bytes'])}"
+        f"({found.device_seconds / HOUR:.2f} hours of runs); disk at most {disk}, memory {memory}"
     ]
     if "utilisation" in basis:
         said.append(

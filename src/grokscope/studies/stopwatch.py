@@ -46,7 +46,7 @@ SHARES = {"steps": 0.5, "checkpoints": 0.3}
 """Of the time asked for; the rest is for diagnosis and looks."""
 SETTLE_EVERY = 8
 """Steps that a GPU may be ahead of the clock."""
-FEWEST = {"steps": 3, "checkpoints": 3}
+FEWEST = {"steps": 3, "checkpoints": 3, "saves": 2}
 """Taken however long that lasts."""
 
 
@@ -138,6 +138,12 @@ def measure(
         def one_checkpoint(number: int) -> None:
             keeper.step = number
             keeper.checkpoint()
+            keeper.finish()
+
+        def one_save(number: int) -> None:
+            keeper.step += 1
+            keeper.save()
+            keeper.finish()
 
         keeper.begin(None)
         one_checkpoint(0)
@@ -150,8 +156,7 @@ def measure(
                 device,
             ),
         }
-        keeper.step += 1
-        out["save"] = _repeat(lambda i: keeper.save(), 0.0, 1, device)
+        out["save"] = _repeat(one_save, 0.0, FEWEST["saves"], device)
         keeper.close()
     out["diagnosis"] = _diagnosis(spec, directory, corpus.probes)
     out["look"] = {"wall": (0.0, 0.0), "cpu": (0.0, 0.0)}
