@@ -13,9 +13,10 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from benchmarks.instruments import Row, measure
+from benchmarks.instruments import CORPUS, WORLD, Row, measure
 from grokscope.files import write_text
 from grokscope.mechanics.zoo import members, wire
+from grokscope.world.spec import CorpusSpec, WorldSpec
 
 OUT = Path("docs/data")
 SHOWN = (
@@ -67,9 +68,9 @@ def main() -> None:
         print(table(rows))
 
 
-def one(name: str, seed: int) -> Row:
+def one(name: str, seed: int, world: WorldSpec = WORLD, corpus: CorpusSpec = CORPUS) -> Row:
     """The row of one member in one world."""
-    return measure(wire(name, seed), seed)
+    return measure(wire(name, seed, world_spec=world, corpus_spec=corpus), seed)
 
 
 def table(rows: list[Row]) -> pl.DataFrame:

@@ -6,9 +6,11 @@ import polars as pl
 import pytest
 from benchmarks.calibrate import SHOWN, one, save
 
+from grokscope.mechanics.zoo.members import CORPUS, WORLD
+
 
 def test_a_circuit_and_a_memory_are_told_apart_and_saved_in_the_zoos_order(tmp_path: Path) -> None:
-    memory, circuit = one("unread", 0), one("circuit", 0)
+    memory, circuit = (one(name, 0, WORLD, CORPUS) for name in ("unread", "circuit"))
     save([memory, circuit], tmp_path)
     table = pl.read_csv(tmp_path / "zoo_calibration.csv")
     assert table["member"].to_list() == ["circuit", "unread"]

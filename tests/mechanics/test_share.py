@@ -7,7 +7,15 @@ import xarray as xr
 from grokscope.errors import InputError
 from grokscope.mechanics.ablation import ablate
 from grokscope.mechanics.interchange import interchange
-from grokscope.mechanics.share import NEEDED, best_cell, share, usable_for_share
+from grokscope.mechanics.share import (
+    HALF,
+    NEEDED,
+    best_cell,
+    settled,
+    share,
+    through_bridge,
+    usable_for_share,
+)
 from tests.mechanics.causal_cases import wired_case
 
 ARMS = ("bridge", *NEEDED)
@@ -60,6 +68,46 @@ def test_a_shared_position_needs_a_site_inside_the_pass():
     found = share(state, inside)
     assert found.rate.value == 1.0
     assert {cell.site for cell in found.cells} == {"block0.mlp"}
+
+
+@pytest.mark.parametrize("name", ["deleted_50", "overridden_50"])
+def test_a_site_inside_a_pass_does_not_stand_in_for_a_state(name):
+    """What attention brings to r2 holds h beside b where a memory reads it: there everything is lost."""
+    wired, some, setting = wired_case(name)
+    state = interchange(wired.model, some, setting, ARMS)
+    inside = interchange(wired.model, some, setting, NEEDED, site="block0.attention")
+    found = share(state, inside)
+    truth_U = wired.through_circuit(some.queries)[found.probe_U]
+    assert {(cell.site, cell.stage, cell.column) for cell in found.cells} == {("state", *wired.reading)}
+    assert ((found.through_U > HALF) == truth_U).mean() >= 0.97
+    assert abs(found.rate.value - truth_U.mean()) < 0.02
+
+
+def test_a_donor_that_is_not_answered_counts_as_the_answered_ones_do():
+    """As missing values: a quarter of the answered donors do not hold, so a lost answer counts 3/4."""
+    wired, some, setting = wired_case("circuit", most=80)
+    maps = interchange(wired.model, some, setting, NEEDED)
+    rows = np.flatnonzero(usable_for_share(maps))
+    unknown, fails = rows[:20], rows[20:35]
+    same = maps["arm"].values.tolist().index("same_bridge")
+    known, margin = maps["source_right"].values.copy(), maps["margin"].values.copy()
+    known[same, unknown] = False
+    margin[same][:, :, fails] = -1.0
+    maps = maps.assign(source_right=(maps["source_right"].dims, known), margin=(maps["margin"].dims, margin))
+    through = through_bridge(maps)[0][*wired.reading]
+    held = 1 - 15 / (len(rows) - 20)
+    np.testing.assert_allclose(through[unknown], held)
+    assert (through[fails] == 0).all()
+    # Where most answered donors do not hold, the cell carries something else, and being lost is no evidence.
+    margin[same][:, :, rows[20:]] = -1.0
+    maps = maps.assign(margin=(maps["margin"].dims, margin))
+    assert (through_bridge(maps)[0][*wired.reading] == 0).all()
+
+
+@pytest.mark.parametrize(("name", "is_settled"), [("circuit", True), ("memoriser", False)])
+def test_inside_is_left_out_only_where_it_could_not_be_chosen(name, is_settled):
+    wired, some, setting = wired_case(name, most=80)
+    assert settled(interchange(wired.model, some, setting, ARMS)) == is_settled
 
 
 def test_the_cell_is_never_the_embedding_and_ties_go_to_the_earliest():

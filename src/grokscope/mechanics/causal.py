@@ -13,7 +13,7 @@ import xarray as xr
 from grokscope.mechanics.ablation import Ablation, ablate
 from grokscope.mechanics.interchange import FEWEST, RANDOM, Setting, accuracy, draw, interchange
 from grokscope.mechanics.intervals import Rate, clustered_rate
-from grokscope.mechanics.share import EDGE, NEEDED, Cell, Share, share
+from grokscope.mechanics.share import EDGE, NEEDED, Cell, Share, settled, share
 from grokscope.mechanics.unrolled import inside_sites
 from grokscope.models.protocol import Reasoner
 from grokscope.world.probes import ProbeSet
@@ -98,10 +98,11 @@ def examine(
     """
     if maps is None:
         maps = interchange(model, probe_set, setting, STATE_ARMS)
-    drawn = draw(model, probe_set, setting, NEEDED)
-    inside = [
-        interchange(model, probe_set, setting, NEEDED, site=site, drawn=drawn) for site in inside_sites(model)
-    ]
+    inside = []
+    if not settled(maps):
+        drawn = draw(model, probe_set, setting, NEEDED)
+        sites = inside_sites(model)
+        inside = [interchange(model, probe_set, setting, NEEDED, site=site, drawn=drawn) for site in sites]
     found = share(maps, *inside, confidence=confidence)
     ablation = ablate(model, probe_set, setting, maps, found, confidence)
     right_P = (maps["clean_said"] == maps["answer"]).values

@@ -25,13 +25,18 @@ def some_probes(probe_set: ProbeSet, encoded: Encoded, most: int | None) -> tupl
     if most is None or most >= len(probe_set):
         return probe_set, encoded
     keep = np.arange(most) * len(probe_set) // most
+    fewer = chosen_probes(probe_set, keep)
+    return fewer, replace(encoded, tokens_NS=encoded.tokens_NS[keep], labels_NS=encoded.labels_NS[keep])
+
+
+def chosen_probes(probe_set: ProbeSet, keep: NDArray[np.integer[Any]]) -> ProbeSet:
+    """The probes of these row numbers, in this order."""
     arrays = {
         name: getattr(probe_set, name)[keep]
         for name in ("id_P", "fact_PK", "ood_PK", "injected_PK", "exposure_PK3", "guess_P")
     }
     controls = {name: entity_P[keep] for name, entity_P in probe_set.control_PL.items()}
-    fewer = replace(probe_set, queries=probe_set.queries.take(keep), control_PL=controls, **arrays)
-    return fewer, replace(encoded, tokens_NS=encoded.tokens_NS[keep], labels_NS=encoded.labels_NS[keep])
+    return replace(probe_set, queries=probe_set.queries.take(keep), control_PL=controls, **arrays)
 
 
 def join(parts: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -14,8 +14,16 @@ biased upward because competitors rise as well, and `rest` when all but the brid
 feed every answer, 1 - `rest` is the bridge's part of the evidence (on wired models with parts 0.25, 0.5 and
 0.75 it is 0.25, 0.49 and 0.75).
 
+A same-bridge donor whose own query the model cannot answer may not have resolved its bridge: that the answer
+does not stay with it says nothing. Such a donor is a missing answer to the second question, and what makes it
+missing (the donor's own two facts) is not part of the base query. So a lost answer with such a donor counts
+by the share of lost answers that stay, in this cell, among those whose donor is answered.
+
 The cell (stage, position) is where the second hop takes the bridge: the cell with the largest share on one
-half of the facts, scored on the other half, both ways round.
+half of the facts, scored on the other half, both ways round. States are a full cut of the computation, values
+inside a pass are not: what attention brings to r2's position holds h and r1 beside b where a memory reads
+them. So a site inside a pass is chosen only where it is surely better, by more than `EDGE`, than the best
+state: where bridge and r2 share a position.
 
 Shapes: P probes, A arms, L stages, C columns.
 """
@@ -28,7 +36,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from grokscope.errors import InputError
-from grokscope.mechanics.intervals import Rate, clustered_rate
+from grokscope.mechanics.intervals import Rate, clustered_rate, paired_difference
 from grokscope.mechanics.rates import halves
 
 HALF = 0.5
@@ -65,8 +73,9 @@ class Share:
     """Where half 0 and half 1 of the facts were scored, each chosen on the other; empty: nothing was."""
     probe_U: NDArray[np.int64]
     """Row numbers of the probes used: base right, both donors there."""
-    through_U: NDArray[np.bool_]
-    """Which of them go through the bridge."""
+    through_U: NDArray[np.float64]
+    """1 where the answer goes through the bridge, 0 where not; between them where it is lost and the
+    same-bridge donor is itself not answered: the share that stay among lost answers with an answered one."""
     half_U: NDArray[np.int64]
     """The half each was scored in."""
 
@@ -76,7 +85,8 @@ def share(maps: xr.Dataset, *inside: xr.Dataset, confidence: float = 0.95) -> Sh
 
     Args:
         maps: from `interchange`, with the arms of `NEEDED`.
-        inside: maps of the same probes at sites inside the passes, whose cells may be chosen as well.
+        inside: maps of the same probes at sites inside the passes; a cell of theirs is chosen only where it
+            is better than every state by more than `EDGE`, by the interval of the paired difference.
         confidence: level of the intervals.
 
     Raises:
@@ -84,36 +94,49 @@ def share(maps: xr.Dataset, *inside: xr.Dataset, confidence: float = 0.95) -> Sh
     """
     every = (maps, *inside)
     both = [through_bridge(one) for one in every]
-    through_LCP, by_argmax_LCP = (np.concatenate([pair[k] for pair in both]) for k in (0, 1))
     probe_U = np.flatnonzero(usable_for_share(maps))
     facts_UK = maps["fact"].values[probe_U]
     half_U = halves(facts_UK[:, 0]) if len(probe_U) else np.zeros(0, dtype=np.int64)
-    if not half_U.any():
-        return Share(
-            None, None, np.zeros(0), np.zeros(0), (), probe_U, np.zeros(len(probe_U), dtype=bool), half_U
-        )
-    through_LCU = through_LCP[:, :, probe_U]
-    moved_LCU = np.concatenate([_moved(one) for one in every])[:, :, probe_U]
-    cells = tuple(
-        best_cell(through_LCU[:, :, half_U != half], moved_LCU[:, :, half_U != half]) for half in (0, 1)
-    )
-    stage_U, column_U = np.array(cells)[half_U].T
-    rows_U = np.arange(len(probe_U))
-    at_cell_U = through_LCU[stage_U, column_U, rows_U]
-    argmax_U = by_argmax_LCP[stage_U, column_U, probe_U]
-    drop_U, rest_U = (
-        np.concatenate([margin_drop(one, arm) for one in every])[stage_U, column_U, probe_U] for arm in NEEDED
-    )
+    if half_U.all() or not half_U.any():
+        empty = np.zeros(0)
+        return Share(None, None, empty, empty, (), probe_U, np.zeros(len(probe_U)), half_U)
+    chosen = [
+        _chosen([pair[0][:, :, probe_U] for pair in both], _moved(maps)[:, :, probe_U], facts_UK, rows_U)
+        for rows_U in (half_U != 0, half_U != 1)
+    ]
+    values_4U = np.zeros((4, len(probe_U)))
+    for half, (which, stage, column) in enumerate(chosen):
+        rows_U = half_U == half
+        drops = (margin_drop(every[which], arm) for arm in NEEDED)
+        for number, values_LCP in enumerate((*both[which], *drops)):
+            values_4U[number, rows_U] = values_LCP[stage, column, probe_U[rows_U]]
+    through_U, argmax_U, drop_U, rest_U = values_4U
     return Share(
-        clustered_rate(at_cell_U, facts_UK, confidence),
+        clustered_rate(through_U, facts_UK, confidence),
         clustered_rate(argmax_U, facts_UK, confidence),
         drop_U,
         rest_U,
-        tuple(_cell(every, *cell) for cell in cells),
+        tuple(Cell(str(every[which].attrs["site"]), stage, column) for which, stage, column in chosen),
         probe_U,
-        at_cell_U,
+        through_U,
         half_U,
     )
+
+
+def settled(maps: xr.Dataset) -> bool:
+    """Whether no site inside a pass could be chosen, whatever its map shows: on both halves of the facts the
+    best state leaves at most `EDGE` of the answers to be better on.
+
+    Raises:
+        InputError: an arm is missing.
+    """
+    probe_U = np.flatnonzero(usable_for_share(maps))
+    if not len(probe_U):
+        return True
+    through_LCU = through_bridge(maps)[0][1:, :, probe_U]
+    half_U = halves(maps["fact"].values[probe_U, 0])
+    best = [through_LCU[:, :, half_U == half].mean(axis=2).max() for half in np.unique(half_U)]
+    return bool(min(best) >= 1 - EDGE)
 
 
 def usable_for_share(maps: xr.Dataset) -> NDArray[np.bool_]:
@@ -133,14 +156,13 @@ def usable_for_share(maps: xr.Dataset) -> NDArray[np.bool_]:
     return out_P
 
 
-def through_bridge(maps: xr.Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def through_bridge(maps: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(L, C, P) lost when the bridge alone changes, and stays when all else does: by the margin, by the
-    argmax.
+    argmax; 0 where a probe is not usable.
 
-    A same-bridge donor whose own query the model cannot answer may not have resolved its bridge; that it
-    fails says nothing. For such probes it is asked whether, in this cell, lost answers stay with donors that
-    ARE answered: if so for more than half of them (lower end of Wilson's 95 % interval), being lost is
-    enough.
+    Lost with a same-bridge donor that is itself not answered: the share that stay among lost answers with
+    answered donors, if that is more than half (lower end of Wilson's 95 % interval), else 0: a cell from
+    which lost answers do not mostly stay carries something beside the bridge, and being lost shows nothing.
     """
     use_P = usable_for_share(maps)
     order = ("stage", "position", "probe")
@@ -154,8 +176,10 @@ def through_bridge(maps: xr.Dataset) -> tuple[NDArray[np.bool_], NDArray[np.bool
     ):
         lost_LCP, stays_LCP = (one.transpose(*order).values & use_P for one in (lost, stays))
         asked_LC = (lost_LCP & known_P).sum(axis=2)
-        held_LC = _wilson_low((lost_LCP & stays_LCP & known_P).sum(axis=2), asked_LC) > HALF
-        out.append(lost_LCP & (stays_LCP | (held_LC[:, :, None] & ~known_P)))
+        stayed_LC = (lost_LCP & stays_LCP & known_P).sum(axis=2)
+        held_LC = np.where(_wilson_low(stayed_LC, asked_LC) > HALF, stayed_LC / np.maximum(asked_LC, 1), 0.0)
+        unknown_LCP = lost_LCP & ~known_P
+        out.append(np.where(unknown_LCP, held_LC[:, :, None], lost_LCP & stays_LCP & known_P))
     return out[0], out[1]
 
 
@@ -177,7 +201,7 @@ def margin_drop(maps: xr.Dataset, arm: str) -> NDArray[np.float64]:
     return drop_LCP
 
 
-def best_cell(through_LCU: NDArray[np.bool_], moved_LCU: NDArray[np.bool_]) -> tuple[int, int]:
+def best_cell(through_LCU: NDArray[Any], moved_LCU: NDArray[np.bool_]) -> tuple[int, int]:
     """The cell through which most answers go; where hardly any do, the one where most interchanges succeed.
 
     The second case is that of two routes of which neither alone is more than half of the margin. Stage 0 is
@@ -192,6 +216,27 @@ def best_cell(through_LCU: NDArray[np.bool_], moved_LCU: NDArray[np.bool_]) -> t
     return int(stage) + 1, int(column)
 
 
+def _chosen(
+    through: list[NDArray[np.float64]],
+    moved_LCU: NDArray[np.bool_],
+    facts_UK: NDArray[np.int64],
+    rows_U: NDArray[np.bool_],
+) -> tuple[int, int, int]:
+    """(map, stage, column) by some of the probes: of the states, the first map, unless another is surely
+    better."""
+    none_LCU = np.zeros_like(moved_LCU[:, :, rows_U])
+    state = best_cell(through[0][:, :, rows_U], moved_LCU[:, :, rows_U])
+    best: tuple[int, int, int] = (0, *state)
+    of_state_U = through[0][*state, rows_U]
+    most = 0.0
+    for which, inside_LCU in enumerate(through[1:], start=1):
+        cell = best_cell(inside_LCU[:, :, rows_U], none_LCU)
+        better = paired_difference(inside_LCU[*cell, rows_U], of_state_U, facts_UK[rows_U])
+        if better.low > EDGE and better.value > most:
+            best, most = (which, *cell), better.value
+    return best
+
+
 def _moved(maps: xr.Dataset) -> NDArray[np.bool_]:
     """(L, C, P) whether the bridge arm makes the base say the other answer, where it can."""
     if "bridge" not in maps["arm"].values:
@@ -200,9 +245,3 @@ def _moved(maps: xr.Dataset) -> NDArray[np.bool_]:
     hit = (one["said"] == one["expected"]) & one["present"] & one["natural_right"] & one["atom_right"]
     out_LCP: NDArray[np.bool_] = hit.transpose("stage", "position", "probe").values
     return out_LCP
-
-
-def _cell(maps: tuple[xr.Dataset, ...], stage: int, column: int) -> Cell:
-    """Which map, and where in it, when their stages are counted on."""
-    which, within = divmod(stage, maps[0].sizes["stage"])
-    return Cell(str(maps[which].attrs["site"]), within, column)

@@ -12,6 +12,7 @@ from grokscope.files import whole, write_json
 from grokscope.mechanics.causal import combine
 from grokscope.mechanics.diagnosis import VERDICT_SET, Diagnosis
 from grokscope.mechanics.interchange import Setting
+from grokscope.mechanics.layout import chosen_probes
 from grokscope.mechanics.spec import CausalSpec
 from grokscope.mechanics.verdict import CausalVerdict, Look, look
 from grokscope.studies.directory import CAUSAL, VERDICT
@@ -129,7 +130,7 @@ def one_query(run: Run, query: str, probe_set: ProbeSet) -> ProbeSet:
     if query.isdigit():
         if int(query) >= len(probe_set):
             raise InputError(f"query = {query}: {probe_set.name} has the queries 0 to {len(probe_set) - 1}.")
-        return _alone(probe_set, int(query))
+        return chosen_probes(probe_set, np.array([int(query)]))
     world, words = run.world, query.split()
     names = world.vocabulary.tokens
     numbers: list[int] = []
@@ -153,19 +154,9 @@ def one_query(run: Run, query: str, probe_set: ProbeSet) -> ProbeSet:
         if one.queries.hops == 2:
             at = np.flatnonzero((one.fact_PK == facts).all(axis=1))
             if len(at):
-                return _alone(one, int(at[0]))
+                return chosen_probes(one, at[:1])
     trained = run.corpus.composition.fact_NK(world)
     counts = exposure(world, trained)
     sets = make_probe_sets(world, {"train_inferred": facts}, counts, run.spec.seeds)
     pattern = "".join("O" if world.ood_F[fact] else "I" for fact in facts[0])
     return replace(sets["train_inferred"], name="query", pattern=pattern)
-
-
-def _alone(probe_set: ProbeSet, index: int) -> ProbeSet:
-    keep = np.array([index])
-    arrays = {
-        name: getattr(probe_set, name)[keep]
-        for name in ("id_P", "fact_PK", "ood_PK", "injected_PK", "exposure_PK3", "guess_P")
-    }
-    controls = {name: entity_P[keep] for name, entity_P in probe_set.control_PL.items()}
-    return replace(probe_set, queries=probe_set.queries.take(keep), control_PL=controls, **arrays)
