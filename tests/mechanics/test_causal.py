@@ -1,5 +1,6 @@
 """Verdicts, paths, centroids and causal tracing."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +8,11 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
-from grokscope.mechanics.causal import Examined, combine, examine, judge_share
+from grokscope.mechanics.causal import KNOWN, Examined, combine, examine, judge_share
 from grokscope.mechanics.centroid import bridge_centroids
 from grokscope.mechanics.donors import DonorTable
 from grokscope.mechanics.interchange import interchange
-from grokscope.mechanics.intervals import Rate
+from grokscope.mechanics.intervals import Rate, clustered_rate
 from grokscope.mechanics.lens import lens
 from grokscope.mechanics.paths import inference_path
 from grokscope.mechanics.share import Share
@@ -27,18 +28,30 @@ def share_of(value: float, low: float, high: float, n: int = 200) -> Share:
 
 
 @pytest.mark.parametrize(
-    ("found", "mechanism"),
+    ("found", "possible"),
     [
-        (share_of(1.0, 0.97, 1.0), "circuit"),
-        (share_of(0.0, 0.0, 0.03), "memorised"),
-        (share_of(0.5, 0.4, 0.6), "partial"),
-        (share_of(0.9, 0.86, 0.93), "partial"),
-        (share_of(0.95, 0.9, 0.98), "undecided"),
-        (share_of(1.0, 0.8, 1.0, n=20), "undecided"),
+        (share_of(1.0, 0.97, 1.0), ("circuit",)),
+        (share_of(0.0, 0.0, 0.03), ("memorised",)),
+        (share_of(0.5, 0.4, 0.6), ("partial",)),
+        (share_of(0.9, 0.86, 0.93), ("partial",)),
+        (share_of(0.95, 0.9, 0.98), ("circuit", "partial")),
+        (share_of(0.06, 0.02, 0.1), ("memorised", "partial")),
+        (share_of(1.0, 0.8, 1.0, n=20), KNOWN),
     ],
 )
-def test_the_rule_reads_intervals_not_values(found, mechanism):
-    assert judge_share(found, None)[0] == mechanism
+def test_the_rule_reads_intervals_not_values(found, possible):
+    assert judge_share(found, None)[0] == possible
+
+
+def test_an_open_share_names_the_answers_that_would_decide_it():
+    """More than it says, at the same share, do decide; fewer do not (0.98 needs a multiple of 50)."""
+    facts = np.arange(1000)[:, None]
+    rates = {n: clustered_rate(np.arange(n) < 0.98 * n, facts[:n]) for n in (100, 150, 200, 250)}
+    _, reason = judge_share(replace(share_of(0.98, 0, 1), rate=rates[100]), None)
+    needed = int(re.search(r"about (\d+) such answers", reason).group(1))
+    assert {n: rate.low >= 0.95 for n, rate in rates.items()} == {n: n > needed for n in rates}
+    _, at_the_line = judge_share(share_of(0.95, 0.9, 0.98), None)
+    assert "would decide" not in at_the_line
 
 
 @pytest.mark.parametrize(
@@ -58,9 +71,23 @@ def test_the_rule_reads_intervals_not_values(found, mechanism):
 )
 def test_behaviour_and_mechanism_make_the_verdict(behaviour, inner, outer, verdict):
     rate = Rate(1.0, 0.9, 1.0, 9, (9, 9), 9.0)
-    one = Examined("x", "circuit", "", rate, rate, None, share_of(1, 1, 1), None, {})
-    inner, outer = (replace(one, mechanism=name) for name in (inner, outer))
+    one = Examined("x", "circuit", ("circuit",), "", rate, rate, None, share_of(1, 1, 1), None, {})
+    inner, outer = (
+        replace(one, mechanism=name, possible=KNOWN if name == "undecided" else (name,))
+        for name in (inner, outer)
+    )
     assert combine(behaviour, inner, outer)[0] == verdict
+
+
+def test_what_is_open_is_decided_where_every_case_agrees_and_named_where_not():
+    rate = Rate(1.0, 0.9, 1.0, 9, (9, 9), 9.0)
+    one = Examined("x", "circuit", ("circuit",), "", rate, rate, None, share_of(1, 1, 1), None, {})
+    either = replace(one, mechanism="undecided", possible=("circuit", "partial"))
+    assert combine("memorised", either, None)[0] == "partial"
+    verdict, reason = combine("generalised after a delay", one, either)
+    assert verdict == "undecided"
+    assert reason.startswith("grokked circuit or partial:")
+    assert "fake grokking" not in reason
 
 
 @pytest.mark.parametrize("name", ["circuit", "redundant_50"])

@@ -5,10 +5,12 @@ over training. The rule and the reason of every threshold are on docs/verdict.md
 """
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from itertools import product
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import xarray as xr
+from scipy import stats
 
 from grokscope.mechanics.ablation import Ablation, ablate
 from grokscope.mechanics.interchange import FEWEST, RANDOM, Setting, accuracy, draw, interchange
@@ -23,6 +25,10 @@ Verdict: TypeAlias = Literal[
     "memorised", "circuit without delay", "grokked circuit", "fake grokking", "partial", "undecided"
 ]
 
+KNOWN: tuple[Mechanism, ...] = get_args(Mechanism)[:-1]
+"""Every mechanism but "undecided"."""
+MOST_NEEDED = 100_000
+"""More answers than this are not named as what would decide: the share lies at a threshold."""
 ADDED = 0.2
 """A route adds to an answer if the margin falls by more than this without it: less is what any exchange of
 states can cost a trained model."""
@@ -48,6 +54,8 @@ class Examined:
 
     probe_set: str
     mechanism: Mechanism
+    possible: tuple[Mechanism, ...]
+    """Mechanisms that the interval leaves open: one where it is decided, all where nothing can be said."""
     reason: str
     accuracy: Rate
     """Exact answers, all probes."""
@@ -119,34 +127,51 @@ def examine(
             arms[arm] = Interchanged(
                 rate, low, high, int(given["n"]), float(free["rate"].isel(cell)), int(free["n"])
             )
-    mechanism, reason = judge_share(found, ablation)
+    possible, reason = judge_share(found, ablation)
     exact = clustered_rate(right_P, fact_PK, confidence)
-    if mechanism != "undecided" and exact.low <= guess.high:
-        mechanism = "undecided"
+    if exact.low <= guess.high:
+        possible = KNOWN
         reason = f"{exact.value:.2f} right is not above guessing ({guess.value:.2f}): too little to explain."
-    return Examined(probe_set.name, mechanism, reason, exact, guess, known, found, ablation, arms)
+    mechanism: Mechanism = possible[0] if len(possible) == 1 else "undecided"
+    return Examined(probe_set.name, mechanism, possible, reason, exact, guess, known, found, ablation, arms)
 
 
-def judge_share(found: Share, ablation: Ablation | None) -> tuple[Mechanism, str]:
-    """The rule for one probe set: mechanism and the sentence that says why."""
+def judge_share(found: Share, ablation: Ablation | None) -> tuple[tuple[Mechanism, ...], str]:
+    """The rule for one probe set: the mechanisms that are possible, and the sentence that says why."""
     rate, used = found.rate, len(found.probe_U)
     if rate is None or used < FEWEST:
-        return "undecided", f"{used} right answers have donors, {FEWEST} are needed."
-    said = f"share through the bridge {rate.value:.2f} ({rate.low:.2f} to {rate.high:.2f}, n = {rate.n})"
+        return KNOWN, f"{used} right answers have donors, {FEWEST} are needed."
+    said = f"share through the bridge {rate.value:.2f} ({rate.low:.3f} to {rate.high:.3f}, n = {rate.n})"
     both_U = (found.drop_U > ADDED) & (found.rest_U > ADDED) & (found.rest_U < 1 - ADDED)
-    if ablation is not None and clustered_rate(both_U, np.arange(used)[:, None]).low > 0.5:
+    both = clustered_rate(both_U, np.arange(used)[:, None])
+    if ablation is not None and both.low > 0.5:
         part = 1 - float(found.rest_U.mean())
         return (
-            "redundant",
+            ("redundant",),
             f"the bridge is {part:.2f} of the evidence of most answers, other routes add the rest.",
         )
-    if rate.low >= 1 - EDGE:
-        return "circuit", said + "."
-    if rate.high <= EDGE:
-        return "memorised", said + ": no cell carries the bridge to the answer."
-    if rate.low > EDGE and rate.high < 1 - EDGE:
-        return "partial", said + "."
-    return "undecided", said + ": the interval reaches over a threshold."
+    within = {
+        "circuit": rate.high >= 1 - EDGE,
+        "partial": rate.low < 1 - EDGE and rate.high > EDGE,
+        "memorised": rate.low <= EDGE,
+        "redundant": ablation is not None and both.high > 0.5,
+    }
+    possible = tuple(name for name in KNOWN if within[name])
+    if possible == ("memorised",):
+        return possible, said + ": no cell carries the bridge to the answer."
+    if len(possible) == 1:
+        return possible, said + "."
+    return possible, f"{said}: {' or '.join(possible)}{_deciding(rate)}."
+
+
+def _deciding(rate: Rate) -> str:
+    """How many answers would decide at this share: the n at which Wilson's interval leaves out the nearest
+    threshold e, z^2 e (1 - e) / (share - e)^2, times the answers per independent one."""
+    edge = min((EDGE, 1 - EDGE), key=lambda one: abs(rate.value - one))
+    z = float(stats.norm.ppf(0.975))
+    gap = max(abs(rate.value - edge), 1e-9)
+    needed = z**2 * edge * (1 - edge) / gap**2 * rate.n / rate.n_effective
+    return f"; about {needed:.0f} such answers would decide" if rate.n < needed <= MOST_NEEDED else ""
 
 
 def combine(
@@ -158,24 +183,38 @@ def combine(
         behaviour: as in `mechanics.diagnosis`. in_distribution: of trained queries. out_of_distribution: of
         queries with two OOD hops; None: not tested.
     """
-    inner = in_distribution.mechanism if in_distribution else "undecided"
-    outer = out_of_distribution.mechanism if out_of_distribution else "undecided"
-    seen = f"ID {inner}, OOD {outer}; behaviour: {behaviour}."
+    inner, outer = (
+        one.possible if one is not None else KNOWN for one in (in_distribution, out_of_distribution)
+    )
+    seen = f"ID {_open(inner)}, OOD {_open(outer)}; behaviour: {behaviour}."
+    cases = [_rule(behaviour, one, other) for one, other in product(inner, outer)]
+    verdicts = list(dict.fromkeys(verdict for verdict, _ in cases))
+    if len(verdicts) > 1:
+        return "undecided", f"{' or '.join(verdicts)}: {seen}"
+    notes = {note for _, note in cases}
+    return verdicts[0], (notes.pop() if len(notes) == 1 else "") + seen
+
+
+def _rule(behaviour: str, inner: Mechanism, outer: Mechanism) -> tuple[Verdict, str]:
+    """The table of docs/verdict.md for known mechanisms: verdict, and what is to be said before the facts."""
     if behaviour == "memorised":
         if inner == "memorised":
-            return "memorised", seen
-        if inner in ("circuit", "partial", "redundant"):
-            return "partial", f"a path for ID facts that OOD facts do not have: {seen}"
-        return "undecided", seen
+            return "memorised", ""
+        return "partial", "a path for ID facts that OOD facts do not have: "
     if outer in ("partial", "redundant"):
-        return "partial", seen
+        return "partial", ""
     if behaviour in ("generalised without delay", "generalised after a delay", "delayed rise, incomplete"):
         late = behaviour != "generalised without delay"
         if outer == "circuit":
-            return ("grokked circuit" if late else "circuit without delay"), seen
-        if outer == "memorised":
-            return ("fake grokking" if late else "partial"), f"OOD answers without the bridge: {seen}"
-        return "undecided", seen
-    if behaviour == "partial" and outer in ("circuit", "memorised"):
-        return "partial", seen
-    return "undecided", seen
+            return ("grokked circuit" if late else "circuit without delay"), ""
+        return ("fake grokking" if late else "partial"), "OOD answers without the bridge: "
+    if behaviour == "partial":
+        return "partial", ""
+    return "undecided", ""
+
+
+def _open(possible: tuple[Mechanism, ...]) -> str:
+    """A decided mechanism, or what is left open."""
+    if len(possible) == 1:
+        return possible[0]
+    return "undecided" if possible == KNOWN else f"undecided ({' or '.join(possible)})"

@@ -88,6 +88,8 @@ class SetVerdict:
     """`site stage position` of the cells that the share was scored in."""
     arms: dict[str, ArmRate]
     path: PathCells | None
+    possible: tuple[Mechanism, ...] = ()
+    """Mechanisms that the share's interval leaves open; empty in a verdict from before it was kept."""
 
 
 @dataclass(frozen=True)
@@ -259,6 +261,7 @@ def _named(step: int, found: Examined, path: InferencePath, maps: xr.Dataset) ->
         cells=tuple(f"{cell.site} {stages[cell.stage]} {columns[cell.column]}" for cell in found.share.cells),
         arms={name: _arm(one) for name, one in found.arms.items()},
         path=cells,
+        possible=found.possible,
     )
 
 
