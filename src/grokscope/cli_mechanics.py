@@ -61,24 +61,31 @@ class Patch:
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Ask whether two runs of one world take the same path: equivalent, different, or cannot tell."""
+    """Ask whether two runs, or two groups of runs, take the same path: equivalent, different, or cannot tell.
 
-    first: tyro.conf.Positional[Path]
-    """A run's directory."""
-    second: tyro.conf.Positional[Path]
-    """Another's, of the same world."""
+    A group is RUN, STUDY:REGIME (all seeds of the regime), or several of these joined by commas. From three
+    runs on either side on, the answer is about the regimes and no longer about these runs alone.
+    """
+
+    first: tyro.conf.Positional[str]
+    """A run's directory, or a group, such as runs/pocket:natural."""
+    second: tyro.conf.Positional[str]
+    """Another's, such as runs/pocket:both_hops_full; the same again compares checkpoints or probe sets."""
     step: int | None = None
-    """The first run's checkpoint; None: the last."""
+    """The first side's checkpoint; None: the last of every run."""
     second_step: int | None = None
-    """The second run's; None: the last."""
+    """The second side's; None: the last of every run."""
     probe_set: str = "test_ood"
     """A two-hop probe set."""
+    second_probe_set: str | None = None
+    """The second side's; None: the same. ID against OOD queries: --probe-set test_iid --second-probe-set
+    test_ood."""
     align: Literal["stage", "depth", "profile"] = "stage"
     """Which stages belong together: of equal index, of equal depth, or that do the same."""
     probes: int = 240
     """Most probes."""
     out: Path | None = None
-    """The picture, .png (a PDF is written beside it); None: FIRST/figures/."""
+    """The picture, .png (a PDF is written beside it); None: figures/ in the first run named."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,22 +203,20 @@ def _compare(command: Compare) -> None:
     from grokscope.mechanics.compare import compare
     from grokscope.report.causal_figures import distances
     from grokscope.report.printed import print_table
-    from grokscope.studies.run import Run
+    from grokscope.studies.groups import runs_of
 
-    first, second = Run.open(command.first), Run.open(command.second)
-    if first.world.fingerprint != second.world.fingerprint:
-        raise InputError(
-            f"{first.name} and {second.name} are of different worlds ({first.world.fingerprint}, "
-            f"{second.world.fingerprint}): paths are compared on the same facts."
-        )
-    profiles = [
-        _profile(first, command.step, command.probe_set, command.probes),
-        _profile(second, command.second_step, command.probe_set, command.probes),
-    ]
-    found = compare(profiles[:1], profiles[1:], command.align)
-    names = f"{first.name} and {second.name}, {command.probe_set}"
+    sides = (runs_of(command.first), runs_of(command.second))
+    sets = (command.probe_set, command.second_probe_set or command.probe_set)
+    steps = (command.step, command.second_step)
+    first, second = (
+        [_profile(run, step, name, command.probes) for run in side]
+        for side, step, name in zip(sides, steps, sets, strict=True)
+    )
+    found = compare(first, second, command.align)
+    said = [_group_name(side) for side in sides]
+    names = f"{said[0]} and {said[1]}, {' and '.join(dict.fromkeys(sets))}"
     print_table(
-        f"{names}: {found.n} probes",
+        f"{names}: {found.n} probes a run; about {found.scope}",
         ["channel", "measure", "distance", "margin", "answer"],
         [
             (
@@ -225,8 +230,9 @@ def _compare(command: Compare) -> None:
         ],
     )
     print(f"{found.answer}: {found.reason}")
-    name = f"compare_{second.name}_{command.probe_set}.png"
-    _save(lambda: distances(found, names), command.out or command.first / "figures" / name)
+    other = "".join(c if c.isalnum() or c in "-_" else "_" for c in said[1])
+    name = f"compare_{other}_{sets[1]}.png"
+    _save(lambda: distances(found, names), command.out or sides[0][0].directory / "figures" / name)
 
 
 def _diagnose(command: Diagnose) -> None:
@@ -250,6 +256,14 @@ def _diagnose(command: Diagnose) -> None:
         _save(lambda: path_grid(sketches), command.run / "figures" / f"paths_step{verdict.step}.png")
 
 
+def _group_name(runs: "list[Run]") -> str:
+    """What a group is called in a table: the run, or the regime and how many of it."""
+    if len(runs) == 1:
+        return runs[0].name
+    regimes = dict.fromkeys(run.spec.regime.name for run in runs)
+    return f"{' and '.join(regimes)} ({len(runs)} runs)"
+
+
 def _profile(run: "Run", step: int | None, probe_set: str, most: int) -> "Profile":
     """Lens and interchange of one checkpoint as a profile."""
     from grokscope.mechanics.interchange import interchange
@@ -262,7 +276,8 @@ def _profile(run: "Run", step: int | None, probe_set: str, most: int) -> "Profil
     setting, every, model = setting_of(run), _probe_set(run, probe_set), run.model(step)
     probes, encoded = some_probes(every, setting.encode(every.queries), most)
     trace = lens(model, probes, encoded, setting.world.vocabulary)
-    return profile(trace, interchange(model, probes, setting, MAP_ARMS))
+    maps = interchange(model, probes, setting, MAP_ARMS)
+    return profile(trace, maps, setting.world.fingerprint)
 
 
 def _probe_set(run: "Run", name: str) -> "ProbeSet":

@@ -1,12 +1,13 @@
 """Comparison of paths: wired pairs whose sameness is known, and the noise floor on drawn profiles."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 
 from grokscope.errors import InputError
-from grokscope.mechanics.compare import Comparison, Distance, compare
+from grokscope.mechanics.compare import Comparison, Distance, _facts_apart, compare
 from grokscope.mechanics.interchange import Setting, interchange
 from grokscope.mechanics.layout import some_probes
 from grokscope.mechanics.lens import lens
@@ -112,6 +113,18 @@ def test_probe_sets_without_common_probes_are_compared_by_profile_alone() -> Non
     found = compare([drawn(rng, [0.9], 300)], [drawn(rng, [0.2], 200)])
     assert [one.measure for one in found.distances] == ["profile"]
     assert found.answer == "different"
+
+
+def test_equal_numbers_in_two_worlds_are_not_the_same_facts_or_probes() -> None:
+    """Numbers alone would pair strangers, and let facts of one world vouch for those of another."""
+    rng = np.random.default_rng(5)
+    one, two = (replace(drawn(rng, [0.5]), world=name) for name in ("a", "b"))
+    found = compare([one], [two])
+    assert [each.measure for each in found.distances] == ["profile"]
+    assert "queries" in {each.measure for each in compare([one], [replace(two, world="a")]).distances}
+    apart = [set(facts) for facts in _facts_apart([one, two, one])]
+    assert not apart[0] & apart[1]
+    assert apart[0] == apart[2]
 
 
 def test_stages_are_aligned_by_depth_or_by_what_they_do() -> None:

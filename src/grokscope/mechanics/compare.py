@@ -97,7 +97,8 @@ def compare(
 ) -> Comparison:
     """Compare the paths of two groups of runs: checkpoints, regimes, probe sets or architectures.
 
-    All profiles must be of one world. Where all have the same probes, they are also compared query by query.
+    Where all have the same probes of the same world, they are also compared query by query. Facts of two
+    worlds are different facts, whatever their numbers.
 
     Args:
         first, second: the profiles of each group, one per run.
@@ -119,7 +120,7 @@ def compare(
         )
     every = align(first, second, how)
     kinds, sizes = every[0].kinds, (len(first), len(second))
-    paired = all(np.array_equal(one.id_P, every[0].id_P) for one in every)
+    paired = all(one.world == every[0].world and np.array_equal(one.id_P, every[0].id_P) for one in every)
     measures: tuple[Measure, ...] = ("profile", "queries") if paired else ("profile",)
     level = 1 - (1 - confidence) / (len(kinds) * len(measures))
     smallest = min(every, key=lambda one: len(one.id_P))
@@ -178,6 +179,8 @@ def _answer(found: list[Distance]) -> tuple[Answer, str]:
     if unsure:
         return "cannot tell", "; ".join(map(said, unsure)) + "."
     untested = "" if any(one.kind == "causal" for one in found) else " What is used was not compared."
+    if not any(one.measure == "queries" for one in found):
+        untested += " Without common probes, which query goes which way was not compared."
     return "equivalent", f"all {len(found)} distances lie below their margins.{untested}"
 
 
@@ -189,7 +192,7 @@ def _replicated(
     seed: int,
 ) -> dict[tuple[Kind, Measure], Floats]:
     """(1 + B,) distances: of the data as they are, then of the replicates."""
-    facts_F, at = np.unique(np.concatenate([one.fact_PK.ravel() for one in every]), return_inverse=True)
+    facts_F, at = np.unique(np.concatenate(_facts_apart(every)), return_inverse=True)
     splits = np.cumsum([one.fact_PK.size for one in every])[:-1]
     fact_of = [a.reshape(p.fact_PK.shape) for a, p in zip(np.split(at, splits), every, strict=True)]
     halving_HF = _halvings(len(facts_F), seed)
@@ -219,6 +222,13 @@ def _replicated(
                 parts.append(_distance(between_BUU, runs_BU[start : start + AT_ONCE], sizes))
             out[kind, measure] = np.concatenate(parts)
     return out
+
+
+def _facts_apart(every: Sequence[Profile]) -> list[NDArray[np.int64]]:
+    """Per profile the facts of its probes (P * K), numbered on from world to world."""
+    worlds = list(dict.fromkeys(one.world for one in every))
+    most = max(int(one.fact_PK.max()) for one in every) + 1
+    return [one.fact_PK.ravel() + worlds.index(one.world) * most for one in every]
 
 
 def _halvings(facts: int, seed: int) -> NDArray[np.int64]:

@@ -46,19 +46,22 @@ class Profile:
     stages: tuple[str, ...]
     places: tuple[str, ...]
     """Role of every position, numbered where it occurs again ("pad", "pad.1")."""
+    world: str = ""
+    """Fingerprint of the world that facts and probes belong to: equal numbers of two worlds are not equal."""
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
         return tuple(self.said)
 
 
-def profile(trace: xr.Dataset, maps: xr.Dataset | None = None) -> Profile:
+def profile(trace: xr.Dataset, maps: xr.Dataset | None = None, world: str = "") -> Profile:
     """The profile of one probe set.
 
     Args:
         trace: its lens at one checkpoint (the logit lens or the tuned one).
         maps: its interchange map on some of the same probes; None: emergence alone, which cannot tell a
             bridge that is used from one that nobody reads. The profile is then of those probes.
+        world: fingerprint of the world; needed where profiles of several worlds are compared.
 
     Raises:
         InputError: several checkpoints or sets, or the map is of other stages or probes.
@@ -88,6 +91,7 @@ def profile(trace: xr.Dataset, maps: xr.Dataset | None = None) -> Profile:
         labels={"emergence": ("",)},
         stages=tuple(str(name) for name in trace["stage"].values),
         places=tuple(places[index] for index in counted_S),
+        world=world,
     )
     return out if maps is None else _with_causal(out, maps)
 
