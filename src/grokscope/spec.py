@@ -10,9 +10,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from grokscope.errors import InputError
+
+LATER = "later"
+"""Mark of fields that `later` made."""
+
+
+def later(default: Any, **limits: Any) -> Any:
+    """A field that runs made before it existed do not have: at its default it is not part of an identity."""
+    return Field(default, json_schema_extra={LATER: True}, **limits)
 
 
 class Spec(BaseModel):
@@ -35,6 +43,18 @@ class Spec(BaseModel):
     def tree(self) -> dict[str, Any]:
         """The spec as plain JSON values."""
         return self.model_dump(mode="json")
+
+    def essence(self) -> dict[str, Any]:
+        """`tree` without the fields made by `later` that have their default: what identities are hashed
+        from."""
+        tree = self.tree()
+        for name, info in type(self).model_fields.items():
+            value, marks = getattr(self, name), info.json_schema_extra
+            if isinstance(marks, dict) and LATER in marks and value == info.default:
+                del tree[name]
+            elif isinstance(value, Spec):
+                tree[name] = value.essence()
+        return tree
 
     def replace(self, **changes: Any) -> Self:
         """A validated copy with top-level fields changed."""

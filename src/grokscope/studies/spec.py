@@ -33,8 +33,9 @@ class RunSpec(Spec):
 
     @property
     def identity(self) -> str:
-        """Hash of the spec without the number of steps and without what only reads the run."""
-        tree = self.tree()
+        """Hash of the spec without the number of steps, without what only reads the run, and without fields
+        that came later (`grokscope.spec.later`) as long as they have their default."""
+        tree = self.essence()
         tree["training"].pop("steps")
         tree.pop("diagnosis")
         tree.pop("sinks")

@@ -1,8 +1,8 @@
 """The optimiser as a pure function: AdamW, Muon for block matrices, sign-SGD for prefix embeddings, and the
 EMA.
 
-Every parameter belongs to one rule; decay is decoupled (weights shrink by lr * decay per step, whatever the
-gradient).
+Every parameter that is trained belongs to one rule; decay is decoupled (weights shrink by lr * decay per
+step, whatever the gradient).
 
     AdamW     m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
               p = p (1 - lr wd) - lr (m / c1) / (sqrt(v / c2) + 1e-8),  c = 1 - beta^(step + 1)
@@ -16,6 +16,7 @@ Muon: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), the scale 
 2502.16982. Sign-SGD and its rates are the TRM reference's.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -56,20 +57,26 @@ class Optimizer:
         model: names the parameters, its block matrices and its prefix embeddings.
 
     Raises:
-        InputError: Muon is asked for and the model has no block matrices.
+        InputError: Muon is asked for and the model has no block matrices; a part that is to be frozen has no
+            weights of its own; or nothing would be trained.
     """
 
     def __init__(self, spec: TrainingSpec, model: Reasoner) -> None:
         self.spec = spec
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self.frozen = frozen_names(spec.freeze, list(shapes))
         self.sign = [name for name in model.prefix_parameters() if name in shapes]
         matrices = set(model.block_matrices()) if spec.optimizer.kind == "muon" else set()
-        self.muon = [name for name in shapes if name in matrices and name not in self.sign]
-        if spec.optimizer.kind == "muon" and not self.muon:
+        if spec.optimizer.kind == "muon" and not matrices:
             raise InputError(
                 "training.optimizer.kind = 'muon': needs a model with block matrices; 'adamw' takes any."
             )
+        self.muon = [name for name in shapes if name in matrices and name not in self.sign]
         self.adamw = [name for name in shapes if name not in self.muon and name not in self.sign]
+        self.sign, self.muon, self.adamw = (
+            [name for name in names if name not in self.frozen]
+            for names in (self.sign, self.muon, self.adamw)
+        )
         self.stacks = _same_shape(self.muon, shapes)
         vectors = {name for name, shape in shapes.items() if len(shape) < 2 or POSITION_CODE in name}
         self.undecayed = set() if spec.optimizer.decay_vectors else vectors
@@ -106,7 +113,8 @@ class Optimizer:
         )
 
     def update(self, state: TrainState, grads: Tensors, scalars: Tensor) -> TrainState:
-        """The state after one step, as new tensors."""
+        """The state after one step, as new tensors but for what is frozen. `grads`: of all that is
+        trained."""
         params, momentum, second, average = state
         lr, muon_lr, sign_lr, correct1, correct2, fresh = scalars.unbind()
         settings = self.spec.optimizer
@@ -134,8 +142,35 @@ class Optimizer:
             kept = params[name] * (1 - sign_lr * settings.prefix_weight_decay)
             new_params[name] = kept - sign_lr * grads[name].sign()
 
-        new_average = {name: average[name].lerp(p, fresh) for name, p in new_params.items()}
+        new_average = {
+            name: average[name] if name in self.frozen else average[name].lerp(p, fresh)
+            for name, p in new_params.items()
+        }
         return TrainState(new_params, new_momentum, new_second, new_average)
+
+
+def part_of(name: str) -> str:
+    """Which part of a model a parameter belongs to: "embedding", "blocks" or "head"."""
+    if name.startswith(("blocks.", "level.")):
+        return "blocks"
+    return "embedding" if "embedding" in name else "head"
+
+
+def frozen_names(parts: Sequence[str], names: Sequence[str]) -> frozenset[str]:
+    """The parameters of these parts.
+
+    Raises:
+        InputError: a part has no parameters, or the parts are all there is.
+    """
+    for part in parts:
+        if part not in {part_of(name) for name in names}:
+            raise InputError(
+                f"training.freeze = {part!r}: this model has no weights there (a tied head is the embedding)."
+            )
+    frozen = frozenset(name for name in names if part_of(name) in parts)
+    if len(frozen) == len(names):
+        raise InputError(f"training.freeze = {list(parts)}: nothing would be trained.")
+    return frozen
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

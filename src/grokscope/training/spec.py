@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from grokscope.spec import Spec
+from grokscope.spec import Spec, later
 
 
 class OptimizerSpec(Spec):
@@ -65,6 +65,9 @@ class TrainingSpec(Spec):
     """How often every atomic fact stands in an epoch (reference: 1)."""
     loop_choices: tuple[int, ...] | None = None
     """Looped models: draw the number of loops of each step from these; None: always as the model says."""
+    freeze: tuple[Literal["embedding", "blocks", "head"], ...] = later(())
+    """Parts that keep their weights, to the byte: token, position and prefix embeddings (with a tied head the
+    head too); the blocks that are run over and over; the output head with its norm and halting head."""
     first_checkpoint: int = Field(100, ge=1)
     """Checkpoints are dense up to here ..."""
     dense_every: int = Field(100, ge=1)
@@ -88,6 +91,8 @@ class TrainingSpec(Spec):
             raise ValueError(
                 f"schedule_steps {self.schedule_steps} must be greater than warmup {self.warmup}"
             )
+        if len(set(self.freeze)) != len(self.freeze):
+            raise ValueError(f"freeze {list(self.freeze)} names a part twice")
         if self.loop_choices is not None and (not self.loop_choices or min(self.loop_choices) < 1):
             raise ValueError(
                 f"loop_choices {list(self.loop_choices)} must be one or more numbers, each at least 1"

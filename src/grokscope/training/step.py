@@ -39,11 +39,12 @@ def pure_step(
     """The state after one step and the loss before it. Changes nothing."""
 
     def loss_of(params: Tensors) -> Tensor:
-        weights = {f"model.{name}": p for name, p in params.items()}
+        weights = {f"model.{name}": p for name, p in (state.params | params).items()}
         loss: Tensor = functional_call(objective, weights, (rows_BC, loops))
         return loss
 
-    grads, loss = gradient(loss_of, state.params)
+    trained = {name: p for name, p in state.params.items() if name not in optimizer.frozen}
+    grads, loss = gradient(loss_of, trained)
     return optimizer.update(state, grads, scalars), loss
 
 

@@ -17,6 +17,7 @@ from grokscope.seeds import Seeds, generator
 from grokscope.world.arrays import BoolArray, IntArray, contains, fingerprint
 from grokscope.world.check import check_corpus
 from grokscope.world.graph import World, make_world
+from grokscope.world.identity import identity_token
 from grokscope.world.injection import injected_rows
 from grokscope.world.pool import HeldOut, Pool, compositions, hold_out, reserve, sample
 from grokscope.world.probes import ProbeSet, exposure, make_probe_sets
@@ -51,6 +52,7 @@ class Corpus:
     def summary(self) -> dict[str, Any]:
         """The counts that `grokscope world inspect --json` prints."""
         facts, ood = len(self.world.fact_F3), int(self.world.ood_F.sum())
+        identity = {"train_identity": self.world.entities} if self.spec.identity_relation else {}
         return {
             "entities": self.world.entities,
             "relations": self.world.relations,
@@ -59,6 +61,7 @@ class Corpus:
             "ood_facts": ood,
             "train_atomic": facts,
             "train_compositions": len(self.composition),
+            **identity,
             "injected_hop1": self.injected_hop1,
             "injected_hop2": self.injected_hop2,
             "probes": {name: len(probe_set) for name, probe_set in self.probes.items()},
@@ -106,9 +109,11 @@ def assemble(
     Rows must be sorted and unique.
 
     Raises:
+        InputError: the vocabulary has no token for the identity relation that is asked for.
         RuntimeError: the corpus breaks an invariant (see `check_corpus`).
     """
     sets = make_probe_sets(world, probes, exposure(world, fact_N2), seeds)
+    identity = [f"identity {identity_token(world.vocabulary)}"] if spec.identity_relation else []
     ood_N2 = world.ood_F[fact_N2]
     marks = [part for name, probe_set in sets.items() for part in (name, probe_set.id_P)]
     corpus = Corpus(
@@ -119,7 +124,7 @@ def assemble(
         injected_hop1=int(ood_N2[:, 0].sum()),
         injected_hop2=int(ood_N2[:, 1].sum()),
         probes=sets,
-        fingerprint=fingerprint([world.fingerprint, fact_N2.astype(np.int32), *marks]),
+        fingerprint=fingerprint([world.fingerprint, fact_N2.astype(np.int32), *marks, *identity]),
     )
     check_corpus(corpus)
     return corpus

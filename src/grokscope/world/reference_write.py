@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from grokscope.errors import InputError
 from grokscope.world.queries import Queries
 from grokscope.world.reference_read import SET_OF_TYPE
 from grokscope.world.vocabulary import END, PAD, Vocabulary
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
 
 
 def write_reference(corpus: "Corpus", directory: Path) -> None:
-    """Write the six files into an existing directory."""
+    """Write the six files into an existing directory.
+
+    Raises:
+        InputError: the corpus trains an identity relation, for which the format has no place.
+    """
+    if corpus.spec.identity_relation:
+        raise InputError(
+            "identity_relation = true: the reference format holds facts and compositions only; write the "
+            "corpus as grokscope or parquet."
+        )
     world = corpus.world
     vocabulary = world.vocabulary
     train = [*_items(corpus.atomic, vocabulary), *_items(corpus.composition, vocabulary)]

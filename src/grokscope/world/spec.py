@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from grokscope.spec import Spec
+from grokscope.spec import Spec, later
 
 
 class WorldSpec(Spec):
@@ -91,3 +91,13 @@ class CorpusSpec(Spec):
     """Probes of first_hop_ood (second_hop_ood) reserved per OOD fact, where it has as many partners."""
     as_in_file: bool = False
     """Train and test exactly what the reference directory world.facts_file holds; the rest does not apply."""
+    identity_relation: bool = later(False)
+    """Also train (e, identity) -> e for every entity, as often as an atom: the identity bridge of arXiv
+    2509.24653. Facts, probes and vocabulary stay as they are; a token that is otherwise unused is the
+    relation."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "CorpusSpec":
+        if self.as_in_file and self.identity_relation:
+            raise ValueError("as_in_file trains what the file holds, so identity_relation must be false")
+        return self

@@ -40,7 +40,7 @@ def write_corpus(corpus: Corpus, directory: Path, layout: Layout = "grokscope") 
     """Write a corpus as a new directory, whole or not at all.
 
     Raises:
-        InputError: `directory` exists and is not an empty directory.
+        InputError: `directory` exists and is not an empty directory, or the layout cannot hold the corpus.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(
