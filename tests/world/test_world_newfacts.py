@@ -35,8 +35,11 @@ def corpus_of(regime="natural", world_spec=WORLD, spec=CORPUS, **seeds):
     return build_corpus(build_world(world_spec, streams), spec, REGIMES[regime], streams)
 
 
+RETENTION = {"kind": "paper", "items": 120, "ood": False}
+
+
 def spec_of(**changes):
-    retention = RetentionSpec(kind=changes.pop("kind", "paper"), items=changes.pop("items", 120))
+    retention = RetentionSpec(**{name: changes.pop(name, default) for name, default in RETENTION.items()})
     return NewFactsSpec(**{"count": 40, "probes": 60, "retention": retention, **changes})
 
 
@@ -59,7 +62,8 @@ def cases(draw):
         k=k,
         roles=draw(st.sampled_from(["both", "first", "second"])) if k else "both",
         kind=draw(st.sampled_from(["paper", "code"])),
-        items=draw(st.integers(0, 60)),
+        items=draw(st.one_of(st.integers(0, 60), st.just("all"))),
+        ood=draw(st.booleans()),
         seed=draw(st.integers(0, 5)),
     )
     return world, corpus, draw(st.sampled_from(sorted(REGIMES))), spec, draw(st.integers(0, 10**6))
@@ -89,6 +93,7 @@ def test_every_rule_of_new_facts_holds_by_brute_force(case):
     assert brute.triples_any(new.composed) == brute.triples_any(corpus.composition) | brute.triples_any(
         new.taught
     )
+    ood = {tuple(fact[:2]) for fact in corpus.world.fact_F3[corpus.world.ood_F].tolist()}
     uses_new = {"new": True, "old": False}
     for name, probe_set in new.probes.items():
         for head, relations, path in brute.rows(probe_set.queries):
@@ -113,7 +118,7 @@ def test_every_rule_of_new_facts_holds_by_brute_force(case):
             for (e, r2), t in tail.items()
             if e == b
             and len({h, b, t}) == 3
-            and {(h, r1), (b, r2)} <= atoms
+            and {(h, r1), (b, r2)} <= atoms - ood
             and [(h, r1) in fresh, (b, r2) in fresh] == [uses_new[word] for word in words]
         }
         asked = brute.triples_any(new.probes[name].queries) if name in new.probes else set()
@@ -136,8 +141,12 @@ def test_retention_holds_what_it_says(case):
     kept = brute.triples_any(new.retained_atoms)
     composed = brute.facts_used(new.retained)
     everything = {pair for pair in brute.facts_used(corpus.composition) if not ood & set(pair)}
-    assert not ood & kept
-    if spec.retention.kind == "paper":
+    assert ood & kept == (ood if spec.retention.ood else set())
+    kept -= ood
+    if spec.retention.items == "all":
+        assert len(kept) == len(corpus.world.fact_F3) - len(ood)
+        assert composed == everything
+    elif spec.retention.kind == "paper":
         assert len(kept) == spec.retention.items
         assert composed == {pair for pair in everything if set(pair) <= kept}
     else:
@@ -241,7 +250,7 @@ def test_what_is_impossible_is_one_sentence():
         (
             corpus_of(),
             {"items": 5000, "kind": "code"},
-            "retention.items = 5000: the base was trained on 1440",
+            "retention.items = 5000: the base has 1440 ID facts and trained",
         ),
     ):
         with pytest.raises(InputError, match=message):

@@ -122,8 +122,10 @@ def build_new_facts(corpus: Corpus, spec: NewFactsSpec, seeds: Seeds) -> NewFact
     new_F[place_F[len(old.fact_F3) :]] = True
     retained_F = np.zeros(len(world.fact_F3), dtype=bool)
     retained_F[place_F[np.flatnonzero(kept_F)]] = True
+    # An old hop is an ID fact: whether the base composes its OOD facts at all is another question.
+    old_F = retained_F & ~world.ood_F
     pool = compositions(world)
-    rows = {name: sample(_mix(pool, name, new_F, retained_F), spec.probes, draw) for name in MIXES}
+    rows = {name: sample(_mix(pool, name, new_F, old_F), spec.probes, draw) for name in MIXES}
     asked_N = np.zeros(len(pool.fact_N2), dtype=bool)
     for chosen in rows.values():
         asked_N[chosen] = True
@@ -171,9 +173,9 @@ def _union(old: World, new_F3: IntArray) -> tuple[World, IntArray]:
     return make_world(old.vocabulary, every_F3[order_F], ood_F[order_F], old.source), place_F
 
 
-def _mix(pool: Pool, name: str, new_F: BoolArray, retained_F: BoolArray) -> IntArray:
+def _mix(pool: Pool, name: str, new_F: BoolArray, old_F: BoolArray) -> IntArray:
     """Rows of the pool that can be probes of a mix."""
-    allowed = {"new": new_F, "old": retained_F}
+    allowed = {"new": new_F, "old": old_F}
     first, second = name.split("_then_")
     fine_N = allowed[first][pool.fact_N2[:, 0]] & allowed[second][pool.fact_N2[:, 1]] & ~pool.degenerate_N
     return np.flatnonzero(fine_N)

@@ -37,6 +37,7 @@ def check_new_facts(new: "NewFacts") -> None:
             letters_K = np.array([letter == "N" for letter in NEW_PATTERNS[name]])
             _require(bool((new.new_F[fact_PK] == letters_K).all()), f"{name} has a probe of another pattern")
             _require(bool(data_F[fact_PK].all()), f"a fact of {name} is not in the fine-tuning data")
+            _require(bool((world.ood_F[fact_PK] == letters_K).all()), f"an old fact of {name} is OOD")
             _require(not queries.degenerate().any(), f"{name} has a degenerate probe")
         if name in MIXES or (queries.hops == 2 and name != "train_inferred"):
             _require(not contains(trained_N, id_P).any(), f"a probe of {name} is trained")

@@ -1,6 +1,6 @@
 """What can be said of new facts for a trained model. Defaults are the reference study's values."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,8 +21,12 @@ class RetentionSpec(Spec):
 
     kind: Literal["paper", "code"] = "paper"
     """How the source's paper describes it, or how its code does it."""
-    items: int = Field(8000, ge=0)
-    """ID facts (paper) or examples in all (code) (reference: 8,000 of either); 0: nothing is retained."""
+    items: Annotated[int, Field(ge=0)] | Literal["all"] = 8000
+    """ID facts (paper) or examples in all (code) (reference: 8,000 of either); 0: none; all: all of
+    them."""
+    ood: bool = False
+    """Retain all OOD facts as atoms too, beside `items`, so that OOD queries can be asked afterwards without
+    their atoms being forgotten (reference: no)."""
 
 
 class NewFactsSpec(Spec):

@@ -1,0 +1,63 @@
+"""From rates to one sentence: where the second hop of a mix stands or falls."""
+
+from typing import Literal, TypeAlias
+
+from grokscope.mechanics.interchange import FEWEST
+from grokscope.mechanics.intervals import Rate
+from grokscope.transfer.second_hop import Stations
+
+Place: TypeAlias = Literal[
+    "works", "bridge not resolved", "resolved, not read", "read, not looked up", "cannot tell"
+]
+MOST = 0.5
+"""A station holds (fails) if the interval of its rate lies above (below) this: true of most queries."""
+
+
+def place_of(known: Rate | None, failing: Stations, old: Stations | None, works: float) -> tuple[Place, str]:
+    """Where the second hop fails, and why that is said.
+
+    Args:
+        known: accuracy among the probes whose two atoms are answered right; None: too few.
+        failing: the stations of those among them that are answered wrong.
+        old: of old queries that the model does answer; None: there are too few. If the lens does not read
+            their bridge, it can say nothing of the new ones.
+        works: accuracy from which on a mix works.
+
+    The first station that fails is named. The last word is the upper bound's: a query that is answered once
+    its bridge is given does not fail at the lookup.
+    """
+    if known is None:
+        return "cannot tell", f"fewer than {FEWEST} queries have both atoms known."
+    said = f"{known.value:.2f} right among {known.n} queries with known atoms"
+    if known.value >= works:
+        return "works", f"{said}."
+    if failing.n < FEWEST:
+        return "cannot tell", f"{said}, but only {failing.n} fail: too few to say where."
+    resolved, read, given = (_holds(one) for one in (failing.resolved, failing.read, failing.given))
+    numbers = ", ".join(
+        f"{name} {_text(rate)}"
+        for name, rate in (("resolved", failing.resolved), ("read", failing.read), ("given", failing.given))
+    )
+    said = f"{said}; of those that fail: {numbers}"
+    if resolved is False:
+        if old is not None and _holds(old.resolved) is False:
+            return "cannot tell", f"{said}; the lens does not read the bridge of old queries either."
+        return "bridge not resolved", f"{said}."
+    if resolved is None:
+        return "cannot tell", f"{said}: whether the bridge is resolved is not certain."
+    if given is True or read is False:
+        return "resolved, not read", f"{said}."
+    if read is True and given is False:
+        return "read, not looked up", f"{said}."
+    return "cannot tell", f"{said}: whether the bridge is read is not certain."
+
+
+def _holds(rate: Rate | None) -> bool | None:
+    """True: of most; False: of few; None: not certain."""
+    if rate is None or rate.low <= MOST <= rate.high:
+        return None
+    return rate.low > MOST
+
+
+def _text(rate: Rate | None) -> str:
+    return "too few" if rate is None else f"{rate.value:.2f} ({rate.low:.2f} to {rate.high:.2f}, n {rate.n})"

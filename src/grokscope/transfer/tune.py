@@ -1,0 +1,115 @@
+"""Fine-tuning: the ordinary training loop on new and retained facts, starting from a base's weights.
+
+Same loop, so the same resume guarantee, the same manifest and the same files as any training. The optimiser
+starts afresh: what is kept of a base is its averaged weights.
+
+Shape suffixes: N examples, S input positions.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from grokscope.mechanics.spec import LensSpec
+from grokscope.mechanics.traces import TraceWriter
+from grokscope.models.protocol import Reasoner
+from grokscope.seeds import Seeds, generator
+from grokscope.training.data import TrainingData
+from grokscope.training.loop import TrainingResult, train
+from grokscope.training.progress import Report
+from grokscope.training.sinks import Sink
+from grokscope.training.spec import TrainingSpec
+from grokscope.transfer.spec import TransferSpec
+from grokscope.world.arrays import IntArray
+from grokscope.world.format import FormatSpec, encode
+from grokscope.world.newfacts import NewFacts
+from grokscope.world.queries import Queries
+
+TRACES = "traces"
+
+
+def fine_tune(
+    model: Reasoner,
+    new: NewFacts,
+    fmt: FormatSpec,
+    spec: TransferSpec,
+    base: TrainingSpec,
+    seeds: Seeds,
+    directory: Path,
+    lens: LensSpec = LensSpec(),  # noqa: B008 (frozen)
+    sinks: Sequence[Sink] = (),
+    *,
+    threads: int | None = None,
+    report: Report | None = None,
+    say: Callable[[str], None] = print,
+) -> TrainingResult:
+    """Fine-tune up to `spec.tuning.steps`, from the start or from where the directory stands.
+
+    Args:
+        model: with the base's weights, also when it is resumed: they are the first checkpoint, of step 0. It
+            holds the averaged weights of the last step at the end.
+        new: data and probes. fmt: the base's format. spec: the settings.
+        base: how the base was trained.
+        seeds: the base's; `order` draws the order of the examples.
+        directory: of the transfer; made if it is not there. Traces of all probe sets go to `traces/`.
+        lens: what is read at every checkpoint. sinks, threads, report, say: as for `train`.
+
+    Raises:
+        InputError, Interrupted, Diverged: as `train` does.
+    """
+    encoded = {name: encode(one.queries, new.world.vocabulary, fmt) for name, one in new.probes.items()}
+    training = spec.tuning.of(base)
+    return train(
+        model,
+        tuning_data(new, fmt, spec, training, seeds),
+        encoded,
+        training,
+        seeds,
+        directory,
+        observers=[TraceWriter(directory / TRACES, new.probes, encoded, new.world.vocabulary, lens)],
+        sinks=sinks,
+        threads=threads,
+        report=report,
+        say=say,
+    )
+
+
+def tuning_data(
+    new: NewFacts, fmt: FormatSpec, spec: TransferSpec, training: TrainingSpec, seeds: Seeds
+) -> TrainingData:
+    """One epoch: new atoms and taught compositions, retained atoms and compositions, each as often as the
+    spec says."""
+    repetition = spec.tuning.repetition or training.atom_repetition
+    sides = [
+        _rows(new, fmt, (new.new_atoms, repetition), (new.taught, 1)),
+        _rows(new, fmt, (new.retained_atoms, training.atom_repetition), (new.retained, 1)),
+    ]
+    if spec.tuning.replay is not None and len(sides[1][0]):
+        wanted = _balanced(len(sides[0][0]), len(sides[1][0]), spec.tuning.replay)
+        rng = generator("newfacts", seeds.split, spec.facts.seed, 5)
+        index = [_copies(len(side[0]), count, rng) for side, count in zip(sides, wanted, strict=True)]
+        sides = [(side[0][at], side[1][at]) for side, at in zip(sides, index, strict=True)]
+    tokens_NS, labels_NS = (np.concatenate([side[part] for side in sides]) for part in (0, 1))
+    return TrainingData(torch.from_numpy(tokens_NS).int(), torch.from_numpy(labels_NS).int())
+
+
+def _rows(new: NewFacts, fmt: FormatSpec, *parts: tuple[Queries, int]) -> tuple[IntArray, IntArray]:
+    """tokens_NS and labels_NS of queries, each part so many times."""
+    every = [(encode(queries, new.world.vocabulary, fmt), times) for queries, times in parts]
+    tokens_NS = np.concatenate([np.tile(one.tokens_NS, (times, 1)) for one, times in every])
+    return tokens_NS, np.concatenate([np.tile(one.labels_NS, (times, 1)) for one, times in every])
+
+
+def _balanced(fresh: int, old: int, replay: float) -> tuple[int, int]:
+    """Rows of new and of old examples at `replay` old ones per new one; neither is fewer than it was."""
+    if old > replay * fresh:
+        return round(old / replay), old
+    return fresh, round(replay * fresh)
+
+
+def _copies(rows: int, wanted: int, rng: np.random.Generator) -> IntArray:
+    """(wanted,) row numbers: whole copies, and a random part of one more."""
+    whole, part = divmod(wanted, rows)
+    return np.concatenate([np.tile(np.arange(rows), whole), np.sort(rng.permutation(rows)[:part])])
