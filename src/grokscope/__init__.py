@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from grokscope.models.protocol import Reasoner
     from grokscope.studies.run import Run, Study
+    from grokscope.studies.transfer import Transfer
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "open"]
 
 
-def open(directory: str | Path) -> "Run | Study":
-    """Open a run or a study directory.
+def open(directory: str | Path) -> "Run | Study | Transfer":
+    """Open a run's, a study's or a transfer's directory.
 
     Raises:
-        grokscope.errors.InputError: it is neither, or cannot be read.
+        grokscope.errors.InputError: it is none of them, or cannot be read.
     """
     from grokscope.studies.run import open_directory  # imported here: `import grokscope` stays light
 

@@ -25,7 +25,8 @@ from grokscope.studies.directory import INTERRUPTED, LOG, PROGRESS
 from grokscope.studies.plan import PlannedRun, plan, prepare, start_order
 from grokscope.studies.progress import Display, display
 from grokscope.studies.run import Study
-from grokscope.studies.spec import StudySpec
+from grokscope.studies.spec import RunSpec, StudySpec
+from grokscope.studies.transfer_plan import check_transfers, plan_transfers, prepare_transfer, run_and_moment
 
 POLL_SECONDS = 0.2
 
@@ -62,7 +63,8 @@ def run_study(
 ) -> Study:
     """Run what is left to run of a study, and return it.
 
-    Finished runs are skipped, interrupted ones resumed, those finished with fewer steps continued.
+    Finished runs are skipped, interrupted ones resumed, those finished with fewer steps continued. Then the
+    same for the study's transfers, of every base that there is; those of a run that failed are left out.
 
     Args:
         study: regimes x seeds and their settings.
@@ -78,27 +80,53 @@ def run_study(
         Interrupted: SIGINT or SIGTERM; the running workers have saved.
     """
     planned = plan(study, out)
-    cores = usable_cores()
+    check_transfers(study)
     for name, count in (("workers", workers), ("threads", threads)):
         if count is not None and count < 1:
             raise InputError(f"{name} = {count}: allowed is at least 1.")
-    workers = min(workers or cores, len(planned))
-    threads = threads or max(1, cores // workers)
     for run in planned:
         say(_opening_line(run))
-    todo = start_order(planned)
     prepare(study, out, planned)
-    if todo:
-        for sentence in disk_sentences([run.spec for run in todo if run.steps_left], out):
-            say(sentence)
-        with display(todo, console) as table, _caught_signals() as caught:
-            results = _supervise(todo, workers, threads, table, caught)
-        if caught:
-            left = [name for name, result in results.items() if result != "done"]
-            raise Interrupted(f"stopped; {len(left)} of {len(planned)} runs unfinished: {', '.join(left)}.")
-        if failed := {name: result for name, result in results.items() if result != "done"}:
-            raise RunsFailed(Study.open(out), failed)
-    return Study.open(out)
+    todo = start_order(planned)
+    for sentence in disk_sentences(
+        [run.spec for run in todo if run.steps_left and isinstance(run.spec, RunSpec)], out
+    ):
+        say(sentence)
+    failed = _work(planned, workers, threads, console)
+    done = Study.open(out)
+    if study.transfer is not None:
+        transfers, missing = plan_transfers(study, out, done.runs)
+        for name, reason in missing.items():
+            say(f"{name}: no transfer: {reason}")
+        for name, transfer in transfers.items():
+            say(_opening_line(transfer))
+            prepare_transfer(transfer, *run_and_moment(name, study, done.runs))
+        failed |= _work(list(transfers.values()), workers, threads, console)
+    if failed:
+        raise RunsFailed(done, failed)
+    return done
+
+
+def _work(
+    planned: list[PlannedRun], workers: int | None, threads: int | None, console: Console | None
+) -> dict[str, str]:
+    """Do what is left of these; a sentence for each that failed.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM; the running workers have saved.
+    """
+    todo = start_order(planned)
+    if not todo:
+        return {}
+    cores = usable_cores()
+    workers = min(workers or cores, len(planned))
+    threads = threads or max(1, cores // workers)
+    with display(todo, console) as table, _caught_signals() as caught:
+        results = _supervise(todo, workers, threads, table, caught)
+    if caught:
+        left = [name for name, result in results.items() if result != "done"]
+        raise Interrupted(f"stopped; {len(left)} of {len(planned)} runs unfinished: {', '.join(left)}.")
+    return {name: result for name, result in results.items() if result != "done"}
 
 
 def _opening_line(run: PlannedRun) -> str:

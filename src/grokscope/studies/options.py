@@ -22,7 +22,8 @@ CHOSEN_BY_FILE = ("family",)
 
 def option_fields(study: StudySpec) -> list[tuple[str, Any, Any]]:
     """Dataclass fields (name, annotation, field) for every option of a study."""
-    return [field for field in _fields(study) if field[0] not in CHOSEN_BY_FILE]
+    absent = ("transfer",) if study.transfer is None else ()
+    return [field for field in _fields(study) if field[0] not in (*CHOSEN_BY_FILE, *absent)]
 
 
 def apply(study: StudySpec, values: Any) -> StudySpec:
@@ -41,6 +42,13 @@ def apply(study: StudySpec, values: Any) -> StudySpec:
     if not tree["regimes"]:
         raise InputError("regimes = (): name at least one regime.")
     tree["steps_for"] = _steps_for(study, values)
+    if study.transfer is not None and values.transfer.bases == study.transfer.bases:
+        chosen = [
+            choice.regime is None or choice.regime in values.regimes for choice in study.transfer.choices()
+        ]
+        tree["transfer"]["bases"] = [
+            one for one, kept in zip(study.transfer.bases, chosen, strict=True) if kept
+        ]
     if values.world.facts_file is not None:
         tree["world"]["facts_file"] = str(Path(values.world.facts_file).resolve())
     return StudySpec.parse(tree, "command line")

@@ -17,16 +17,17 @@ from grokscope.studies.directory import (
     standing,
 )
 from grokscope.studies.spec import RunSpec, StudySpec
+from grokscope.studies.transfer_spec import TransferRunSpec
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a study and what is to be done about it."""
+    """One run or transfer of a study and what is to be done about it."""
 
     name: str
-    """`<regime>-s<seed>`"""
+    """`<regime>-s<seed>`; a transfer's ends in its moment."""
     directory: Path
-    spec: RunSpec
+    spec: RunSpec | TransferRunSpec
     action: Literal["start", "resume", "extend", "diagnose", "skip"]
     """extend: finished with fewer steps; diagnose: trained, but its diagnosis or causal verdict is missing or
     of other settings; skip: finished.

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from grokscope.studies.directory import read_progress
 from grokscope.studies.plan import PlannedRun
+from grokscope.studies.transfer_spec import TransferRunSpec
 
 SHOWN = {
     "id_atomic": "ID atoms",
@@ -21,7 +22,15 @@ SHOWN = {
     "test_ood": "OOD two-hop",
 }
 """Accuracies in the table, and what they are called there."""
-NARROW = ("train_inferred", "test_ood")
+SHOWN_OF_TRANSFERS = {
+    "new_atomic": "new atoms",
+    "new_then_old": "new-old",
+    "old_then_new": "old-new",
+    "new_then_new": "new-new",
+    "test_iid": "ID two-hop",
+}
+"""The same of a fine-tuning on new facts."""
+NARROW = ("train_inferred", "test_ood", "new_atomic", "new_then_new")
 """Those of them that a narrow terminal gets."""
 WIDE = 125
 """Columns of a terminal from which the whole table fits."""
@@ -99,7 +108,8 @@ class LiveTable:
         if wide:
             cells["done"] = ProgressBar(total=steps, completed=step, width=16)
         cells["steps/s"] = f"{seen['rate']:.1f}" if running and seen.get("rate") else ""
-        for name, label in SHOWN.items():
+        shown = SHOWN_OF_TRANSFERS if isinstance(run.spec, TransferRunSpec) else SHOWN
+        for name, label in shown.items():
             if wide or name in NARROW:
                 cells[label] = f"{accuracy[name]:.3f}" if name in accuracy else ""
         cells["left"] = time_left(seen, steps) if running else ""
@@ -146,7 +156,8 @@ class Lines:
 def describe(seen: dict[str, Any]) -> str:
     """The accuracies of a progress file as words."""
     accuracy = seen.get("accuracy", {})
-    return "".join(f", {label} {accuracy[name]:.3f}" for name, label in SHOWN.items() if name in accuracy)
+    shown = SHOWN_OF_TRANSFERS if "new_atomic" in accuracy else SHOWN
+    return "".join(f", {label} {accuracy[name]:.3f}" for name, label in shown.items() if name in accuracy)
 
 
 def time_left(seen: dict[str, Any], steps: int) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from grokscope.mechanics.diagnosis import Diagnosis
     from grokscope.mechanics.verdict import CausalVerdict
     from grokscope.models.protocol import Reasoner
+    from grokscope.studies.transfer import Transfer
     from grokscope.world.corpus import Corpus
     from grokscope.world.graph import World
 
@@ -212,9 +213,27 @@ class Study:
         places = {name: run_directory(self.directory, name, spec) for name, spec in specs.items()}
         return {name: Run.open(place) for name, place in places.items() if (place / SPEC).exists()}
 
+    @property
+    def transfers(self) -> "dict[str, Transfer]":
+        """The transfers of the study that have been started, by name: `<regime>-s<seed>-<moment>`, or
+        `untrained-s<seed>`."""
+        from grokscope.studies.transfer import Transfer
+        from grokscope.studies.transfer_plan import plan_transfers
 
-def open_directory(directory: str | Path) -> Run | Study:
-    """A `Run` or a `Study`, by what the directory is.
+        planned, _ = plan_transfers(self.spec, self.directory, self.runs, look=True)
+        places = {name: one.directory for name, one in planned.items()}
+        return {name: Transfer.open(place) for name, place in places.items() if (place / SPEC).exists()}
+
+    @property
+    def transfers_missing(self) -> dict[str, str]:
+        """Transfers that cannot be made (yet), by name, each with the reason as a sentence."""
+        from grokscope.studies.transfer_plan import plan_transfers
+
+        return plan_transfers(self.spec, self.directory, self.runs, look=True)[1]
+
+
+def open_directory(directory: str | Path) -> "Run | Study | Transfer":
+    """A `Run`, a `Study` or a `Transfer`, by what the directory is.
 
     Raises:
         InputError: it is neither, or cannot be read.
@@ -225,7 +244,9 @@ def open_directory(directory: str | Path) -> Run | Study:
     if (directory / STUDY).exists():
         return Study.open(directory)
     if (directory / SPEC).exists():
-        return Run.open(directory)
+        from grokscope.studies.transfer import Transfer, is_transfer
+
+        return Transfer.open(directory) if is_transfer(directory) else Run.open(directory)
     raise InputError(f"{directory} is neither a run ({SPEC}) nor a study ({STUDY}).")
 
 

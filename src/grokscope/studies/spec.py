@@ -8,6 +8,7 @@ from grokscope.mechanics.spec import CausalSpec, DiagnosisSpec, LensSpec
 from grokscope.models.spec import LoopedSpec, ModelSpec
 from grokscope.seeds import Seeds
 from grokscope.spec import Spec, digest
+from grokscope.studies.transfer_section import StudyTransfers
 from grokscope.training.spec import TrainingSpec
 from grokscope.world.format import FormatSpec
 from grokscope.world.spec import REGIMES, CorpusSpec, Regime, WorldSpec
@@ -78,6 +79,8 @@ class StudySpec(Spec):
     """Other numbers of steps for some regimes, by name (`--training.steps` alone holds for all regimes)."""
     sinks: tuple[SinkName, ...] = ()
     """Where metrics go beside the run's own files; each is an extra to install."""
+    transfer: StudyTransfers | None = None
+    """Which models are fine-tuned on new facts once the runs have finished, and how; None: none."""
 
     @model_validator(mode="after")
     def _possible(self) -> "StudySpec":
@@ -91,7 +94,15 @@ class StudySpec(Spec):
                 raise ValueError(f"{what} repeats an item: {items}")
         if unknown := set(self.steps_for) - set(names):
             raise ValueError(f"steps_for names {sorted(unknown)}, which are not among the regimes {names}")
+        for choice in self.transfer.choices() if self.transfer is not None else []:
+            if choice.regime is not None and choice.regime not in names:
+                raise ValueError(f"transfer.bases names {choice.regime!r}; the regimes are {names}")
         return self
+
+    @property
+    def regime_names(self) -> tuple[str, ...]:
+        """The regimes by name."""
+        return tuple(item if isinstance(item, str) else item.name for item in self.regimes)
 
     def expand(self) -> dict[str, RunSpec]:
         """Run specs by run name (`<regime>-s<seed>`), in the order they should be started."""

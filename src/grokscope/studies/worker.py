@@ -33,6 +33,8 @@ from grokscope.studies.directory import (
 )
 from grokscope.studies.run import Run, check_fingerprint
 from grokscope.studies.spec import RunSpec
+from grokscope.studies.transfer import is_transfer
+from grokscope.studies.transfer_worker import do_transfer
 from grokscope.training.data import training_data
 from grokscope.training.loop import train
 from grokscope.training.sinks import make_sinks
@@ -47,7 +49,7 @@ PARENT_POLL_SECONDS = 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do the run and return the exit code."""
+    """Do the run or the transfer and return the exit code."""
     parser = argparse.ArgumentParser(description="Train, trace and diagnose the run of a directory.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--threads", type=int, default=None, help="of PyTorch, for a run that is new")
@@ -56,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.parent is not None:
         threading.Thread(target=_leave_with, args=(options.parent,), daemon=True).start()
     try:
-        do_run(options.directory, options.threads)
+        if is_transfer(options.directory):
+            do_transfer(options.directory, options.threads, LOCK_PATIENCE)
+        else:
+            do_run(options.directory, options.threads)
     except InputError as error:
         return _fail(error, 2)
     except Diverged as error:

@@ -1,0 +1,31 @@
+"""A transfer's spec: everything that one fine-tuning depends on, in its directory."""
+
+from grokscope.spec import Spec, digest
+from grokscope.studies.spec import RunSpec
+from grokscope.training.spec import TrainingSpec
+from grokscope.transfer.spec import TransferSpec
+
+
+class TransferRunSpec(Spec):
+    """A base, taken at one step, and what is done with it. Beside it the directory holds the base's weights
+    (base.safetensors) and what is known of it (base.json), so that nothing else is needed."""
+
+    base: RunSpec
+    """The run that the base was trained in."""
+    step: int
+    """The base's step; 0: untrained."""
+    transfer: TransferSpec
+    """New facts, fine-tuning, examination."""
+
+    @property
+    def identity(self) -> str:
+        """Hash without the number of steps and without what only reads the outcome."""
+        tree = self.transfer.tree()
+        tree.pop("examine")
+        tree["tuning"].pop("steps")
+        return digest({"base": self.base.identity, "step": self.step, "transfer": tree})
+
+    @property
+    def training(self) -> TrainingSpec:
+        """How it is trained."""
+        return self.transfer.tuning.of(self.base.training)
