@@ -123,7 +123,8 @@ def test_a_run_without_traces_or_end_is_reported_as_far_as_it_went(tiny: tuple[S
 
 def test_the_command_of_a_shipped_study_is_the_short_one() -> None:
     demo = load_study("demo")
-    assert command_of(demo).startswith("grokscope run demo")
+    assert command_of(demo) == "grokscope run demo"
+    assert command_of(load_study("pocket", "trm")) == "grokscope run pocket --family trm"
     assert command_of(demo.replace(seeds=[7])) == "grokscope run study.yaml"
 
 

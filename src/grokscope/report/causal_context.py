@@ -1,9 +1,12 @@
 """What interventions said, as the plain values the HTML template prints."""
 
+from collections import Counter
+
 import polars as pl
 
+from grokscope.mechanics.diagnosis import VERDICT_SET
 from grokscope.mechanics.intervals import Rate
-from grokscope.report.summary import rate_text, steps_text, value_text
+from grokscope.report.summary import over_seeds, rate_text, steps_text, value_text
 from grokscope.report.tables import RunView, Value
 
 
@@ -26,6 +29,30 @@ def causal_groups(runs: list[RunView]) -> list[tuple[str, list[tuple[str, list[s
         rows.append(("the share on the way", [_share_course(run, name) for run in runs]))
         groups.append((f"Causal test, {name}", rows))
     return groups
+
+
+def causal_sentences(runs: list[RunView]) -> list[str]:
+    """The causal verdict of a regime as a finding; nothing where nothing was intervened on."""
+    verdicts = [run.verdict for run in runs if run.verdict]
+    if not verdicts:
+        return []
+    found = Counter(one.verdict for one in verdicts).most_common()
+    several = len(verdicts) > 1
+    counts = ", ".join(f"{name}{f' in {n} of {len(verdicts)} runs' if several else ''}" for name, n in found)
+    outer = [one.of(VERDICT_SET) for one in verdicts]
+    shares = [_value(one.share) if one and one.share else None for one in outer]
+    share = f"the share of right OOD answers that go through the bridge is {over_seeds(shares)}"
+    return [f"By interventions: {counts}; {share if any(shares) else 'too few OOD queries can be tested'}."]
+
+
+def causal_reasons(runs: list[RunView]) -> list[str]:
+    """Why every run has its causal verdict: what the OOD queries said."""
+    found = [(run.name, run.verdict, run.verdict.of(VERDICT_SET)) for run in runs if run.verdict]
+    return [
+        f"{name}, by interventions: {verdict.verdict}. On {VERDICT_SET} {outer.mechanism}: {outer.reason}"
+        for name, verdict, outer in found
+        if outer
+    ]
 
 
 def _share_course(run: RunView, probe_set: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from grokscope.report.causal_context import causal_groups, span
+from grokscope.report.causal_context import causal_groups, causal_reasons, causal_sentences, span
 from grokscope.report.paper import CITATION, PaperCurve
 from grokscope.report.summary import (
     behaviours,
@@ -254,11 +254,11 @@ def regime_context(view: StudyView, regime: str, pictures: list[Picture]) -> dic
         "seeds": ", ".join(str(run.seed) for run in runs),
         "several": len(runs) > 1,
         "last_step": steps_text(int(last)) if last is not None else "none",  # type: ignore[arg-type]
-        "sentences": sentences(view, regime),
+        "sentences": [*sentences(view, regime), *causal_sentences(runs)],
         "pictures": pictures,
         "runs": [run.name for run in runs],
         "table": run_table(view, regime),
-        "reasons": [f"{run.name}: {run.reason}" for run in runs if run.reason],
+        "reasons": [f"{run.name}: {run.reason}" for run in runs if run.reason] + causal_reasons(runs),
         "notes": [f"{run.name}: {note}" for run in runs for note in run.notes],
         "config": [(run.name, config_rows(run.spec)) for run in runs],
         "manifests": [(run.name, config_rows(run.manifest)) for run in runs],

@@ -72,7 +72,8 @@ def command_of(spec: StudySpec) -> str:
     if spec.name in shipped_studies():
         try:
             if load_study(spec.name, spec.family) == spec:
-                return f"grokscope run {spec.name} --family {spec.family}"
+                family = "" if spec.family == "default" else f" --family {spec.family}"
+                return f"grokscope run {spec.name}{family}"
         except InputError:  # the shipped study has no such family: these are other settings
             pass
         if load_study(spec.name) == spec:

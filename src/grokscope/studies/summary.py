@@ -28,6 +28,10 @@ def print_summary(study: Study, console: Console | None = None) -> None:
     for row in summary_rows(study):
         table.add_row(*row)
     console.print(table)
+    for name, run in study.runs.items():
+        outer = run.verdict.of(VERDICT_SET) if run.verdict and run.verdict.verdict == "undecided" else None
+        if outer is not None:
+            console.print(f"{name}, undecided: {VERDICT_SET}: {outer.reason}", highlight=False, markup=False)
     if any(run.verdict is None for run in study.runs.values()):
         console.print(
             f"{UNTESTED}: nothing has been intervened on; grokscope diagnose RUN does it.", highlight=False
