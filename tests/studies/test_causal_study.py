@@ -6,12 +6,14 @@ import pytest
 
 from grokscope import cli
 from grokscope.mechanics.spec import CausalSpec
+from grokscope.report.causal_context import causal_reasons, causal_sentences
+from grokscope.report.gather import gather
 from grokscope.studies.causal import SCHEMA, examined_steps
 from grokscope.studies.directory import CAUSAL, SPEC, VERDICT, read_spec
 from grokscope.studies.plan import plan, prepare
-from grokscope.studies.run import Run
+from grokscope.studies.run import Run, Study
 from grokscope.studies.spec import RunSpec, StudySpec
-from grokscope.studies.summary import UNTESTED, summary_rows
+from grokscope.studies.summary import UNTESTED, print_summary, summary_rows
 from grokscope.studies.worker import do_run
 
 STUDY = StudySpec.parse(
@@ -122,3 +124,29 @@ def test_what_cannot_be_shown_is_one_sentence(
     few = [] if "--probes" in words else ["--probes", "5"]
     assert cli.main(["trace", str(done[1].directory), *words, *few]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_study_given_as_a_run_is_told_its_runs(
+    done: tuple[Path, Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, run = done
+    assert cli.main(["trace", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "is the directory of a study" in error
+    assert run.directory.name in error
+
+
+def test_the_report_and_the_printed_table_say_why_nothing_is_decided(
+    done: tuple[Path, Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, run = done
+    assert run.verdict is not None
+    assert run.verdict.verdict == "undecided"
+    views = list(gather(Study.open(out)).runs)
+    why = run.verdict.of("test_ood").reason  # type: ignore[union-attr]
+    assert causal_reasons(views)[0].endswith(why)
+    assert causal_sentences(views)[0].startswith("By interventions: undecided;")
+    two = causal_sentences(views * 2)[0]
+    assert "undecided in 2 of 2 runs" in two
+    print_summary(Study.open(out))
+    assert why[:30] in capsys.readouterr().out

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from grokscope.errors import InputError
+from grokscope.studies.cost import order_warning
 from grokscope.studies.files import load_study, shipped_studies
 from grokscope.studies.spec import StudySpec
 
@@ -52,6 +53,26 @@ def test_pocket_has_two_kinds_of_models() -> None:
     assert load_study("pocket", "causal").model.kind == "looped"
     trm = load_study("pocket", "trm")
     assert (trm.model.kind, trm.format.attention, trm.format.output) == ("recursive", "full", "sequence")
+
+
+def test_yaml_turns_compile_off_into_false(tmp_path: Path) -> None:
+    for written in ("off", "'off'", "no"):
+        assert load_study(write(tmp_path, f"training: {{compile: {written}}}")).training.compile == "off"
+
+
+def test_a_model_that_cannot_see_the_order_of_the_tokens_is_warned_of(tmp_path: Path) -> None:
+    def warned(text: str) -> bool:
+        (spec, *_) = load_study(write(tmp_path, text)).expand().values()
+        return bool(order_warning(spec))
+
+    assert warned("model: {kind: looped, positions: none}")
+    assert warned("model: {kind: recursive, mixer: false}")
+    assert not warned("model: {kind: looped, positions: learned}")
+    assert not warned("model: {kind: recursive}")
+    assert not warned("{format: {attention: causal}, model: {kind: looped, positions: none}}")
+    assert not any(
+        order_warning(spec) for name in shipped_studies() for spec in load_study(name).expand().values()
+    )
 
 
 def test_an_own_file_is_named_after_itself_and_its_facts_lie_beside_it(tmp_path: Path) -> None:

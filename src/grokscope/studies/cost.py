@@ -6,6 +6,7 @@ from pathlib import Path
 
 from grokscope.mechanics.lens import targets
 from grokscope.models.build import build_model, count_parameters
+from grokscope.models.spec import RecursiveSpec
 from grokscope.studies.spec import RunSpec, StudySpec
 from grokscope.training.checkpoint import disk_estimate
 from grokscope.training.flops import examples_flops, update_flops
@@ -80,11 +81,22 @@ def disk_sentences(specs: list[RunSpec], out: Path) -> list[str]:
     said = [f"disk: at most {bytes_text(each * len(specs))} for {len(specs)} runs, {bytes_text(free)} free"]
     if each * len(specs) > free:
         said.append("warning: that may not fit; training.keep and lens.probes_per_set make runs smaller")
-    return said
+    return said + order_warning(longest)
+
+
+def order_warning(spec: RunSpec) -> list[str]:
+    """A warning if nothing tells the model which token stands where, so that r1 and r2 can be swapped."""
+    sees = spec.format.attention == "causal" or spec.model.positions != "none"
+    if sees or (isinstance(spec.model, RecursiveSpec) and spec.model.mixer):
+        return []
+    return [
+        "warning: with full attention and model.positions = 'none' the model cannot see the order of the "
+        "tokens; set model.positions, or format.attention to causal"
+    ]
 
 
 def study_sentences(study: StudySpec) -> list[str]:
-    """Runs, parameters, disk and arithmetic of a study.
+    """Runs, parameters, disk and arithmetic of a study, and a warning if it cannot work.
 
     Raises:
         InputError: the world, the corpus or the model is impossible.
@@ -97,6 +109,7 @@ def study_sentences(study: StudySpec) -> list[str]:
         f"disk: at most {bytes_text(cost.disk)} a run (weights {bytes_text(cost.weights)}, traces "
         f"{bytes_text(cost.traces)} before compression), {bytes_text(cost.disk * len(specs))} in all",
         f"arithmetic: {cost.flop:.2g} FLOP a step, {cost.flop * steps:.2g} in all",
+        *order_warning(specs[0]),
     ]
 
 

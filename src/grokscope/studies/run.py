@@ -54,6 +54,10 @@ class Run:
             InputError: it has no spec, or one that cannot be read.
         """
         directory = Path(directory)
+        if (directory / STUDY).exists() and not (directory / SPEC).exists():
+            runs = sorted(path.parent.name for path in directory.glob(f"*/{SPEC}"))
+            which = f"give one of its runs, such as {directory / runs[0]}" if runs else "it has no runs yet"
+            raise InputError(f"{directory} is the directory of a study: {which}.")
         return cls(directory, read_spec(directory))
 
     def __repr__(self) -> str:
@@ -78,7 +82,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> "pl.DataFrame":
-        """One row per evaluated step: step, seconds, loss, lr, and `accuracy_<probe set>` columns."""
+        """One row per evaluated step: step, seconds, loss, lr, and `accuracy.<probe set>` columns."""
         from grokscope.training.metrics import read_metrics
 
         return read_metrics(self.directory)

@@ -1,8 +1,8 @@
 """What can be said of a training. Defaults are the reference's recipe where it has one."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from grokscope.spec import Spec, later
 
@@ -82,6 +82,12 @@ class TrainingSpec(Spec):
     """Where it runs."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile: auto uses it where a compiler works, and says once where not."""
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        """YAML reads an unquoted on or off as true or false."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _possible(self) -> "TrainingSpec":
