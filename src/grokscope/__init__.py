@@ -3,7 +3,7 @@
 import grokscope
 study = grokscope.open("runs/demo")
 run = study.runs["natural-s0"]
-run.metrics, run.traces, run.model(step=1000)
+run.metrics, run.traces, run.verdict, run.model(step=run.steps[-1])
 model = grokscope.load("imported")      # what `grokscope import` wrote
 """
 
