@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from grokscope import __version__, cli_mechanics, cli_plan
+from grokscope import __version__, cli_mechanics, cli_plan, cli_transfer
 from grokscope.errors import InputError
 from grokscope.files import safe_name
 from grokscope.models.published.options import ShapeOptions
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         said = str(interrupt) or "stopped."
         again = " ".join(["grokscope", *arguments])
-        resume = f" Go on with: {again}" if arguments[:1] == ["run"] else ""
+        resume = f" Go on with: {again}" if arguments[:1] in (["run"], ["transfer"]) else ""
         return _fail(said + resume, 130)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -143,6 +143,8 @@ def _dispatch(arguments: list[str]) -> int:
         return cli_mechanics.do(command)
     if isinstance(command, Import):
         return _import(command)
+    if isinstance(command, cli_transfer.Transfer):
+        return cli_transfer.transfer(command)
     chosen = apply(study if study is not None else load_study(command.study, command.family), command)
     if type(command).__name__ == "Plan":
         return cli_plan.plan(chosen, command)
@@ -196,6 +198,7 @@ def _commands(options: list[tuple[str, Any, Any]]) -> Any:
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Import, tyro.conf.subcommand("import")]
         | cli_mechanics.UNION
+        | Annotated[cli_transfer.Transfer, tyro.conf.subcommand("transfer")]
         | Annotated[show, tyro.conf.subcommand("show")]
         | Annotated[plan, tyro.conf.subcommand("plan")]
     )
@@ -210,6 +213,7 @@ def default_out(study: StudySpec) -> Path:
 def _run(study: StudySpec, command: Any) -> int:
     from grokscope.studies.execute import RunsFailed, run_study
     from grokscope.studies.summary import print_summary
+    from grokscope.studies.transfer_summary import print_transfers
 
     out = command.out or default_out(study)
     failed: RunsFailed | None = None
@@ -220,6 +224,8 @@ def _run(study: StudySpec, command: Any) -> int:
     if any(run.diagnosis is not None for run in done.runs.values()):
         _report(out)
     print_summary(done)
+    if study.transfer is not None:
+        print_transfers(done.transfers, done.transfers_missing)
     if failed is not None:
         return _fail(f"{failed}", 1)
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import grokscope
+from grokscope import cli
 from grokscope.errors import InputError
 from grokscope.studies.bases import standing_of, step_of
 from grokscope.studies.directory import DONE, SPEC
@@ -228,3 +229,38 @@ def test_a_missing_result_is_a_sentence(whole: Path, tmp_path: Path) -> None:
     (transfer.directory / SPEC).write_text("{}")
     with pytest.raises(InputError, match="base: field required"):
         Transfer.open(transfer.directory)
+
+
+def test_one_run_of_ones_own(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The settings are those of the run's study, with the command's options laid over them."""
+    run = Study.open(trained).runs["natural-s0"].directory
+    command = [
+        "transfer",
+        str(run),
+        "--step",
+        "17",
+        "--out",
+        str(tmp_path),
+        "--count",
+        "16",
+        "--threads",
+        "1",
+    ]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    made = Transfer.open(said.splitlines()[-1])
+    assert made.name == "natural-s0-17"
+    assert made.spec.transfer.facts.count == 16
+    assert made.spec.transfer.tuning == study_of().transfer.tuning  # type: ignore[union-attr]
+    assert "not mature" in said
+    assert "new_then_new: cannot tell" in said
+    before = {path: path.stat().st_mtime_ns for path in made.directory.rglob("*")}
+    assert cli.main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in made.directory.rglob("*")} == before
+    for wrong, message in (
+        (["--step", "18"], "step = 18: run natural-s0 keeps"),
+        (["--count", "7"], "facts: count 7 must be even"),
+        (["--settings", "paper"], "settings = 'paper': this study has no"),
+    ):
+        assert cli.main([*command[:2], "--out", str(tmp_path), *wrong]) == 2
+        assert message in capsys.readouterr().err
