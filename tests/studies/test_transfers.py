@@ -13,7 +13,7 @@ from grokscope.errors import InputError
 from grokscope.studies.bases import standing_of, step_of
 from grokscope.studies.directory import DONE, SPEC
 from grokscope.studies.execute import run_study
-from grokscope.studies.files import parse_study
+from grokscope.studies.files import load_study, parse_study
 from grokscope.studies.options import apply, option_fields
 from grokscope.studies.plan import start_order
 from grokscope.studies.run import Study
@@ -264,3 +264,15 @@ def test_one_run_of_ones_own(trained: Path, tmp_path: Path, capsys: pytest.Captu
     ):
         assert cli.main([*command[:2], "--out", str(tmp_path), *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_findings_reuses_the_runs_of_pocket() -> None:
+    """The two files repeat the same settings: one that is changed alone would train everything anew."""
+    pocket, findings = load_study("pocket", "causal"), load_study("findings")
+    shared = {name: spec.identity for name, spec in findings.expand().items() if name in pocket.expand()}
+    assert len(shared) == 9
+    assert shared == {name: pocket.expand()[name].identity for name in shared}
+    assert pocket.transfer == findings.transfer
+    assert {name: spec.training.steps for name, spec in findings.expand().items() if name in shared} == {
+        name: pocket.expand()[name].training.steps for name in shared
+    }
