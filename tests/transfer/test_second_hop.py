@@ -68,6 +68,8 @@ def rate(value, low, high, n=100):
     return Rate(value, low, high, n, (10,), 50.0)
 
 
+# Stations of old queries on which the instruments work.
+GOOD = Stations(100, rate(0.9, 0.8, 0.95), 0.0, rate(0.9, 0.8, 0.95), None)
 HIGH, LOW, OPEN = rate(0.9, 0.8, 0.95), rate(0.1, 0.05, 0.2), rate(0.5, 0.3, 0.7)
 
 
@@ -86,7 +88,7 @@ HIGH, LOW, OPEN = rate(0.9, 0.8, 0.95), rate(0.1, 0.05, 0.2), rate(0.5, 0.3, 0.7
 )
 def test_a_place_is_named_only_where_intervals_leave_no_doubt(resolved, read, given, place):
     failing = Stations(100, resolved, 0.0, read, given)
-    assert place_of(LOW, failing, None, 0.9)[0] == place
+    assert place_of(LOW, failing, GOOD, 0.9)[0] == place
 
 
 def test_too_little_is_said_to_be_too_little():
@@ -97,6 +99,10 @@ def test_too_little_is_said_to_be_too_little():
     assert "only 12 fail" in reason
     blind = Stations(100, LOW, 0.0, HIGH, HIGH)
     assert place_of(LOW, Stations(100, LOW, 0.0, HIGH, LOW), blind, 0.9)[0] == "cannot tell"
+    # Where exchanging states moves no old answer, that it moves no new one says nothing.
+    unmoved = Stations(100, HIGH, 0.0, LOW, None)
+    for old in (unmoved, None):
+        assert place_of(LOW, Stations(100, HIGH, 0.0, LOW, LOW), old, 0.9)[0] == "cannot tell"
 
 
 def test_group_rates_need_enough_probes():

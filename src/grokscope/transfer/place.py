@@ -20,7 +20,8 @@ def place_of(known: Rate | None, failing: Stations, old: Stations | None, works:
         known: accuracy among the probes whose two atoms are answered right; None: too few.
         failing: the stations of those among them that are answered wrong.
         old: of old queries that the model does answer; None: there are too few. If the lens does not read
-            their bridge, it can say nothing of the new ones.
+            their bridge, or exchanging it does not move their answer (bridge and r2 share a position), these
+            instruments can say nothing of the new ones.
         works: accuracy from which on a mix works.
 
     The first station that fails is named. The last word is the upper bound's: a query that is answered once
@@ -45,7 +46,11 @@ def place_of(known: Rate | None, failing: Stations, old: Stations | None, works:
         return "bridge not resolved", f"{said}."
     if resolved is None:
         return "cannot tell", f"{said}: whether the bridge is resolved is not certain."
-    if given is True or read is False:
+    if given is True:
+        return "resolved, not read", f"{said}."
+    if read is False:
+        if old is None or _holds(old.read) is not True:
+            return "cannot tell", f"{said}; no old queries show that their answer follows the bridge either."
         return "resolved, not read", f"{said}."
     if read is True and given is False:
         return "read, not looked up", f"{said}."
