@@ -1,5 +1,7 @@
 """The picture of a path: everything inside the page, arrows only where something is used."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.patches import FancyArrowPatch
@@ -47,3 +49,13 @@ def test_arrows_follow_use_alone() -> None:
 
     assert arrows(sketch(False)) == 0
     assert arrows(sketch(True)) == 3
+
+
+def test_routes_are_the_arrows_where_they_were_asked_for() -> None:
+    """A bridge that is read twice is drawn twice; held and not carried on is not drawn as carried on."""
+    one = replace(sketch(True), routes=((2, 1, 2), (3, 1, 2)))
+    ends = [patch.get_path().vertices for patch in path_grid([one]).axes[0].patches
+            if isinstance(patch, FancyArrowPatch)]  # fmt: skip
+    assert len(ends) == 3
+    slanted = [points for points in ends if abs(points[2, 0] - points[0, 0]) > 0.2]
+    assert len(slanted) == 2

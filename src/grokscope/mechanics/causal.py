@@ -13,7 +13,7 @@ import xarray as xr
 from scipy import stats
 
 from grokscope.mechanics.ablation import Ablation, ablate
-from grokscope.mechanics.interchange import FEWEST, RANDOM, Setting, accuracy, draw, interchange
+from grokscope.mechanics.interchange import FEWEST, RANDOM, Drawn, Setting, accuracy, draw, interchange
 from grokscope.mechanics.intervals import Rate, clustered_rate
 from grokscope.mechanics.share import EDGE, NEEDED, Cell, Share, settled, share
 from grokscope.mechanics.unrolled import inside_sites
@@ -90,6 +90,7 @@ def examine(
     atoms_known_P: np.ndarray,
     confidence: float = 0.95,
     maps: xr.Dataset | None = None,
+    drawn: Drawn | None = None,
 ) -> Examined:
     """The mechanism behind the right answers of one probe set.
 
@@ -100,6 +101,7 @@ def examine(
         atoms_known_P: which probes have both atoms answered right.
         confidence: level of the intervals.
         maps: the interchange of these probes with `STATE_ARMS`, if it has been made already.
+        drawn: the donors of at least `NEEDED` for these probes, if they have been drawn already.
 
     Raises:
         InputError: the probes do not have two hops, or the budget is too small.
@@ -108,7 +110,7 @@ def examine(
         maps = interchange(model, probe_set, setting, STATE_ARMS)
     inside = []
     if not settled(maps):
-        drawn = draw(model, probe_set, setting, NEEDED)
+        drawn = draw(model, probe_set, setting, NEEDED) if drawn is None else drawn
         sites = inside_sites(model)
         inside = [interchange(model, probe_set, setting, NEEDED, site=site, drawn=drawn) for site in sites]
     found = share(maps, *inside, confidence=confidence)

@@ -14,6 +14,7 @@ import xarray as xr
 
 from grokscope.errors import InputError
 from grokscope.mechanics.interchange import FEWEST, accuracy, usable
+from grokscope.mechanics.routing import Route, carrying
 from grokscope.mechanics.share import Share
 
 USED = 0.5
@@ -38,15 +39,20 @@ class InferencePath:
     """Passes after `read`, the reading one included: what the second hop has."""
     disagrees: str
     """Where lens and interchange contradict each other, as a sentence; empty: nowhere."""
+    routes: tuple[Route, ...] = ()
+    """Edges that carry the bridge, where they were asked for."""
 
 
-def inference_path(trace: xr.Dataset, maps: xr.Dataset, found: Share | None = None) -> InferencePath:
+def inference_path(
+    trace: xr.Dataset, maps: xr.Dataset, found: Share | None = None, routed: xr.Dataset | None = None
+) -> InferencePath:
     """Join what the lens and the interchange say of the same probe set.
 
     Args:
         trace: one probe set's lens (no `step` dimension).
         maps: its interchange map, with the arm "bridge".
         found: the share, if known; its cell's column is then the path's.
+        routed: its `routing`, if its edges are wanted.
 
     Raises:
         InputError: stages differ, the trace has several checkpoints, or an arm or the bridge is missing.
@@ -75,6 +81,7 @@ def inference_path(trace: xr.Dataset, maps: xr.Dataset, found: Share | None = No
         read,
         maps.sizes["stage"] - 1 - read,
         _contradiction(cells, column, resolved, read),
+        carrying(routed) if routed is not None else (),
     )
 
 

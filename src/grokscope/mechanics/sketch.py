@@ -49,6 +49,8 @@ class Sketch:
     """Top token of every cell; empty for a probe set."""
     answer: str
     """What the model says; empty for a probe set."""
+    routes: tuple[tuple[int, int, int], ...] = ()
+    """Edges (stage led to, sender's column, receiver's) that carry the bridge; empty: not asked."""
 
     @property
     def single(self) -> bool:
@@ -114,6 +116,7 @@ def sketch_of_rows(
         inputs=(),
         tokens=(),
         answer="",
+        routes=_routes(path, stages, names),
     )
 
 
@@ -178,8 +181,18 @@ def sketch_of_query(model: Reasoner, one: ProbeSet, setting: Setting, title: str
     )
 
 
+def _routes(path: PathCells | None, stages: list[str], names: list[str]) -> tuple[tuple[int, int, int], ...]:
+    return tuple(
+        (stages.index(one.stage), names.index(str(one.sender)), names.index(str(one.receiver)))
+        for one in (path.routes if path else ())
+    )
+
+
 def _sentence(path: PathCells, rate: float | None) -> str:
     held = f"at {path.resolved}" if path.resolved == path.read else f"from {path.resolved} to {path.read}"
     moved = "" if rate is None else f" (putting in another one gives its answer for {rate:.0%})"
     stages = f"{path.stages_left} stage{'s' if path.stages_left != 1 else ''}"
-    return f"{path.role} holds the bridge {held}{moved}; the second hop has {stages} left."
+    reads = [one for one in path.routes if one.sender != one.receiver]
+    edges = ", ".join(f"{one.sender} to {one.receiver} in {one.stage} {one.rate:.0%}" for one in reads)
+    read = f" Read alone along position {edges}." if reads else ""
+    return f"{path.role} holds the bridge {held}{moved}; the second hop has {stages} left.{read}"

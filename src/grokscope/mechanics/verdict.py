@@ -16,11 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from grokscope.errors import InputError
 from grokscope.mechanics.causal import STATE_ARMS, Examined, Interchanged, Mechanism, Verdict, examine
-from grokscope.mechanics.interchange import Setting, accuracy, interchange
+from grokscope.mechanics.interchange import Setting, accuracy, draw, interchange
 from grokscope.mechanics.intervals import Rate, clustered_rate
 from grokscope.mechanics.layout import some_probes
 from grokscope.mechanics.lens import lens
 from grokscope.mechanics.paths import InferencePath, inference_path
+from grokscope.mechanics.routing import Route, routing
 from grokscope.mechanics.spec import CausalSpec
 from grokscope.mechanics.unrolled import answers
 from grokscope.models.protocol import Reasoner
@@ -38,6 +39,25 @@ INPUT = "input"
 
 
 @dataclass(frozen=True)
+class RouteCells:
+    """An edge that carries the bridge: one pass, from one position to another or to itself."""
+
+    stage: str
+    """The pass, by the stage it leads to."""
+    sender: int
+    receiver: int
+    """Input positions."""
+    rate: float
+    low: float
+    high: float
+    n: int
+    """How often this edge alone makes the model say the other answer."""
+    head: str | None
+    attention: float | None
+    """Head that attends most from receiver to sender, with its mean weight in the clean run."""
+
+
+@dataclass(frozen=True)
 class PathCells:
     """An inference path, named."""
 
@@ -52,6 +72,8 @@ class PathCells:
     """Passes that the second hop has, the reading one included."""
     disagrees: str
     """Where lens and interchange contradict each other; empty: nowhere."""
+    routes: tuple[RouteCells, ...] = ()
+    """Edges that carry the bridge (`mechanics/routing.py`), by stage; empty if none was asked."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +184,12 @@ def look(
         InputError: the probes do not have two hops, or the budget is too small.
     """
     probes, encoded = some_probes(probe_set, setting.encode(probe_set.queries), most)
-    maps = interchange(model, probes, setting, STATE_ARMS)
-    examined = examine(model, probes, setting, atoms_known(model, probes, setting), confidence, maps)
+    drawn = draw(model, probes, setting, STATE_ARMS)
+    maps = interchange(model, probes, setting, STATE_ARMS, drawn=drawn)
+    examined = examine(model, probes, setting, atoms_known(model, probes, setting), confidence, maps, drawn)
     trace = lens(model, probes, encoded, setting.world.vocabulary)
-    path = inference_path(trace, maps, examined.share)
+    routed = routing(model, probes, setting, maps, drawn=drawn, confidence=confidence)
+    path = inference_path(trace, maps, examined.share, routed)
     rows = [
         {"step": step, "probe_set": probe_set.name, **row}
         for row in [*map_rows(maps, MAP_ARMS, confidence), *decoded_rows(trace, encoded, confidence)]
@@ -241,7 +265,7 @@ def _named(step: int, found: Examined, path: InferencePath, maps: xr.Dataset) ->
     if path.position is not None and path.resolved is not None and path.read is not None:
         cells = PathCells(
             int(path.position), roles[path.position], stages[path.resolved], stages[path.read],
-            path.stages_left or 0, path.disagrees,
+            path.stages_left or 0, path.disagrees, tuple(_route(one, stages) for one in path.routes),
         )  # fmt: skip
     return SetVerdict(
         step=step,
@@ -263,6 +287,13 @@ def _named(step: int, found: Examined, path: InferencePath, maps: xr.Dataset) ->
         path=cells,
         possible=found.possible,
     )
+
+
+def _route(one: Route, stages: list[str]) -> RouteCells:
+    return RouteCells(
+        stages[one.stage], int(one.sender), int(one.receiver), one.rate, one.low, one.high, one.n,
+        one.head, one.attention,
+    )  # fmt: skip
 
 
 def _arm(one: Interchanged) -> ArmRate:

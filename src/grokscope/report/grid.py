@@ -139,23 +139,35 @@ def _cell(ax: Axes, one: Sketch, stage: int, column: int) -> None:
 
 
 def _arrows(ax: Axes, one: Sketch) -> None:
-    """Up the column that holds the bridge, over to where the answer is read, and up to the output."""
+    """The edges that carry the bridge, and the answer up to the output.
+
+    Where no edge was asked for: up the column that holds the bridge, and over to where the answer is read.
+    """
     bridge_LC, answer_LC = one.held["bridge"], one.held["answer"]
     if not bridge_LC.any():
         return
-    column = int(bridge_LC.sum(axis=0).argmax())
+    column, target = int(bridge_LC.sum(axis=0).argmax()), one.answer_column
     rows = np.flatnonzero(bridge_LC[:, column])
-    _climb(ax, column, rows, USE["bridge"])
-    last, target = int(rows[-1]), one.answer_column
-    if last + 1 < len(one.stages):
-        aside = np.sign(target - column) * CELL * 0.28
-        start, end = (column + aside, last + HIGH / 2), (target - aside, last + 1 - HIGH / 2)
-        _arrow(ax, start, end, USE["bridge"])
+    last = int(rows[-1])
+    if one.routes:
+        for stage, sender, receiver in one.routes:
+            _edge(ax, stage, sender, receiver)
+    else:
+        _climb(ax, column, rows, USE["bridge"])
+        if last + 1 < len(one.stages):
+            _edge(ax, last + 1, column, target)
     tops = np.flatnonzero(answer_LC[:, target])
     if len(tops):
         _climb(ax, target, tops, USE["answer"])
         if tops[-1] == len(one.stages) - 1:
             _arrow(ax, (target, tops[-1] + HIGH / 2), (target, tops[-1] + 0.80), USE["answer"])
+
+
+def _edge(ax: Axes, stage: int, sender: int, receiver: int) -> None:
+    """From a cell to one of the next stage."""
+    aside = np.sign(receiver - sender) * CELL * 0.28
+    start, end = (sender + aside, stage - 1 + HIGH / 2), (receiver - aside, stage - HIGH / 2)
+    _arrow(ax, start, end, USE["bridge"])
 
 
 def _climb(ax: Axes, column: int, rows: np.ndarray, color: str) -> None:

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from grokscope.mechanics.intervals import Rate
-from grokscope.mechanics.verdict import CausalVerdict
+from grokscope.mechanics.verdict import CausalVerdict, PathCells
 
 WIDTH = 160
 """Columns where the output is no terminal."""
@@ -63,9 +63,20 @@ def print_verdict(name: str, verdict: CausalVerdict) -> None:
         paths = [one.path for one in sets]
         texts = ["-" if p is None else f"{p.role}, {p.resolved} to {p.read}" for p in paths]
         rows.append(("bridge held at", *texts))
+        rows.append(("bridge read along", *("-" if p is None else _edges(p) for p in paths)))
         rows.append(("stages left for hop 2", *("-" if p is None else str(p.stages_left) for p in paths)))
         print_table(f"{name}, step {step:,}", ["", *(one.probe_set for one in sets)], rows)
     for one in verdict.sets:
         if one.step == verdict.step:
             print(f"{one.probe_set}: {one.mechanism}: {one.reason}")
     print(f"verdict: {verdict.verdict} ({verdict.reason})")
+
+
+def _edges(path: PathCells) -> str:
+    """The edges between positions that carry the bridge."""
+    reads = [one for one in path.routes if one.sender != one.receiver]
+    return ", ".join(
+        f"{one.sender} to {one.receiver} in {one.stage} {one.rate:.2f} [{one.low:.2f}, {one.high:.2f}]"
+        + ("" if one.attention is None else f", {one.head} looks there with {one.attention:.2f}")
+        for one in reads
+    ) or "-"  # fmt: skip
