@@ -41,6 +41,7 @@ SHOWN = (
     "sufficient",
     "necessary",
     "redundant",
+    "part",
 )
 """Columns of the printed table, in order."""
 

@@ -27,7 +27,9 @@ from grokscope.world.probes import ProbeSet
 from grokscope.world.spec import CorpusSpec, WorldSpec
 
 Row: TypeAlias = dict[str, float | str]
-SHARE_KEYS = ("share", "low", "high", "width", "covers", "share_argmax", "share_agrees", "path_found", "drop")
+SHARE_KEYS = (
+    "share", "low", "high", "width", "covers", "share_argmax", "share_agrees", "path_found", "drop", "part"
+)  # fmt: skip
 ABLATION_KEYS = ("sufficient", "necessary", "redundant")
 WORLD = WorldSpec(entities=56, relations=16, degree=10, ood_fraction=0.1)
 """560 facts, of which about 420 can be asked once at each hop with donors: a share of 0.5 that is drawn fact
@@ -42,7 +44,8 @@ def measure(wired: Wired, seed: int) -> Row:
     Beside each instrument's own figures: `verdict_right`; `share_planted` (p), `share_real` (what came of it
     in this world), `share_agrees` (part of the probes used on which the share's verdict is the truth),
     `covers` (p is in the share's interval) and `path_found` (both halves chose the cell that is wired; of a
-    value inside a pass, its position).
+    value inside a pass, its position). Of a redundant member p is the bridge's part of every answer's margin,
+    no share of the answers: `part` estimates it, and `covers` and `share_agrees` are NaN.
     """
     probe_set = spread(wired.corpus.probes[PROBES])
     truth_P = wired.through_circuit(probe_set.queries)
@@ -98,12 +101,12 @@ def _shared(wired: Wired, found: Examined, truth_P: np.ndarray) -> Row:
     if share.rate is not None and share.by_argmax is not None:
         rate = share.rate
         row |= {"share": rate.value, "low": rate.low, "high": rate.high, "width": rate.high - rate.low}
-        row |= {
-            "covers": float(rate.low <= wired.share <= rate.high),
-            "share_argmax": share.by_argmax.value,
-            "share_agrees": float(((share.through_U > HALF) == truth_P[share.probe_U]).mean()),
-            "drop": float(share.drop_U.mean()),
-        }
+        row |= {"share_argmax": share.by_argmax.value, "drop": float(share.drop_U.mean())}
+        if wired.mechanism == "redundant":
+            row["part"] = 1 - float(share.rest_U.mean())
+        else:
+            row["covers"] = float(rate.low <= wired.share <= rate.high)
+            row["share_agrees"] = float(((share.through_U > HALF) == truth_P[share.probe_U]).mean())
         if wired.reading is not None:
             stage, column = wired.reading
             fits = [

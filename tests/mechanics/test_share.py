@@ -104,6 +104,20 @@ def test_a_donor_that_is_not_answered_counts_as_the_answered_ones_do():
     assert (through_bridge(maps)[0][*wired.reading] == 0).all()
 
 
+@pytest.mark.parametrize(("lost", "stage"), [(0.0, 2), (0.2, 1)])
+def test_of_stages_that_carry_alike_the_last_counts(lost, stage):
+    """Taken away earlier, a bridge may be resolved once more, and then looks unnecessary."""
+    wired, some, setting = wired_case("circuit")
+    maps = interchange(wired.model, some, setting, ARMS)
+    reading, column = wired.reading
+    margin = maps["margin"].values.copy()
+    margin[:, 2, column] = margin[:, reading, column]
+    unlike = np.random.default_rng(0).random(margin.shape[-1]) < lost
+    margin[:, 2, column, unlike] = maps["clean_margin"].values[unlike]
+    found = share(maps.assign(margin=(maps["margin"].dims, margin)))
+    assert {(cell.stage, cell.column) for cell in found.cells} == {(stage, column)}
+
+
 @pytest.mark.parametrize(("name", "is_settled"), [("circuit", True), ("memoriser", False)])
 def test_inside_is_left_out_only_where_it_could_not_be_chosen(name, is_settled):
     wired, some, setting = wired_case(name, most=80)

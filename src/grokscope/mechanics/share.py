@@ -20,7 +20,9 @@ missing (the donor's own two facts) is not part of the base query. So a lost ans
 by the share of lost answers that stay, in this cell, among those whose donor is answered.
 
 The cell (stage, position) is where the second hop takes the bridge: the cell with the largest share on one
-half of the facts, scored on the other half, both ways round. States are a full cut of the computation, values
+half of the facts, scored on the other half, both ways round. Of its column the last stage counts that is
+surely not worse by more than `EDGE`: a bridge that is taken away earlier may be resolved once more, where the
+input is injected again, and then looks unnecessary. States are a full cut of the computation, values
 inside a pass are not: what attention brings to r2's position holds h and r1 beside b where a memory reads
 them. So a site inside a pass is chosen only where it is surely better, by more than `EDGE`, than the best
 state: where bridge and r2 share a position.
@@ -226,6 +228,7 @@ def _chosen(
     better."""
     none_LCU = np.zeros_like(moved_LCU[:, :, rows_U])
     state = best_cell(through[0][:, :, rows_U], moved_LCU[:, :, rows_U])
+    state = _last_as_good(through[0][:, :, rows_U], state, facts_UK[rows_U])
     best: tuple[int, int, int] = (0, *state)
     of_state_U = through[0][*state, rows_U]
     most = 0.0
@@ -235,6 +238,20 @@ def _chosen(
         if better.low > EDGE and better.value > most:
             best, most = (which, *cell), better.value
     return best
+
+
+def _last_as_good(
+    through_LCU: NDArray[np.float64], cell: tuple[int, int], facts_UK: NDArray[np.int64]
+) -> tuple[int, int]:
+    """The last stage of the cell's column through which surely not fewer answers go, give or take `EDGE`."""
+    first, column = cell
+    best_U = through_LCU[cell]
+    if best_U.mean() <= EDGE:
+        return cell
+    for stage in range(len(through_LCU) - 1, first, -1):
+        if paired_difference(through_LCU[stage, column], best_U, facts_UK).low >= -EDGE:
+            return stage, column
+    return cell
 
 
 def _moved(maps: xr.Dataset) -> NDArray[np.bool_]:
