@@ -1,0 +1,108 @@
+"""A rate over several runs: the mean over runs, with an interval that knows both runs and facts.
+
+Two runs of one regime differ by more than their probes, and the probes of one run share facts. The variance
+of the mean over runs is that between the runs' own rates; by construction it contains what the facts of every
+run add, as long as every run has a world of its own. Where all runs share one world, their facts are the same
+ones, averaging over runs does not average over facts, and the facts' part is added in full. Runs of the same
+of several worlds are averaged first: the unit is then the world.
+
+With few runs of nearly equal rates the spread between them is underestimated by luck. It is therefore never
+taken to be smaller than what the facts alone would cause, and at exactly 0 or 1 that is all there is. The
+interval is Wilson's on the effective number of probes, with Student's t on (units - 1) degrees of freedom.
+
+It is about runs like these: a failure so rare that none of them showed it widens nothing
+(docs/statistics.md says what that costs).
+
+Shape legend: U runs, W worlds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from grokscope.errors import InputError
+from grokscope.mechanics.intervals import Rate
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RunsRate:
+    """The mean of a rate over runs."""
+
+    value: float
+    low: float
+    high: float
+    runs: int
+    worlds: int
+    n: int
+    """Probes of all runs."""
+    n_effective: float
+    """Independent probes that would give the same interval, apart from Student's t."""
+    scope: Literal["runs", "this run"]
+    """This run: there is only one, and the interval knows its facts alone."""
+
+
+def over_runs(rates: Sequence[Rate], worlds: Sequence[str], confidence: float = 0.95) -> RunsRate:
+    """The mean of one rate over the runs of a group.
+
+    Args:
+        rates: of every run, with its interval clustered by fact (`mechanics.intervals.clustered_rate`).
+        worlds: fingerprint of every run's world.
+        confidence: level of the interval.
+
+    Raises:
+        InputError: there is no run, or not one world per run.
+    """
+    if not rates or len(rates) != len(worlds):
+        raise InputError(f"{len(rates)} rates and {len(worlds)} worlds: one of each is needed for every run.")
+    if len(rates) == 1:
+        (one,) = rates
+        return RunsRate(one.value, one.low, one.high, 1, 1, one.n, one.n_effective, "this run")
+    unit_W, effective_W = _units(rates, worlds)
+    shared = len(set(worlds)) == 1
+    mean = float(unit_W.mean())
+    even = mean * (1 - mean)
+    # Of independent worlds the facts' effective numbers add up; of one shared world they do not.
+    most = float(effective_W.mean() if shared else len(unit_W) ** 2 / (1 / effective_W).sum())
+    variance = float(unit_W.var(ddof=1)) / len(unit_W) + (even / most if shared else 0.0)
+    n_effective = min(most, even / variance) if variance > 0 and even > 0 else most
+    t = float(stats.t.ppf((1 + confidence) / 2, len(unit_W) - 1))
+    low, high = wilson(mean, n_effective, t)
+    total = sum(one.n for one in rates)
+    return RunsRate(mean, low, high, len(rates), len(set(worlds)), total, n_effective, "runs")
+
+
+def wilson(rate: float, n: float, z: float) -> tuple[float, float]:
+    """Wilson's (1927) interval for a rate of `n` independent trials; `z` is the critical value."""
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
+    return min(rate, max(0.0, float(centre - half))), max(rate, min(1.0, float(centre + half)))
+
+
+def trials(rate: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval that `n` independent probes imply for a published rate: Wilson's, the least it can be.
+
+    Raises:
+        InputError: the rate is not between 0 and 1, or n is below 1.
+    """
+    if not 0 <= rate <= 1 or n < 1:
+        raise InputError(f"rate = {rate}, n = {n}: allowed are a rate from 0 to 1 and at least 1 probe.")
+    return wilson(rate, n, float(stats.norm.ppf((1 + confidence) / 2)))
+
+
+def _units(rates: Sequence[Rate], worlds: Sequence[str]) -> tuple[Floats, Floats]:
+    """Value and effective probes of every unit: a run, or the mean of the runs of one of several worlds."""
+    values_U = np.array([one.value for one in rates])
+    effective_U = np.array([one.n_effective for one in rates])
+    names = list(dict.fromkeys(worlds))
+    if len(names) in (1, len(rates)):
+        return values_U, effective_U
+    rows = [[u for u, world in enumerate(worlds) if world == name] for name in names]
+    return np.array([values_U[row].mean() for row in rows]), np.array(
+        [effective_U[row].mean() for row in rows]
+    )
