@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How the accuracies of a group of runs come about: log odds = middle + run + fact of hop 1 + of hop 2."""
+    """How accuracies of a group of runs come about: log odds = middle + run + fact of hop 1 + of hop 2."""
 
     middle: float
     run_spread: float

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from grokscope import __version__, cli_mechanics, cli_plan, cli_transfer
+from grokscope import __version__, cli_findings, cli_mechanics, cli_plan, cli_transfer
 from grokscope.errors import InputError
 from grokscope.files import safe_name
 from grokscope.models.published.options import ShapeOptions
@@ -141,6 +141,8 @@ def _dispatch(arguments: list[str]) -> int:
         return _report(command.directory)
     if isinstance(command, cli_mechanics.COMMANDS):
         return cli_mechanics.do(command)
+    if isinstance(command, cli_findings.Findings):
+        return cli_findings.do(command)
     if isinstance(command, Import):
         return _import(command)
     if isinstance(command, cli_transfer.Transfer):
@@ -199,6 +201,7 @@ def _commands(options: list[tuple[str, Any, Any]]) -> Any:
         | Annotated[Import, tyro.conf.subcommand("import")]
         | cli_mechanics.UNION
         | Annotated[cli_transfer.Transfer, tyro.conf.subcommand("transfer")]
+        | Annotated[cli_findings.Findings, tyro.conf.subcommand("findings")]
         | Annotated[show, tyro.conf.subcommand("show")]
         | Annotated[plan, tyro.conf.subcommand("plan")]
     )

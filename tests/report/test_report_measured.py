@@ -1,10 +1,13 @@
 """A real, tiny study, measured and reported: the tables agree with the run and with its diagnosis."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
 
 from grokscope.files import remove
+from grokscope.findings.values import Findings
 from grokscope.mechanics.diagnosis import Diagnosis
 from grokscope.mechanics.rates import found_anywhere, found_in_cell
 from grokscope.report import write_report
@@ -94,6 +97,9 @@ def test_the_report_of_a_half_finished_study_says_what_it_lacks(tiny: tuple[Stud
     study, _ = tiny
     text = write_report(study, study.directory).read_text()
     assert "Not started yet: natural-s3." in text
+    assert "not run: the study has no finished transfer." in text
+    judged = Findings.parse(json.loads((study.directory / "findings.json").read_text()))
+    assert {one.result for one in judged.findings} == {"not run"}  # neither contrast has both its regimes
     assert "grokscope run study.yaml" in text
     assert load_study(str(study.directory / "study.yaml")).replace(name="tiny") == study.spec
 

@@ -3,8 +3,8 @@
 import polars as pl
 import pytest
 
+from grokscope.findings.paper import pretraining_curve
 from grokscope.report.context import own_saturation, paper_note, run_table
-from grokscope.report.paper import pretraining_curve
 from grokscope.report.summary import event_over_seeds, event_text, over_seeds, rate_text, sentences, value_at
 from grokscope.report.tables import StudyView, Value
 from tests.report.factory import study

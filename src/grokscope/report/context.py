@@ -10,8 +10,8 @@ from typing import Any
 
 import polars as pl
 
+from grokscope.findings.paper import CITATION, PaperCurve
 from grokscope.report.causal_context import causal_groups, causal_reasons, causal_sentences, span
-from grokscope.report.paper import CITATION, PaperCurve
 from grokscope.report.summary import (
     behaviours,
     event_over_seeds,

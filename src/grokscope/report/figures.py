@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from grokscope.findings.paper import PaperCurve
 from grokscope.report import style
-from grokscope.report.paper import PaperCurve
 from grokscope.report.style import Pen
 from grokscope.report.tables import (
     ACCURACY,

@@ -2,6 +2,7 @@
 
 DIRECTORY/report.html     figures inlined as SVG; no script, no request
 DIRECTORY/figures/        every figure as .pdf and .png
+DIRECTORY/findings.json   what it says of the reference's findings
 DIRECTORY/tables/         curves.csv, emergence.csv, events.csv, causal.csv: all the figures are drawn from
 """
 
@@ -9,6 +10,7 @@ import base64
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import polars as pl
@@ -16,7 +18,12 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from grokscope.files import write_text
+from grokscope.files import write_json, write_text
+from grokscope.findings import evaluate
+from grokscope.findings.measured import Measured, measured
+from grokscope.findings.page import summary_rows
+from grokscope.findings.paper import pretraining_curve
+from grokscope.findings.values import Findings
 from grokscope.report import figures, style
 from grokscope.report.causal_context import causal_note
 from grokscope.report.causal_figures import SHOWN_SETS, causal_panel, run_sketches
@@ -29,9 +36,9 @@ from grokscope.report.context import (
     paper_note,
     regime_context,
 )
+from grokscope.report.finding_page import finding_figures
 from grokscope.report.gather import STUDY_FILE, gather
 from grokscope.report.grid import path_grid
-from grokscope.report.paper import pretraining_curve
 from grokscope.report.tables import RunView, StudyView, latents, write_tables
 from grokscope.studies.run import Study
 
@@ -47,14 +54,25 @@ def write_report(study: Study, directory: Path) -> Path:
     Raises:
         InputError: a run cannot be read.
     """
-    view = gather(study)
+    view, found, runs = gather(study), None, measured(study)[0]
+    if runs:
+        found = evaluate(study)
+        write_json(directory / "findings.json", found.tree())
     settings = yaml.safe_dump(dict(view.spec), sort_keys=False, allow_unicode=True, width=110)
     write_text(directory / STUDY_FILE, settings)
-    return render(view, directory)
+    return render(view, directory, found, runs)
 
 
-def render(view: StudyView, directory: Path) -> Path:
-    """Draw and write the report of a measured study; returns the path of the HTML file."""
+def render(
+    view: StudyView, directory: Path, found: Findings | None = None, runs: Sequence[Measured] = ()
+) -> Path:
+    """Draw and write the report of a measured study; returns the path of the HTML file.
+
+    Args:
+        view: the study, measured.
+        directory: where it goes.
+        found, runs: its findings and the finished runs they are about, if there are any.
+    """
     write_tables(view, directory / "tables")
     folder = directory / "figures"
     with style.styled():
@@ -63,6 +81,7 @@ def render(view: StudyView, directory: Path) -> Path:
             caption = f"All regimes. {_lines(view, view.runs)} {counts(view.curves, 'test_ood')}."
             overview = keep(figures.overview(view), "overview", "Course of every regime", caption, folder)
         regimes = [regime_context(view, regime, _pictures(view, regime, folder)) for regime in view.regimes]
+        judged = _judged(view, found, runs, folder) if found is not None else None
     environment = Environment(
         loader=PackageLoader("grokscope.report"),
         autoescape=True,
@@ -70,7 +89,8 @@ def render(view: StudyView, directory: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.j2").render(page_context(view, overview, regimes))
+    context = {**page_context(view, overview, regimes), "judged": judged}
+    page = environment.get_template("report.html.j2").render(context)
     write_text(directory / "report.html", page)
     return directory / "report.html"
 
@@ -83,6 +103,15 @@ def keep(figure: Figure, name: str, alt: str, caption: str, folder: Path) -> Pic
         figure.savefig(svg, format="svg", metadata={"Date": None})
     uri = "data:image/svg+xml;base64," + base64.b64encode(svg.getvalue()).decode()
     return Picture(name, uri, alt, caption, round(figure.get_figwidth() * PIXELS_PER_INCH))
+
+
+def _judged(view: StudyView, found: Findings, runs: Sequence[Measured], folder: Path) -> dict[str, Any]:
+    """The findings' part of the page."""
+    pictures = [
+        keep(figure, f"findings_{name}", alt, caption, folder)
+        for _, name, alt, caption, figure in finding_figures(view.curves, runs)
+    ]
+    return {"found": found, "rows": summary_rows(found), "pictures": pictures}
 
 
 def _causal(view: StudyView, regime: str, folder: Path) -> list[Picture]:

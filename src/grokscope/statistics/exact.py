@@ -65,7 +65,9 @@ class Equivalence:
     """At level 1 - 2 alpha: equivalent exactly where its interval lies inside the margin."""
     margin: float
     p_value: float
-    """The larger of the two one-sided p values."""
+    """The larger of the two one-sided p values: small where the difference is within the margin."""
+    p_beyond: float
+    """Two-sided, against a difference within the margin: small where it is beyond."""
     answer: Answer
     """Different: the interval at level 1 - alpha lies beyond the margin."""
 
@@ -116,10 +118,9 @@ def equivalence(
         raise InputError(f"margin = {margin}: allowed is any number above 0.")
     crossing, alpha = _Crossing(first_U, second_V, paired, seed), 1 - _level(confidence)
     p_value = max(crossing.p_above(-margin), crossing.p_below(margin))
-    wide = crossing.effect(confidence)
-    beyond = (wide.low is not None and wide.low > margin) or (wide.high is not None and wide.high < -margin)
-    answer: Answer = "equivalent" if p_value <= alpha else "different" if beyond else "cannot tell"
-    return Equivalence(crossing.effect(1 - 2 * alpha), margin, p_value, answer)
+    p_beyond = min(1.0, 2 * min(crossing.p_above(margin), crossing.p_below(-margin)))
+    answer: Answer = "equivalent" if p_value <= alpha else "different" if p_beyond <= alpha else "cannot tell"
+    return Equivalence(crossing.effect(1 - 2 * alpha), margin, p_value, p_beyond, answer)
 
 
 def location(value_U: ArrayLike, against: float = 0.0, *, confidence: float = 0.95, seed: int = 0) -> Effect:

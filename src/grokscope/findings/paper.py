@@ -53,7 +53,7 @@ class PaperCurve:
 
 @cache
 def _read(name: str) -> pl.DataFrame:
-    text = files("grokscope.report").joinpath(name).read_text(encoding="utf-8")
+    text = files("grokscope.findings").joinpath(name).read_text(encoding="utf-8")
     return pl.read_csv(StringIO(text))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from grokscope.report.paper import finetuning_curves, pretraining_curve
+from grokscope.findings.paper import finetuning_curves, pretraining_curve
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,205 @@
+"""The kinds of claims that findings are made of: an event later than another, a rate above or below.
+
+Each says in a plain sentence why there is nothing to test, where that is so.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from grokscope.findings.measured import Measured, pairs
+from grokscope.findings.rules import FEWEST, Draft, Wanted
+from grokscope.findings.values import Number
+from grokscope.mechanics.intervals import Rate
+from grokscope.statistics.exact import difference, equivalence, location
+from grokscope.statistics.rates import RunsRate, over_runs
+from grokscope.statistics.times import compare_times, horizon, kaplan_meier, log_rank, seen
+
+Read = Callable[[Measured], Rate | None]
+EVENTS = {
+    "saturation": "saturation",
+    "generalisation.test_ood": "OOD accuracy 0.9",
+    "bridge.test_ood": "bridge decoded for 0.9 of OOD queries",
+    "bridge_before_last.test_iid": "bridge decoded for 0.9 of ID queries before the last stage",
+}
+"""What events are called."""
+
+
+def no_runs(key: str, hypothesis: str, wanted: Wanted, *regimes: str) -> Draft:
+    """A claim on regimes of which the study has no finished run."""
+    said = f"no finished run of {' or '.join(regimes)}."
+    return Draft(key, hypothesis, wanted, None, "", "rate", said, "not run")
+
+
+def later(
+    key: str,
+    hypothesis: str,
+    first: Sequence[Measured],
+    event: str,
+    second: Sequence[Measured],
+    reference: str,
+    paper: tuple[Number, ...] = (),
+) -> Draft:
+    """`event` in the runs of `first` comes later than `reference` in those of `second`.
+
+    The same runs twice: within every run. Otherwise the groups pair by seed where the worlds do.
+    """
+    if lacking := _lacking((first, event), (second, reference)):
+        return Draft(key, hypothesis, "more", None, "", "factor", lacking, paper=paper)
+    same = first is second
+    one, two, paired = (first, second, True) if same else pairs(first, second)
+    groups = (time_number(one, event),) + (
+        (time_number(two, reference),) if not same or event != reference else ()
+    )
+    for runs, name in ((one, event), (two, reference)):
+        if not any(run.time(name).by is not None for run in runs):
+            last = max(run.grid[-1] for run in runs)
+            said = f"no run of {runs[0].regime} reached {_event(name)} within {last:,} steps"
+            if name == reference and event != reference:
+                said += ": nothing to be late against."
+                return Draft(key, hypothesis, "more", None, "", "factor", said, groups=groups, paper=paper)
+    times = [run.time(event) for run in one], [run.time(reference) for run in two]
+    end = horizon(*times)
+    count = [int(seen(group, end).sum()) for group in times]
+    if not any(count):
+        said = f"neither was seen within the {end:,.0f} steps that all runs were looked at."
+        return Draft(key, hypothesis, "more", None, "", "factor", said, groups=groups, paper=paper)
+    found = compare_times(*times, paired=paired)
+    reason = ""
+    if not same and min(len(one), len(two)) >= FEWEST:
+        reason = f"Log-rank by exchange of runs, not corrected: p = {log_rank(*times).p_value:.3g}."
+    if min(count[0] - len(one), count[1] - len(two)) < 0:
+        waiting = [f"{len(group) - n} of {len(group)}" for group, n in zip(times, count, strict=True)]
+        reason += f" Censored at step {end:,.0f}: {waiting[0]} and {waiting[1]} runs."
+    note = "at least" if count[0] < len(one) and count[1] == len(two) else ""
+    return Draft(
+        key, hypothesis, "more", found, "times as late", "factor", reason.strip(), scale=_factor, note=note,
+        groups=groups, paper=paper,
+    )  # fmt: skip
+
+
+def delayed(key: str, hypothesis: str, runs: Sequence[Measured], paper: tuple[Number, ...] = ()) -> Draft:
+    """OOD accuracy is reached later than `diagnosis.delay` times saturation, within every run."""
+    if lacking := _lacking((runs, "generalisation.test_ood")):
+        return Draft(key, hypothesis, "more", None, "", "factor", lacking, paper=paper)
+    groups = tuple(time_number(runs, event) for event in ("saturation", "generalisation.test_ood"))
+    late, full = ([run.time(event) for run in runs] for event in ("generalisation.test_ood", "saturation"))
+    unsaturated = sum(time.by is None for time in full)
+    if unsaturated:
+        said = f"{unsaturated} of {len(runs)} runs never saturated: there is nothing to be late against."
+        return Draft(key, hypothesis, "more", None, "", "factor", said, groups=groups, paper=paper)
+    found = compare_times(late, full, paired=True)
+    limit = runs[0].diagnosis.spec.delay
+    end = horizon(late, full)
+    logs = [
+        math.log2(min(one.by or end, end) / min(two.by or end, end))
+        for one, two in zip(late, full, strict=True)
+    ]
+    censored = sum(time.by is None or time.by > end for time in late)
+    outcome = location(logs, math.log2(limit), confidence=found.confidence)
+    reason = f"Against {limit:g} times." + (
+        f" {censored} of {len(runs)} runs did not reach it." if censored else ""
+    )
+    return Draft(
+        key, hypothesis, "more", outcome, "saturation steps", "factor", reason,
+        scale=lambda value: limit * _factor(value), note="at least" if censored else "", groups=groups,
+        paper=paper,
+    )  # fmt: skip
+
+
+def rates_differ(
+    key: str,
+    hypothesis: str,
+    wanted: Wanted,
+    first: Sequence[Measured],
+    second: Sequence[Measured],
+    read: Read,
+    what: str,
+    margin: float = 0.0,
+    paper: tuple[Number, ...] = (),
+) -> Draft:
+    """A rate of the first group's runs against the second's; "same": within `margin`."""
+    one, two, paired = pairs(first, second)
+    label = f"{one[0].regime} less {two[0].regime}"
+    known = [[read(run) for run in group] for group in (one, two)]
+    groups = tuple(rate_number(group, read, what) for group in (one, two))
+    lacking = [run.name for run, rate in zip([*one, *two], known[0] + known[1], strict=True) if rate is None]
+    if lacking:
+        said = f"no {what} for {', '.join(lacking)}."
+        return Draft(key, hypothesis, wanted, None, label, "difference", said, groups=groups, paper=paper)
+    values = [[rate.value for rate in group if rate is not None] for group in known]
+    outcome = (
+        equivalence(values[0], values[1], margin, paired=paired)
+        if wanted == "same"
+        else difference(values[0], values[1], paired=paired)
+    )
+    return Draft(key, hypothesis, wanted, outcome, label, "difference", groups=groups, paper=paper)
+
+
+def rate_against(
+    key: str,
+    hypothesis: str,
+    wanted: Literal["more", "less"],
+    runs: Sequence[Measured],
+    read: Read,
+    what: str,
+    threshold: float,
+    paper: tuple[Number, ...] = (),
+) -> Draft:
+    """The mean of a rate over runs against a fixed number."""
+    known, groups = [read(run) for run in runs], (rate_number(runs, read, what),)
+    lacking = [run.name for run, rate in zip(runs, known, strict=True) if rate is None]
+    if lacking:
+        said = f"no {what} for {', '.join(lacking)}."
+        return Draft(key, hypothesis, wanted, None, what, "rate", said, groups=groups, paper=paper)
+    outcome = location([rate.value for rate in known if rate is not None], threshold)
+    return Draft(
+        key, hypothesis, wanted, outcome, what, "rate", f"Against {threshold:g}.",
+        scale=lambda value: value + threshold, groups=groups, paper=paper,
+    )  # fmt: skip
+
+
+def rate_number(runs: Sequence[Measured], read: Read, what: str) -> Number:
+    """The mean of a rate over the runs that have it."""
+    known = [(rate, run) for run in runs if (rate := read(run)) is not None]
+    label = f"{what}, {runs[0].regime}"
+    if not known:
+        return Number(label, "rate", None, None, None, "0 runs", "not measured")
+    found = over_runs([rate for rate, _ in known], [run.world for _, run in known])
+    rests = rests_on(found, [rate for rate, _ in known])
+    return Number(label, "rate", found.value, found.low, found.high, rests)
+
+
+def rests_on(found: RunsRate, rates: Sequence[Rate]) -> str:
+    """What a rate over runs rests on, in words."""
+    facts = min(min(rate.clusters) for rate in rates)
+    return f"{_runs(found.runs)}, {found.n:,} probes, at least {facts} facts a run"
+
+
+def time_number(runs: Sequence[Measured], event: str) -> Number:
+    """The median step of an event, with the runs that never reached it as censored."""
+    found = kaplan_meier([run.time(event) for run in runs])
+    label = f"{_event(event)}, {runs[0].regime}, median"
+    rests = f"{_runs(found.n)}, {found.events} with the event"
+    if found.median.by is None:
+        last = max(run.time(event).until for run in runs)
+        return Number(label, "step", None, None, None, rests, f"> {last:,.0f}")
+    return Number(label, "step", found.median.by, found.median.low, found.median.high, rests)
+
+
+def _lacking(*asked: tuple[Sequence[Measured], str]) -> str:
+    """Which runs have no probes for an event, as a sentence; empty: none."""
+    names = [run.name for runs, event in asked for run in runs if not run.has(event)]
+    return f"no probes for it in {', '.join(dict.fromkeys(names))}." if names else ""
+
+
+def _event(name: str) -> str:
+    return EVENTS.get(name, name)
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' if count != 1 else ''}"
+
+
+def _factor(log2: float) -> float:
+    return float(2**log2)

@@ -1,0 +1,146 @@
+"""How a test becomes a result. The rules are fixed here, before any study is looked at.
+
+- fewer than `FEWEST` runs in a group: descriptive. The numbers stand, nothing is concluded.
+- "more" or "less": supported if the difference is significant after Holm's correction over all tests of the
+  finding and points the claimed way; contradicted if it is and points the other way.
+- "same": supported if equivalent within the margin (same correction); contradicted if beyond the margin
+  (Bonferroni over the tests of the finding).
+- everything else: cannot tell.
+- a finding is supported if all its claims are, contradicted if any is.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from grokscope.findings.values import Claim, Finding, Number, Result, Unit
+from grokscope.statistics.exact import Effect, Equivalence
+from grokscope.statistics.multiple import holm
+
+FEWEST = 6
+"""Runs per group: six pairs that all agree have a p value of 0.031, five of 0.063."""
+ALPHA = 0.05
+
+
+Wanted: TypeAlias = Literal["more", "less", "same"]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A claim before the finding's other tests are known."""
+
+    key: str
+    hypothesis: str
+    wanted: Wanted
+    outcome: Effect | Equivalence | None
+    """None: there was nothing to test, for `reason`."""
+    label: str
+    """Of the effect."""
+    unit: Unit
+    reason: str = ""
+    missing: Result = "cannot tell"
+    """The result where there is no outcome."""
+    scale: Callable[[float], float] = float
+    """From the numbers that were tested to those that are shown."""
+    note: str = ""
+    """Before the effect: "at least", where runs are censored."""
+    groups: tuple[Number, ...] = ()
+    paper: tuple[Number, ...] = ()
+
+    @property
+    def effect(self) -> Effect | None:
+        return self.outcome.effect if isinstance(self.outcome, Equivalence) else self.outcome
+
+
+def settle(drafts: Sequence[Draft]) -> tuple[Claim, ...]:
+    """The claims of one finding, corrected for each other. Descriptive ones are no tests and cost nothing."""
+    tested = {one.key: one.outcome.p_value for one in drafts if one.outcome is not None and _enough(one)}
+    adjusted = holm(tested)
+    return tuple(_settled(one, adjusted.get(one.key), len(tested)) for one in drafts)
+
+
+def finding(
+    number: int, title: str, hypothesis: str, drafts: Sequence[Draft], notes: Sequence[str] = ()
+) -> Finding:
+    """A finding from its claims."""
+    claims = settle(drafts)
+    results = [claim.result for claim in claims]
+
+    def named(*kinds: Result) -> str:
+        return ", ".join(claim.key for claim in claims if claim.result in kinds)
+
+    def judged(result: Result, reason: str) -> Finding:
+        return Finding(number, title, hypothesis, result, reason, claims, tuple(notes))
+
+    if "contradicted" in results:
+        return judged("contradicted", f"contradicted by: {named('contradicted')}.")
+    if set(results) == {"not run"}:
+        return judged("not run", claims[0].reason)
+    if set(results) == {"supported"}:
+        return judged("supported", "all claims are supported.")
+    open_claims = named("cannot tell", "not run")
+    if "descriptive" in results:
+        more = f" Not even a number: {open_claims}." if open_claims else ""
+        return judged("descriptive", f"fewer than {FEWEST} runs in a group, so nothing is concluded.{more}")
+    return judged("cannot tell", f"open: {open_claims}.")
+
+
+def _enough(draft: Draft) -> bool:
+    return draft.effect is not None and min(draft.effect.n) >= FEWEST
+
+
+def _settled(draft: Draft, p_holm: float | None, tests: int) -> Claim:
+    result, reason = _judged(draft, p_holm, tests)
+    effect, p_value = draft.effect, None
+    shown, runs = None, tuple[int, ...]()
+    if effect is not None and draft.outcome is not None:
+        low, high = (None if end is None else draft.scale(end) for end in (effect.low, effect.high))
+        said = f"{effect.n[0]} pairs of runs" if effect.paired else f"{effect.n[0]} and {effect.n[1]} runs"
+        level = f"{effect.confidence:.0%} interval"
+        shown = Number(
+            draft.label, draft.unit, draft.scale(effect.value), low, high, f"{said}, {level}", draft.note
+        )
+        runs, p_value = effect.n, draft.outcome.p_value if _enough(draft) else None
+    return Claim(
+        draft.key, draft.hypothesis, _named(draft), result, reason, shown, p_value, p_holm, runs,
+        draft.groups, draft.paper,
+    )  # fmt: skip
+
+
+def _judged(draft: Draft, p_holm: float | None, tests: int) -> tuple[Result, str]:
+    effect, outcome = draft.effect, draft.outcome
+    if effect is None or outcome is None:
+        return draft.missing, draft.reason
+    more = f" {draft.reason}" if draft.reason else ""
+    if p_holm is None:
+        few = min(effect.n)
+        return (
+            "descriptive",
+            f"{few} run{'s' if few != 1 else ''} a group, {FEWEST} are needed for a test.{more}",
+        )
+    if isinstance(outcome, Equivalence):
+        if p_holm <= ALPHA:
+            return "supported", f"within the margin, p = {p_holm:.3g} (Holm).{more}"
+        if outcome.p_beyond * tests <= ALPHA:
+            return (
+                "contradicted",
+                f"beyond the margin, p = {outcome.p_beyond * tests:.3g} (Bonferroni).{more}",
+            )
+        return "cannot tell", f"neither within the margin (p = {p_holm:.3g}, Holm) nor beyond it.{more}"
+    if p_holm <= ALPHA:
+        as_claimed = (effect.value > 0) == (draft.wanted == "more")
+        return ("supported" if as_claimed else "contradicted"), f"p = {p_holm:.3g} (Holm).{more}"
+    least = min(1.0, effect.smallest_p * tests)
+    limit = f" {tests} tests at this n cannot go below {least:.3g}." if least > ALPHA else ""
+    return "cannot tell", f"p = {p_holm:.3g} (Holm).{limit}{more}"
+
+
+def _named(draft: Draft) -> str:
+    effect = draft.effect
+    if effect is None:
+        return "none"
+    how = "sign flips of pairs" if effect.paired else "exchange of runs"
+    exact = "exact" if effect.exact else "drawn"
+    if isinstance(draft.outcome, Equivalence):
+        return f"equivalence (TOST) by {exact} {how}, margin {draft.outcome.margin:g}"
+    return f"{exact} {how}"

@@ -1,0 +1,132 @@
+"""Finding 3: a mature circuit transfers poorly. After fine-tuning on new facts new-then-old queries work,
+old-then-new and new-then-new do not although the bridge is recovered; fake-grokked models fail on all three.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from grokscope.findings.drafts import rests_on
+from grokscope.findings.published import paper_tuned
+from grokscope.findings.rules import Draft, finding
+from grokscope.findings.transfers import MIXES, Transferred
+from grokscope.findings.values import Finding, Number
+from grokscope.mechanics.intervals import Rate
+from grokscope.statistics.exact import difference, location
+from grokscope.statistics.rates import over_runs
+
+MATURE, FAKE = "natural", "second_hop_full"
+"""The bases that are contrasted, fixed beforehand."""
+WORKS = 0.5
+"""A mix works, and a bridge is recovered, where it is so for most queries."""
+TITLE = "A mature circuit transfers poorly"
+HYPOTHESIS = (
+    "After fine-tuning a grokked model on new facts, new-then-old queries are answered, old-then-new and "
+    "new-then-new are not, although their bridge is recovered; a fake-grokked model answers none."
+)
+CLAIMS = {
+    "3.1 new, old": "Mature models answer most new-then-old queries.",
+    "3.2 old, new": "Mature models answer fewer old-then-new than new-then-old queries.",
+    "3.3 new, new": "Mature models answer fewer new-then-new than new-then-old queries.",
+    "3.4 bridge": "On old-then-new queries mature models still resolve most bridges.",
+    "3.5 fake": f"{FAKE} models answer fewer new-then-old queries than mature ones.",
+}
+NOT_RUN = "not run: the study has no finished transfer."
+IMMATURE = "cannot tell: no mature base (none of the {n} {regime} bases answers OOD queries stably at 0.9)."
+
+
+def transfer(found: Sequence[Transferred]) -> Finding:
+    """Judge finding 3 on the finished transfers of a study; bases are those at their last checkpoint."""
+    ends = [one for one in found if one.moment == "end"]
+    natural = [one for one in ends if one.regime == MATURE]
+    mature = [one for one in natural if one.mature]
+    fake = [one for one in ends if one.regime == FAKE]
+    notes = (
+        [f"{len(mature)} of {len(natural)} {MATURE} bases are mature; only they count."] if natural else []
+    )
+    return finding(3, TITLE, HYPOTHESIS, _drafts(natural, mature, fake), notes)
+
+
+def _drafts(
+    natural: Sequence[Transferred], mature: Sequence[Transferred], fake: Sequence[Transferred]
+) -> list[Draft]:
+    new_old, old_new, new_new = MIXES
+    works, less_old, less_new, bridge, fails = CLAIMS
+    if not mature:
+        said = NOT_RUN if not natural else IMMATURE.format(n=len(natural), regime=MATURE)
+        missing: Literal["not run", "cannot tell"] = "cannot tell" if natural else "not run"
+        return [Draft(key, CLAIMS[key], "less", None, "", "rate", said, missing) for key in CLAIMS]
+    drafts = [
+        _against(works, mature, new_old, "accuracy"),
+        *(_within(key, mature, mix, new_old) for key, mix in ((less_old, old_new), (less_new, new_new))),
+        _against(bridge, mature, old_new, "bridge"),
+    ]
+    if not fake:
+        said = f"not run: the study has no finished transfer of {FAKE}."
+        return [*drafts, Draft(fails, CLAIMS[fails], "less", None, "", "rate", said, "not run")]
+    return [*drafts, _between(fails, fake, mature, new_old)]
+
+
+def _against(key: str, bases: Sequence[Transferred], mix: str, what: Literal["accuracy", "bridge"]) -> Draft:
+    """A rate of one mix above a half."""
+    rates, said = _rates(bases, mix, what)
+    column = "exact_match" if what == "accuracy" else "bridge_found_rate"
+    paper = paper_tuned(MATURE, mix, column, f"{_name(mix)} {what}")
+    groups = (_number(bases, mix, what),)
+    outcome = None if said else location([rate.value for rate in rates], WORKS)
+    return Draft(key, CLAIMS[key], "more", outcome, _name(mix), "rate", said or f"Against {WORKS:g}.",
+                 scale=lambda value: value + WORKS, groups=groups, paper=paper)  # fmt: skip
+
+
+def _within(key: str, bases: Sequence[Transferred], mix: str, other: str) -> Draft:
+    """One mix below another, within every base."""
+    one, two = (_rates(bases, name, "accuracy") for name in (mix, other))
+    said = one[1] or two[1]
+    outcome = None if said else difference([r.value for r in one[0]], [r.value for r in two[0]], paired=True)
+    groups = tuple(_number(bases, name, "accuracy") for name in (mix, other))
+    paper = paper_tuned(MATURE, mix, "exact_match", f"{_name(mix)} accuracy")
+    label = f"{_name(mix)} less {_name(other)}"
+    return Draft(key, CLAIMS[key], "less", outcome, label, "difference", said, groups=groups, paper=paper)
+
+
+def _between(key: str, fake: Sequence[Transferred], mature: Sequence[Transferred], mix: str) -> Draft:
+    """A mix in bases of one regime below that in those of another; paired where seeds share their world."""
+    one, two = ({base.seed: base for base in group} for group in (fake, mature))
+    seeds = sorted(set(one) & set(two))
+    paired = bool(seeds) and all(one[seed].world == two[seed].world for seed in seeds)
+    if paired:
+        fake, mature = [one[seed] for seed in seeds], [two[seed] for seed in seeds]
+    first, second = (_rates(group, mix, "accuracy") for group in (fake, mature))
+    said = first[1] or second[1]
+    outcome = (
+        None if said else difference([r.value for r in first[0]], [r.value for r in second[0]], paired=paired)
+    )
+    groups = tuple(_number(group, mix, "accuracy") for group in (fake, mature))
+    paper = paper_tuned(FAKE, mix, "exact_match", f"{_name(mix)} accuracy")
+    return Draft(key, CLAIMS[key], "less", outcome, f"{FAKE} less {MATURE}", "difference", said,
+                 groups=groups, paper=paper)  # fmt: skip
+
+
+def _rates(
+    bases: Sequence[Transferred], mix: str, what: Literal["accuracy", "bridge"]
+) -> tuple[list[Rate], str]:
+    """The rates of all bases, or the sentence that says which have none."""
+    known = [getattr(base, what).get(mix) for base in bases]
+    lacking = [
+        f"{base.regime} seed {base.seed}" for base, rate in zip(bases, known, strict=True) if rate is None
+    ]
+    word = "probes with known atoms" if what == "accuracy" else "resolved bridges"
+    said = f"{_name(mix)} has no or too few {word} in {', '.join(lacking)}." if lacking else ""
+    return [rate for rate in known if rate is not None], said
+
+
+def _number(bases: Sequence[Transferred], mix: str, what: Literal["accuracy", "bridge"]) -> Number:
+    rates = [(rate, base) for base in bases if (rate := getattr(base, what).get(mix)) is not None]
+    label = f"{_name(mix)} {what}, {bases[0].regime}"
+    if not rates:
+        return Number(label, "rate", None, None, None, "0 runs", "not measured")
+    found = over_runs([rate for rate, _ in rates], [base.world for _, base in rates])
+    return Number(label, "rate", found.value, found.low, found.high, rests_on(found, [r for r, _ in rates]))
+
+
+def _name(mix: str) -> str:
+    return mix.replace("_", "-")

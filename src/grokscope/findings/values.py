@@ -1,0 +1,124 @@
+"""What is said of a finding, as plain values: numbers with intervals, claims with tests, findings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from pydantic import TypeAdapter, ValidationError
+
+from grokscope.errors import InputError
+from grokscope.spec import sentence
+
+Result: TypeAlias = Literal["supported", "contradicted", "cannot tell", "descriptive", "not run"]
+Unit: TypeAlias = Literal["rate", "difference", "step", "factor", "margins"]
+"""A rate from 0 to 1; a difference of rates; a training step; times as late; margins of a path comparison."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number with its interval, and what it rests on."""
+
+    label: str
+    unit: Unit
+    value: float | None
+    """None: it does not exist (an event that no run reached)."""
+    low: float | None
+    high: float | None
+    """None: no bound at this n. Both None: there is no interval."""
+    n: str
+    """In words: "3 runs, 742 probes"."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One hypothesis with its test."""
+
+    key: str
+    hypothesis: str
+    test: str
+    result: Result
+    reason: str
+    """A sentence."""
+    effect: Number | None
+    p_value: float | None
+    p_holm: float | None
+    """Corrected over all tests of the finding."""
+    runs: tuple[int, ...]
+    """Per group."""
+    groups: tuple[Number, ...]
+    """What is compared."""
+    paper: tuple[Number, ...]
+    """The same in the reference, with the interval that its n implies."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One of the reference's findings, judged by its claims."""
+
+    number: int
+    title: str
+    hypothesis: str
+    result: Result
+    """Supported: all claims are. Contradicted: any is."""
+    reason: str
+    claims: tuple[Claim, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All findings on a study."""
+
+    study: str
+    family: str
+    confidence: float
+    varies: tuple[str, ...]
+    """The random streams that differ between seeds."""
+    seeds: Mapping[str, tuple[int, ...]]
+    """Finished runs by regime."""
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+    def tree(self) -> dict[str, Any]:
+        """Plain JSON values; what does not exist is None, never NaN."""
+        tree: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return tree
+
+    @classmethod
+    def parse(cls, tree: Any) -> "Findings":
+        """The findings that `tree` gave.
+
+        Raises:
+            InputError: the tree is none.
+        """
+        try:
+            return _ADAPTER.validate_python(tree)
+        except ValidationError as error:
+            raise InputError(sentence(error, "findings")) from None
+
+
+_ADAPTER = TypeAdapter(Findings)
+
+
+def text(number: Number | None) -> str:
+    """`0.36 [0.30, 0.43]`; a missing bound is an ellipsis."""
+    if number is None:
+        return ""
+    if number.value is None:
+        return number.note or "not reached"
+    said = _one(number.value, number.unit)
+    if number.low is not None or number.high is not None:
+        ends = ("…" if end is None else _one(end, number.unit) for end in (number.low, number.high))
+        said += f" [{', '.join(ends)}]"
+    return f"{number.note} {said}" if number.note else said
+
+
+def _one(value: float, unit: Unit) -> str:
+    if unit == "step":
+        return f"{value:,.0f}"
+    if unit == "difference":
+        return f"{value:+.2f}"
+    if unit in ("factor", "margins"):
+        return f"{value:.2g} ×" if abs(value) < 9.95 else f"{value:.0f} ×"
+    return f"{value:.3f}" if 0.985 <= value < 1 else f"{value:.2f}"

@@ -1,0 +1,90 @@
+"""Findings on a real study, from training to the page: one seed, so nothing is more than descriptive."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import grokscope
+from grokscope import cli
+from grokscope.errors import InputError
+from grokscope.findings import evaluate
+from grokscope.findings.values import Findings
+from grokscope.studies.plan import plan, prepare
+from grokscope.studies.run import Study
+from grokscope.studies.spec import StudySpec
+from grokscope.studies.worker import do_run
+
+STUDY = StudySpec.parse(
+    {
+        "name": "tiny",
+        "world": {"entities": 24, "relations": 12, "degree": 8, "ood_fraction": 0.1},
+        "corpus": {"phi": 3.0, "iid_fraction": 0.05, "probe_cap": 40},
+        "format": {"attention": "causal", "output": "answer"},
+        "model": {"kind": "looped", "width": 16, "heads": 2, "layers": 1, "loops": 2},
+        "training": {
+            "steps": 8, "batch": 32, "warmup": 2, "loss": "softmax", "dtype": "float32", "compile": "off",
+            "first_checkpoint": 4, "dense_every": 4, "optimizer": {"lr": 0.01},
+        },
+        "regimes": ["natural", "both_hops_full"],
+        "causal": {"enabled": False},
+    }
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    out = tmp_path_factory.mktemp("findings") / "tiny"
+    planned = plan(STUDY, out)
+    prepare(STUDY, out, planned)
+    for one in planned:
+        do_run(one.directory)
+    return Study.open(out)
+
+
+def test_one_seed_of_an_unfinished_grokking_says_so_everywhere(study: Study) -> None:
+    found = evaluate(study)
+    assert found.seeds == {"natural": (0,), "both_hops_full": (0,)}
+    assert [one.result for one in found.findings] == ["descriptive", "not run", "not run"]
+    claims = {claim.key[:3]: claim for claim in found.findings[0].claims}
+    assert claims["1.1"].result == "cannot tell"  # it never saturated, and the bridge never came
+    assert claims["1.2"].reason.startswith("neither was seen within the")
+    assert claims["1.3"].result == claims["1.4"].result == "descriptive"
+    assert claims["1.5"].reason == "no share through the bridge for natural-s0, both_hops_full-s0."
+    assert found.findings[2].reason == "not run: the study has no finished transfer."
+    assert "Without a causal verdict: natural-s0, both_hops_full-s0" in found.notes[0]
+    assert Findings.parse(json.loads(json.dumps(found.tree(), allow_nan=False))) == found
+
+
+def test_the_command_prints_json_and_a_page_with_figures(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["findings", str(study.directory), "--json"]) == 0
+    assert Findings.parse(json.loads(capsys.readouterr().out)) == evaluate(study)
+    page = tmp_path / "docs" / "findings.md"
+    assert cli.main(["findings", str(study.directory), "--page", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert "1.4 across" in printed
+    assert "descriptive" in printed
+    text = page.read_text()
+    assert "| 1. Grokked and supervised models take one path | **descriptive** |" in text
+    linked = [line.partition("](")[2].rstrip(")") for line in text.splitlines() if line.startswith("![")]
+    assert len(linked) == 3
+    assert all((page.parent / path).stat().st_size > 5_000 for path in linked)
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(["--page", "x.html"], "end in .md"), ([], "is one run")])
+def test_what_cannot_be_done_is_one_sentence(
+    study: Study, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = study.directory if arguments else study.runs["natural-s0"].directory
+    assert cli.main(["findings", str(place), *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_study_without_a_finished_run_has_no_findings(tmp_path: Path) -> None:
+    prepare(STUDY, tmp_path / "new", plan(STUDY, tmp_path / "new"))
+    opened = grokscope.open(tmp_path / "new")
+    assert isinstance(opened, Study)
+    with pytest.raises(InputError, match="no finished run"):
+        evaluate(opened)
