@@ -28,13 +28,13 @@ class Findings:
 def do(command: Findings) -> int:
     """Run the command; returns the exit code."""
     from grokscope.findings import evaluate
-    from grokscope.studies.run import Run, open_directory
+    from grokscope.studies.run import Study, open_directory
 
     if command.page is not None and command.page.suffix != ".md":
         raise InputError(f"page = {command.page}: allowed are names that end in .md.")
     study = open_directory(command.directory)
-    if isinstance(study, Run):
-        raise InputError(f"{command.directory} is one run; findings are about a study's directory.")
+    if not isinstance(study, Study):
+        raise InputError(f"{command.directory} holds one {type(study).__name__.lower()}, not a study.")
     found = evaluate(study)
     if command.page is not None:
         from grokscope.report.finding_page import write_page

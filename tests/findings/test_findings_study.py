@@ -9,11 +9,15 @@ import grokscope
 from grokscope import cli
 from grokscope.errors import InputError
 from grokscope.findings import evaluate
+from grokscope.findings.transfers import transferred
 from grokscope.findings.values import Findings
+from grokscope.report.tuning_figures import tuning_curves
 from grokscope.studies.plan import plan, prepare
 from grokscope.studies.run import Study
 from grokscope.studies.spec import StudySpec
 from grokscope.studies.worker import do_run
+from grokscope.world.probes import MIXES
+from tests.studies.test_transfers import transfer_here
 
 STUDY = StudySpec.parse(
     {
@@ -28,6 +32,12 @@ STUDY = StudySpec.parse(
         },
         "regimes": ["natural", "both_hops_full"],
         "causal": {"enabled": False},
+        "transfer": {
+            "bases": ["natural@end", "untrained"],
+            "facts": {"count": 12, "probes": 20, "retention": {"items": 20}},
+            "tuning": {"steps": 8, "first_checkpoint": 4, "dense_every": 4},
+            "examine": {"probes": 20, "window": 1},
+        },
     }
 )  # fmt: skip
 
@@ -39,19 +49,20 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     prepare(STUDY, out, planned)
     for one in planned:
         do_run(one.directory)
+    transfer_here(STUDY, out)
     return Study.open(out)
 
 
 def test_one_seed_of_an_unfinished_grokking_says_so_everywhere(study: Study) -> None:
     found = evaluate(study)
     assert found.seeds == {"natural": (0,), "both_hops_full": (0,)}
-    assert [one.result for one in found.findings] == ["descriptive", "not run", "not run"]
+    assert [one.result for one in found.findings] == ["descriptive", "not run", "cannot tell"]
     claims = {claim.key[:3]: claim for claim in found.findings[0].claims}
     assert claims["1.1"].result == "cannot tell"  # it never saturated, and the bridge never came
     assert claims["1.2"].reason.startswith("neither was seen within the")
     assert claims["1.3"].result == claims["1.4"].result == "descriptive"
     assert claims["1.5"].reason == "no share through the bridge for natural-s0, both_hops_full-s0."
-    assert found.findings[2].reason == "not run: the study has no finished transfer."
+    assert "no mature base (none of the 1 natural bases" in found.findings[2].claims[0].reason
     assert "Without a causal verdict: natural-s0, both_hops_full-s0" in found.notes[0]
     assert Findings.parse(json.loads(json.dumps(found.tree(), allow_nan=False))) == found
 
@@ -69,11 +80,33 @@ def test_the_command_prints_json_and_a_page_with_figures(
     text = page.read_text()
     assert "| 1. Grokked and supervised models take one path | **descriptive** |" in text
     linked = [line.partition("](")[2].rstrip(")") for line in text.splitlines() if line.startswith("![")]
-    assert len(linked) == 3
+    assert len(linked) == 4
     assert all((page.parent / path).stat().st_size > 5_000 for path in linked)
 
 
-@pytest.mark.parametrize(("arguments", "said"), [(["--page", "x.html"], "end in .md"), ([], "is one run")])
+def test_transfers_are_read_with_their_base_mixes_and_world(study: Study) -> None:
+    found, notes = transferred(study)
+    assert [(one.moment, one.seed, one.mature) for one in found] == [
+        ("end", 0, False),
+        ("untrained", 0, False),
+    ]
+    assert notes == []
+    assert found[0].regime == "natural"
+    assert found[0].world == study.runs["natural-s0"].world.fingerprint
+    curves = tuning_curves(study)
+    assert set(curves["base"]) == {"natural, end", "untrained"}
+    end = curves.filter((curves["base"] == "natural, end") & (curves["measure"] == "exact"))
+    result = study.transfers["natural-s0-end"].result
+    assert result is not None
+    for mix in MIXES:
+        measured = result.of(mix)
+        assert measured is not None
+        assert end.filter(end["mix"] == mix)["value"].to_list()[-1] == measured.accuracy.value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["--page", "x.html"], "end in .md"), ([], "holds one run, not a study")]
+)
 def test_what_cannot_be_done_is_one_sentence(
     study: Study, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

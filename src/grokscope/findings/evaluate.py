@@ -4,24 +4,18 @@ What is claimed, how it is tested and when it counts as supported is fixed in `s
 `transfer.py` and `rules.py`, before any study is looked at.
 """
 
-from collections.abc import Sequence
-
 from grokscope.errors import InputError
 from grokscope.findings.fake import fake_grokking
 from grokscope.findings.measured import measured
 from grokscope.findings.same_circuit import same_circuit
 from grokscope.findings.transfer import transfer
-from grokscope.findings.transfers import Transferred
+from grokscope.findings.transfers import transferred
 from grokscope.findings.values import Findings
 from grokscope.studies.run import Study
 
 
-def evaluate(study: Study, transfers: Sequence[Transferred] = ()) -> Findings:
+def evaluate(study: Study) -> Findings:
     """The three findings on the finished runs of a study; unfinished ones are named and not counted.
-
-    Args:
-        study: the study.
-        transfers: its finished fine-tunings on new facts.
 
     Raises:
         InputError: no run of the study has finished, or one cannot be read.
@@ -31,6 +25,7 @@ def evaluate(study: Study, transfers: Sequence[Transferred] = ()) -> Findings:
         raise InputError(
             f"study {study.name} in {study.directory} has no finished run to judge a finding by."
         )
+    tuned, tuned_notes = transferred(study)
     seeds: dict[str, tuple[int, ...]] = {}
     for run in runs:
         seeds[run.regime] = (*seeds.get(run.regime, ()), run.seed)
@@ -40,6 +35,6 @@ def evaluate(study: Study, transfers: Sequence[Transferred] = ()) -> Findings:
         confidence=0.95,
         varies=study.spec.vary,
         seeds=seeds,
-        findings=(same_circuit(runs), fake_grokking(runs), transfer(transfers)),
-        notes=tuple(notes),
+        findings=(same_circuit(runs), fake_grokking(runs), transfer(tuned)),
+        notes=(*notes, *tuned_notes),
     )

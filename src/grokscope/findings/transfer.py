@@ -8,11 +8,12 @@ from typing import Literal
 from grokscope.findings.drafts import rests_on
 from grokscope.findings.published import paper_tuned
 from grokscope.findings.rules import Draft, finding
-from grokscope.findings.transfers import MIXES, Transferred
+from grokscope.findings.transfers import Transferred
 from grokscope.findings.values import Finding, Number
 from grokscope.mechanics.intervals import Rate
 from grokscope.statistics.exact import difference, location
 from grokscope.statistics.rates import over_runs
+from grokscope.world.probes import MIXES
 
 MATURE, FAKE = "natural", "second_hop_full"
 """The bases that are contrasted, fixed beforehand."""

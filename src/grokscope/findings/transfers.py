@@ -1,11 +1,15 @@
-"""What finding 3 needs of a transfer."""
+"""What finding 3 needs of a transfer, and where it is read from a study."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from grokscope.errors import InputError
 from grokscope.mechanics.intervals import Rate
-
-MIXES = ("new_then_old", "old_then_new", "new_then_new")
+from grokscope.studies.run import Study
+from grokscope.studies.transfer import Transfer
+from grokscope.transfer.result import TransferResult
+from grokscope.world.graph import build_world
+from grokscope.world.probes import MIXES
 
 
 @dataclass(frozen=True)
@@ -13,9 +17,9 @@ class Transferred:
     """One fine-tuning: a base, and what its new facts compose to at the end."""
 
     regime: str
-    """Of the base; "control": a model that was not trained before."""
+    """Of the base."""
     moment: str
-    """Which checkpoint of the base."""
+    """Which checkpoint of the base: "end", another moment or step, or "untrained"."""
     seed: int
     world: str
     mature: bool
@@ -26,3 +30,35 @@ class Transferred:
     """Per mix, among the probes whose two atoms are answered right; a mix without probes is absent."""
     bridge: Mapping[str, Rate]
     """Per mix, how often the bridge is resolved in time."""
+
+
+def transferred(study: Study) -> tuple[list[Transferred], list[str]]:
+    """The finished transfers of a study, and sentences on those that are not."""
+    found, notes = [], []
+    for name, one in study.transfers.items():
+        try:
+            result = one.result
+            if result is None:
+                notes.append(f"Transfer {name} is unfinished, so not counted.")
+            else:
+                found.append(read(one, result))
+        except InputError as error:
+            notes.append(f"Transfer {name} is not counted: {error}")
+    notes += [f"Transfer {name} cannot be made: {said}" for name, said in study.transfers_missing.items()]
+    return found, notes
+
+
+def read(transfer: Transfer, result: TransferResult) -> Transferred:
+    """The numbers of one transfer: accuracy among probes with known atoms, bridges resolved in time."""
+    ends = [one for mix in MIXES if (one := result.of(mix)) is not None]
+    base = transfer.spec.base
+    return Transferred(
+        regime=result.base.regime,
+        moment=result.base.moment,
+        seed=int(result.base.run.rpartition("-s")[2]),
+        world=build_world(base.world, base.seeds).fingerprint,
+        mature=result.base.mature,
+        base_ood=result.base.ood,
+        accuracy={one.mix: one.accuracy_known for one in ends if one.accuracy_known is not None},
+        bridge={one.mix: one.known.resolved for one in ends if one.known.resolved is not None},
+    )

@@ -36,10 +36,11 @@ from grokscope.report.context import (
     paper_note,
     regime_context,
 )
-from grokscope.report.finding_page import finding_figures
+from grokscope.report.finding_page import Drawn, finding_figures
 from grokscope.report.gather import STUDY_FILE, gather
 from grokscope.report.grid import path_grid
 from grokscope.report.tables import RunView, StudyView, latents, write_tables
+from grokscope.report.tuning_figures import tuning_curves
 from grokscope.studies.run import Study
 
 PIXELS_PER_INCH = 120
@@ -60,18 +61,22 @@ def write_report(study: Study, directory: Path) -> Path:
         write_json(directory / "findings.json", found.tree())
     settings = yaml.safe_dump(dict(view.spec), sort_keys=False, allow_unicode=True, width=110)
     write_text(directory / STUDY_FILE, settings)
-    return render(view, directory, found, runs)
+    return render(view, directory, found, runs, tuning_curves(study))
 
 
 def render(
-    view: StudyView, directory: Path, found: Findings | None = None, runs: Sequence[Measured] = ()
+    view: StudyView,
+    directory: Path,
+    found: Findings | None = None,
+    runs: Sequence[Measured] = (),
+    tuned: pl.DataFrame | None = None,
 ) -> Path:
     """Draw and write the report of a measured study; returns the path of the HTML file.
 
     Args:
         view: the study, measured.
         directory: where it goes.
-        found, runs: its findings and the finished runs they are about, if there are any.
+        found, runs, tuned: its findings, the finished runs they are about, and its transfers' curves.
     """
     write_tables(view, directory / "tables")
     folder = directory / "figures"
@@ -81,7 +86,9 @@ def render(
             caption = f"All regimes. {_lines(view, view.runs)} {counts(view.curves, 'test_ood')}."
             overview = keep(figures.overview(view), "overview", "Course of every regime", caption, folder)
         regimes = [regime_context(view, regime, _pictures(view, regime, folder)) for regime in view.regimes]
-        judged = _judged(view, found, runs, folder) if found is not None else None
+        judged = None
+        if found is not None:
+            judged = _judged(found, finding_figures(view.curves, runs, tuned), folder)
     environment = Environment(
         loader=PackageLoader("grokscope.report"),
         autoescape=True,
@@ -105,11 +112,10 @@ def keep(figure: Figure, name: str, alt: str, caption: str, folder: Path) -> Pic
     return Picture(name, uri, alt, caption, round(figure.get_figwidth() * PIXELS_PER_INCH))
 
 
-def _judged(view: StudyView, found: Findings, runs: Sequence[Measured], folder: Path) -> dict[str, Any]:
+def _judged(found: Findings, drawn: Sequence[Drawn], folder: Path) -> dict[str, Any]:
     """The findings' part of the page."""
     pictures = [
-        keep(figure, f"findings_{name}", alt, caption, folder)
-        for _, name, alt, caption, figure in finding_figures(view.curves, runs)
+        keep(figure, f"findings_{name}", alt, caption, folder) for _, name, alt, caption, figure in drawn
     ]
     return {"found": found, "rows": summary_rows(found), "pictures": pictures}
 
