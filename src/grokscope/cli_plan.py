@@ -96,7 +96,7 @@ def _print(found: "StudyEstimate", alone: "StudyEstimate | None", study: StudySp
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("run", "steps", "FLOP", "hours", "memory", "disk"):
         table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
-    for run in found.runs:
+    for run in found.all:
         table.add_row(
             run.name, f"{run.steps:,}", f"{run.flop:.2e}", f"{run.total_seconds / HOUR:.2f}",
             bytes_text(found.memory), bytes_text(run.disk),
@@ -111,11 +111,14 @@ def sentences(found: "StudyEstimate", alone: "StudyEstimate | None", study: Stud
     from grokscope.studies.cost import bytes_text
 
     tree, basis = found.tree()["total"], found.basis
-    looking = sum(run.looking_flop for run in found.runs) / found.flop
+    looking = sum(run.looking_flop for run in found.all) / found.flop
+    what = f"{len(found.runs)} runs"
+    if found.transfers:
+        what += f" and {len(found.transfers)} transfers, as if every base existed"
     at_once = "one after the other" if found.workers == 1 else f"{found.workers} at a time"
     disk, memory = (bytes_text(tree[name]) for name in ("disk_bytes", "memory_bytes"))
     said = [
-        f"in all: {len(found.runs)} runs, {found.flop:.2e} FLOP ({looking:.0%} of it looking), "
+        f"in all: {what}, {found.flop:.2e} FLOP ({looking:.0%} of it looking), "
         f"{found.seconds / HOUR:.2f} hours on {found.where}, {at_once} "
         f"({found.device_seconds / HOUR:.2f} hours of runs); disk at most {disk}, memory {memory}"
     ]
@@ -130,7 +133,7 @@ def sentences(found: "StudyEstimate", alone: "StudyEstimate | None", study: Stud
                 f"{bytes_text(int(basis['memory_bytes']))}; training.batch makes it smaller"
             )
         return said
-    per_run = {part: sum(run.seconds[part] for run in found.runs) for part in found.runs[0].seconds}
+    per_run = {part: sum(run.seconds[part] for run in found.all) for part in found.runs[0].seconds}
     shares = ", ".join(f"{part} {spent / found.device_seconds:.0%}" for part, spent in per_run.items())
     said.append(f"where the time goes: {shares}")
     said.append(

@@ -117,6 +117,35 @@ def test_a_study_is_the_sum_of_its_runs() -> None:
     assert max(r.total_seconds for r in here.runs) < here.seconds < here.device_seconds
 
 
+def test_transfers_are_counted_after_the_runs() -> None:
+    """Per seed, base and variant; what differs from the base's training (batch, probes, steps) is counted."""
+    transfer = {
+        "bases": ["natural@end", "untrained"],
+        "facts": {"count": 10, "probes": 20, "retention": {"items": 20}},
+        "tuning": {"steps": 30, "first_checkpoint": 10, "dense_every": 10},
+        "variants": {"plain": {}, "wide": {"tuning": {"batch": 32}, "facts": {"k": 1}}},
+    }
+    study = StudySpec.parse({**TINY, "transfer": transfer})
+    work = count_work(study)
+    here, without = (estimate_here(one, count_work(one), speed()) for one in (study, STUDY))
+    assert [one.name for one in here.transfers[:4]] == [
+        "natural-s0-end-plain", "natural-s0-end-wide", "untrained-s0-plain", "untrained-s0-wide",
+    ]  # fmt: skip
+    assert len(here.transfers) == 8
+    assert here.runs == without.runs
+    assert here.seconds == pytest.approx(
+        without.seconds + makespan([one.total_seconds for one in here.transfers], 2)
+    )
+    plain, wide = here.transfers[:2]
+    assert wide.seconds["steps"] == pytest.approx(2 * plain.seconds["steps"]) == pytest.approx(2 * 30 * 0.02)
+    assert plain.training_flop < wide.training_flop < 2 * plain.training_flop
+    looked = len(work.transfers[0].looks)
+    assert 2 <= looked <= 4
+    assert plain.seconds["verdict"] == pytest.approx(looked * 2.0 + 0.1 * sum(work.transfers[0].looks))
+    on_device = estimate_device(study, work, DEVICES["H100"], 0.5)
+    assert on_device.seconds == pytest.approx(on_device.flop / (0.5 * 989e12))
+
+
 def test_a_device_takes_flop_over_utilised_peak() -> None:
     work = count_work(STUDY)
     h100, a100 = (estimate_device(STUDY, work, DEVICES[name], 0.5) for name in ("H100", "A100"))

@@ -3,9 +3,11 @@
 import json
 import shutil
 import signal
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 import grokscope
 from grokscope import cli
@@ -33,8 +35,6 @@ transfer:
 
 
 def study_of(text: str = TINY + TRANSFER, **changes: object) -> StudySpec:
-    import yaml
-
     return parse_study(
         {**yaml.safe_load(text), "causal": {"enabled": False}, **changes}, Path("tiny.yaml"), None
     )
@@ -276,3 +276,61 @@ def test_findings_reuses_the_runs_of_pocket() -> None:
     assert {name: spec.training.steps for name, spec in findings.expand().items() if name in shared} == {
         name: pocket.expand()[name].training.steps for name in shared
     }
+
+
+def test_every_base_is_transferred_once_per_variant(trained: Path, tmp_path: Path) -> None:
+    """Under the variant's own settings, in a directory of its own; the section says the rest."""
+    tree = yaml.safe_load(TINY + TRANSFER)
+    tree["transfer"] |= {
+        "bases": ["natural@end"],
+        "variants": {
+            "plain": {},
+            "k2": {"facts": {"k": 2}},
+            "fixed": {"tuning": {"freeze": ["embedding"], "identity_relation": True}},
+            "deeper": {"tuning": {"inference_loops": 4}},
+        },
+    }
+    study = parse_study({**tree, "causal": {"enabled": False}}, Path("tiny.yaml"), None)
+    out = Path(shutil.copytree(trained, tmp_path / "tiny"))
+    transfer_here(study, out)
+    planned, _ = plan_transfers(study, out, Study.open(out).runs)
+    assert [name.rpartition("-")[2] for name in planned] == ["plain", "k2", "fixed", "deeper"]
+    found = {name.rpartition("-")[2]: Transfer.open(one.directory) for name, one in planned.items()}
+    assert len({one.spec.identity for one in found.values()}) == 4
+    assert {one.name for one in found.values()} == set(planned)
+    data = {name: one.result.data for name, one in found.items() if one.result}
+    assert data["k2"]["taught_compositions"] > data["plain"]["taught_compositions"] == 0
+    start, end = (found["fixed"].model(step) for step in (0, 14))
+    for name, tensor in end.named_parameters():
+        assert tensor.equal(start.get_parameter(name)) == ("embedding" in name), name
+    assert found["deeper"].model().inference_loops == 4
+    assert found["plain"].traces.sizes["stage"] < found["deeper"].traces.sizes["stage"]
+    for base in found.values():
+        assert base.base.step == 30
+
+
+@pytest.mark.parametrize(
+    ("variants", "named"),
+    [
+        ({"a-b": {}}, "a-b"),
+        ({"x": {"facts": {"kk": 1}}}, "kk"),
+        ({"x": {"tuning": {"freeze": ["head"]}}}, "tied head"),
+        ({"x": {"facts": {"count": 10**6}}}, "count"),
+    ],
+)
+def test_a_variant_that_cannot_be_honoured_is_refused_before_any_work(
+    variants: dict[str, object], named: str, tmp_path: Path
+) -> None:
+    tree = yaml.safe_load(TINY + TRANSFER)
+    tree["transfer"]["variants"] = variants
+    with pytest.raises(InputError, match=named):
+        run_study(parse_study(tree, Path("tiny.yaml"), None), tmp_path / "none", say=lambda line: None)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_files_variants_survive_the_command_line(study: StudySpec) -> None:
+    tree = yaml.safe_load(TINY + TRANSFER)
+    tree["transfer"]["variants"] = {"k1": {"facts": {"k": 1}}}
+    mine = parse_study(tree, Path("tiny.yaml"), None)
+    values = make_dataclass("Values", option_fields(mine))()
+    assert apply(mine, values) == mine

@@ -1,20 +1,24 @@
 """What a study will take: disk, and arithmetic. Said before the start, not learned from a full disk."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from grokscope.mechanics.lens import targets
 from grokscope.models.build import build_model, count_parameters
+from grokscope.models.flops import evaluation_flops, lens_flops
 from grokscope.models.spec import RecursiveSpec
 from grokscope.studies.spec import RunSpec, StudySpec
 from grokscope.training.checkpoint import disk_estimate
 from grokscope.training.flops import examples_flops, update_flops
 from grokscope.training.optim import Optimizer
 from grokscope.training.schedule import checkpoint_steps
-from grokscope.world.corpus import Corpus, build_corpus
+from grokscope.world.corpus import build_corpus
 from grokscope.world.format import positions
 from grokscope.world.graph import build_world
+from grokscope.world.probes import ProbeSet
+from grokscope.world.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -51,20 +55,31 @@ def run_cost(spec: RunSpec) -> Cost:
     return Cost(
         parameters=count_parameters(model),
         weights=disk_estimate(model, spec.training),
-        traces=_trace_bytes(spec, corpus, len(model.stages), size),
+        traces=trace_bytes(spec, corpus.probes, corpus.world.vocabulary, len(model.stages)),
         flop=examples + update_flops(Optimizer(spec.training, model), shapes),
     )
 
 
-def _trace_bytes(spec: RunSpec, corpus: Corpus, stages: int, size: int) -> int:
-    """Rank and log-probability (2 bytes each) of every variable, and an argmax, per stage and position."""
-    most = spec.lens.probes_per_set
+def trace_bytes(spec: RunSpec, probes: Mapping[str, ProbeSet], vocabulary: Vocabulary, stages: int) -> int:
+    """Bytes of all traces before compression: rank and log-probability (2 bytes each) of every variable, and
+    an argmax, per probe, stage and position."""
+    most, size = spec.lens.probes_per_set, positions(spec.format)
     per_checkpoint = 0
-    for probe_set in corpus.probes.values():
-        probes = len(probe_set) if most is None else min(most, len(probe_set))
-        variables = len(targets(probe_set, corpus.world.vocabulary)[0])
-        per_checkpoint += probes * stages * size * (variables * 4 + 2)
+    for probe_set in probes.values():
+        count = len(probe_set) if most is None else min(most, len(probe_set))
+        variables = len(targets(probe_set, vocabulary)[0])
+        per_checkpoint += count * stages * size * (variables * 4 + 2)
     return per_checkpoint * len(checkpoint_steps(spec.training))
+
+
+def look_flop(spec: RunSpec, probes: Mapping[str, ProbeSet], vocab: int) -> int:
+    """FLOP of one checkpoint: the accuracy of all probes, and the lens (with its own exact match) of those
+    that are traced."""
+    most, size = spec.lens.probes_per_set, positions(spec.format)
+    evaluated = sum(len(one) for one in probes.values())
+    traced = sum(len(one) if most is None else min(most, len(one)) for one in probes.values())
+    exact = evaluation_flops(spec.model, vocab, size, spec.format)
+    return evaluated * exact + traced * (exact + lens_flops(spec.model, vocab, size))
 
 
 def disk_sentences(specs: list[RunSpec], out: Path) -> list[str]:

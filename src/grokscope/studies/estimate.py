@@ -12,16 +12,16 @@ from grokscope.errors import InputError
 from grokscope.mechanics.diagnosis import VERDICT_SET
 from grokscope.mechanics.spec import CausalSpec
 from grokscope.models.build import build_model
-from grokscope.models.flops import evaluation_flops, lens_flops
 from grokscope.studies.causal import MOMENTS
-from grokscope.studies.cost import run_cost
+from grokscope.studies.cost import look_flop, run_cost
 from grokscope.studies.devices import Device
+from grokscope.studies.estimate_transfers import TransferWork, transfer_work
 from grokscope.studies.measured import Speed
 from grokscope.studies.spec import RunSpec, StudySpec
 from grokscope.training.data import training_data
 from grokscope.training.memory import training_memory
 from grokscope.training.schedule import checkpoint_steps, thin
-from grokscope.world.corpus import Corpus, build_corpus
+from grokscope.world.corpus import build_corpus
 from grokscope.world.format import positions
 from grokscope.world.graph import build_world
 
@@ -40,11 +40,13 @@ class Work:
     """Bytes of weights, moments, average, gradients, activations and data, uncompiled."""
     disk_of: dict[str, int]
     """Bytes at most, by run."""
+    batch: int
+    transfers: tuple[TransferWork, ...]
 
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """What one run will take."""
+    """What one run, or one transfer, will take."""
 
     name: str
     steps: int
@@ -63,6 +65,20 @@ class RunEstimate:
     def total_seconds(self) -> float:
         return sum(self.seconds.values())
 
+    def tree(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "name": self.name,
+            "steps": self.steps,
+            "checkpoints": self.checkpoints,
+            "flop": self.flop,
+            "training_flop": self.training_flop,
+            "looking_flop": self.looking_flop,
+            "seconds": self.total_seconds,
+            "parts": self.seconds,
+            "disk_bytes": self.disk,
+        }
+
 
 @dataclass(frozen=True)
 class StudyEstimate:
@@ -71,6 +87,8 @@ class StudyEstimate:
     study: str
     where: str
     runs: tuple[RunEstimate, ...]
+    transfers: tuple[RunEstimate, ...]
+    """They begin when the last run has ended."""
     workers: int
     memory: int
     """Bytes of one run."""
@@ -78,18 +96,27 @@ class StudyEstimate:
     """What the seconds rest on: the measured parts, or the device."""
 
     @property
+    def all(self) -> tuple[RunEstimate, ...]:
+        """Runs and transfers."""
+        return (*self.runs, *self.transfers)
+
+    @property
     def flop(self) -> float:
-        return sum(run.flop for run in self.runs)
+        return sum(run.flop for run in self.all)
 
     @property
     def device_seconds(self) -> float:
-        """Of all runs one after the other."""
-        return sum(run.total_seconds for run in self.runs)
+        """Of all of them one after the other."""
+        return sum(run.total_seconds for run in self.all)
 
     @property
     def seconds(self) -> float:
-        """From start to end with `workers` runs at a time, longest first."""
-        return makespan([run.total_seconds for run in self.runs], self.workers)
+        """From start to end with `workers` at a time, longest first."""
+        return sum(
+            makespan([run.total_seconds for run in part], self.workers)
+            for part in (self.runs, self.transfers)
+            if part
+        )
 
     def tree(self) -> dict[str, Any]:
         """Plain JSON values; seconds, bytes and FLOP."""
@@ -97,27 +124,14 @@ class StudyEstimate:
             "study": self.study,
             "where": self.where,
             "workers": self.workers,
-            "runs": [
-                {
-                    "name": run.name,
-                    "steps": run.steps,
-                    "checkpoints": run.checkpoints,
-                    "flop": run.flop,
-                    "training_flop": run.training_flop,
-                    "looking_flop": run.looking_flop,
-                    "seconds": run.total_seconds,
-                    "parts": run.seconds,
-                    "memory_bytes": self.memory,
-                    "disk_bytes": run.disk,
-                }
-                for run in self.runs
-            ],
+            "runs": [run.tree() | {"memory_bytes": self.memory} for run in self.runs],
+            "transfers": [run.tree() | {"memory_bytes": self.memory} for run in self.transfers],
             "total": {
                 "flop": self.flop,
                 "seconds": self.seconds,
                 "run_seconds": self.device_seconds,
                 "memory_bytes": self.memory * min(self.workers, len(self.runs)),
-                "disk_bytes": sum(run.disk for run in self.runs),
+                "disk_bytes": sum(run.disk for run in self.all),
             },
             "basis": self.basis,
         }
@@ -139,10 +153,12 @@ def count_work(study: StudySpec) -> Work:
     cost_of = {one.training.steps: run_cost(one) for one in specs.values()}
     return Work(
         step_flop=cost_of[spec.training.steps].flop,
-        look_flop=_look_flop(spec, corpus, vocab, size),
+        look_flop=look_flop(spec, corpus.probes, vocab),
         probes=probes,
         state=training_memory(model, data, spec.training).total,
         disk_of={name: cost_of[one.training.steps].disk for name, one in specs.items()},
+        batch=spec.training.batch,
+        transfers=tuple(transfer_work(study)),
     )
 
 
@@ -151,7 +167,10 @@ def estimate_here(study: StudySpec, work: Work, speed: Speed) -> StudyEstimate:
     runs = [
         _run(name, spec, work, run_seconds(spec, speed, work.probes)) for name, spec in study.expand().items()
     ]
-    return StudyEstimate(study.name, "this machine", tuple(runs), speed.workers, speed.peak, speed.parts())
+    transfers = [_transfer(one, transfer_seconds(one, work, speed)) for one in work.transfers]
+    return StudyEstimate(
+        study.name, "this machine", tuple(runs), tuple(transfers), speed.workers, speed.peak, speed.parts()
+    )
 
 
 def estimate_device(study: StudySpec, work: Work, device: Device, utilisation: float) -> StudyEstimate:
@@ -168,21 +187,26 @@ def estimate_device(study: StudySpec, work: Work, device: Device, utilisation: f
     if not 0 < utilisation <= 1:
         raise InputError(f"utilisation = {utilisation}: allowed is above 0, up to 1.")
     rate = device.peak * utilisation
+
+    def parts(steps: int, step_flop: float, checkpoints: int, look_flop: int) -> dict[str, float]:
+        return {"steps": steps * step_flop / rate, "checkpoints": checkpoints * look_flop / rate}
+
     runs = []
     for name, spec in study.expand().items():
         checkpoints = len(checkpoint_steps(spec.training))
-        parts = {
-            "steps": spec.training.steps * work.step_flop / rate,
-            "checkpoints": checkpoints * work.look_flop / rate,
-        }
-        runs.append(_run(name, spec, work, parts))
+        seconds = parts(spec.training.steps, work.step_flop, checkpoints, work.look_flop)
+        runs.append(_run(name, spec, work, seconds))
+    transfers = [
+        _transfer(one, parts(one.steps, one.step_flop, one.checkpoints, one.look_flop))
+        for one in work.transfers
+    ]
     basis = {
         "peak_flop_per_second": device.peak,
         "utilisation": utilisation,
         "memory_bytes": device.memory,
         "source": device.source,
     }
-    return StudyEstimate(study.name, device.name, tuple(runs), 1, work.state, basis)
+    return StudyEstimate(study.name, device.name, tuple(runs), tuple(transfers), 1, work.state, basis)
 
 
 def run_seconds(spec: RunSpec, speed: Speed, probes: dict[str, int]) -> dict[str, float]:
@@ -202,6 +226,21 @@ def run_seconds(spec: RunSpec, speed: Speed, probes: dict[str, int]) -> dict[str
         "saves": max(0, saves) * speed.save,
         "diagnosis": speed.diagnosis[0] + len(marks) * speed.diagnosis[1],
         "verdict": sum(fixed + each * count for count in looked),
+    }
+
+
+def transfer_seconds(transfer: TransferWork, work: Work, speed: Speed) -> dict[str, float]:
+    """Seconds of a transfer by part. Measured are a base's step, checkpoint and look: a step is taken to grow
+    with its batch, a checkpoint with its probes, and an examination to be a look of the causal verdict."""
+    fixed, each = speed.look
+    return {
+        "start": speed.start,
+        "compile": speed.compile,
+        "steps": transfer.steps * speed.step * transfer.batch / work.batch,
+        "checkpoints": transfer.checkpoints * speed.checkpoint * transfer.probes / sum(work.probes.values()),
+        "saves": 0.0,
+        "diagnosis": speed.diagnosis[0] + transfer.checkpoints * speed.diagnosis[1],
+        "verdict": sum(fixed + each * count for count in transfer.looks),
     }
 
 
@@ -227,6 +266,18 @@ def makespan(seconds: list[float], workers: int) -> float:
     return max(free)
 
 
+def _transfer(work: TransferWork, seconds: dict[str, float]) -> RunEstimate:
+    return RunEstimate(
+        name=work.name,
+        steps=work.steps,
+        checkpoints=work.checkpoints,
+        training_flop=work.steps * work.step_flop,
+        looking_flop=float(work.checkpoints * work.look_flop),
+        seconds=seconds,
+        disk=work.disk,
+    )
+
+
 def _run(name: str, spec: RunSpec, work: Work, seconds: dict[str, float]) -> RunEstimate:
     steps, checkpoints = spec.training.steps, len(checkpoint_steps(spec.training))
     return RunEstimate(
@@ -238,12 +289,3 @@ def _run(name: str, spec: RunSpec, work: Work, seconds: dict[str, float]) -> Run
         seconds=seconds,
         disk=work.disk_of[name],
     )
-
-
-def _look_flop(spec: RunSpec, corpus: Corpus, vocab: int, size: int) -> int:
-    """The accuracy of all probes, and the lens (with its own exact match) of those that are traced."""
-    most = spec.lens.probes_per_set
-    evaluated = sum(len(probe_set) for probe_set in corpus.probes.values())
-    traced = sum(len(p) if most is None else min(most, len(p)) for p in corpus.probes.values())
-    exact = evaluation_flops(spec.model, vocab, size, spec.format)
-    return evaluated * exact + traced * (exact + lens_flops(spec.model, vocab, size))

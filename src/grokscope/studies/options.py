@@ -18,6 +18,8 @@ from grokscope.studies.spec import StudySpec
 
 CHOSEN_BY_FILE = ("family",)
 """Study fields that are no options: the family decides which file tree is read in the first place."""
+FILE_ONLY = ("variants",)
+"""Fields of a section that only a file can give: trees laid over others."""
 
 
 def option_fields(study: StudySpec) -> list[tuple[str, Any, Any]]:
@@ -42,6 +44,8 @@ def apply(study: StudySpec, values: Any) -> StudySpec:
     if not tree["regimes"]:
         raise InputError("regimes = (): name at least one regime.")
     tree["steps_for"] = _steps_for(study, values)
+    if study.transfer is not None:
+        tree["transfer"]["variants"] = study.transfer.variants
     if study.transfer is not None and values.transfer.bases == study.transfer.bases:
         chosen = [
             choice.regime is None or choice.regime in values.regimes for choice in study.transfer.choices()
@@ -67,6 +71,8 @@ def _steps_for(study: StudySpec, values: Any) -> dict[str, int]:
 def _fields(spec: Spec) -> list[tuple[str, Any, Any]]:
     fields: list[tuple[str, Any, Any]] = []
     for name, info in type(spec).model_fields.items():
+        if name in FILE_ONLY:
+            continue
         value = getattr(spec, name)
         annotation: Any = info.annotation
         if isinstance(value, Spec):

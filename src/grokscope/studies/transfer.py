@@ -191,7 +191,7 @@ def load_model(spec: TransferRunSpec, new: "NewFacts", weights: Path) -> "Reason
 
     base = spec.base
     model = build_model(
-        base.model,
+        spec.model,
         new.world.vocabulary.size,
         positions(base.format),
         base.format,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from grokscope.errors import InputError
 from grokscope.files import read_json, safe_name, whole, write_json
+from grokscope.models.build import build_model
+from grokscope.spec import digest
 from grokscope.studies.bases import standing_of, step_of
 from grokscope.studies.directory import DONE, SPEC, check_unlocked, standing
 from grokscope.studies.plan import PlannedRun
@@ -15,18 +17,36 @@ from grokscope.studies.transfer import BASE, BASE_WEIGHTS, FOLDER, RESULT, build
 from grokscope.studies.transfer_section import UNTRAINED
 from grokscope.studies.transfer_spec import TransferRunSpec
 from grokscope.training.checkpoint import weights_path
+from grokscope.training.optim import frozen_names
 from grokscope.transfer.spec import TransferSpec
+from grokscope.world.format import positions
+from grokscope.world.graph import build_world
 
 
 def check_transfers(study: StudySpec) -> None:
     """Build the new facts of the study's first run, so that what is impossible is refused before any work.
 
     Raises:
-        InputError: the world has no room for the new facts, or the base not so much old data.
+        InputError: the world has no room for the new facts, the base not so much old data, or a variant
+            cannot be honoured.
     """
     if study.transfer is not None and study.transfer.bases:
-        spec = next(iter(study.expand().values()))
-        build(TransferRunSpec(base=spec, step=0, transfer=study.transfer.transfer))
+        base = next(iter(study.expand().values()))
+        every = [
+            TransferRunSpec(base=base, step=0, transfer=one) for one in study.transfer.transfers().values()
+        ]
+        for spec in {digest(spec.transfer.facts.tree()): spec for spec in every}.values():
+            build(spec)
+        for spec in every:
+            frozen_names(spec.training.freeze, _parameters(spec))
+
+
+def _parameters(spec: TransferRunSpec) -> list[str]:
+    """Names of the parameters of a transfer's model."""
+    base = spec.base
+    vocab = build_world(base.world, base.seeds).vocabulary.size
+    model = build_model(spec.model, vocab, positions(base.format), base.format, base.seeds.init)
+    return [name for name, _ in model.named_parameters()]
 
 
 def plan_transfers(
@@ -60,7 +80,9 @@ def plan_transfers(
             except InputError as error:
                 missing[name] = str(error)
                 continue
-            planned[name] = plan_transfer(name, run, step, study.transfer.transfer, out / FOLDER, look)
+            for variant, transfer in study.transfer.transfers().items():
+                full = f"{name}-{variant}" if variant else name
+                planned[full] = plan_transfer(full, run, step, transfer, out / FOLDER, look)
     return planned, missing
 
 
@@ -112,6 +134,8 @@ def prepare_transfer(planned: PlannedRun, run: Run, moment: str) -> None:
 
 def run_and_moment(name: str, study: StudySpec, runs: dict[str, Run]) -> tuple[Run, str]:
     """The base run and the moment that a transfer's name stands for."""
+    if study.transfer is not None and study.transfer.variants:
+        name = name.rpartition("-")[0]
     if name.startswith(f"{UNTRAINED}-s"):
         return runs[f"{study.regime_names[0]}-{name.removeprefix(f'{UNTRAINED}-')}"], UNTRAINED
     run, _, moment = name.rpartition("-")

@@ -1,7 +1,12 @@
 """The `transfer:` section of a study: which of its models are fine-tuned on new facts."""
 
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
+from pydantic import Field
+
+from grokscope.errors import InputError
+from grokscope.spec import merge
 from grokscope.transfer.spec import TransferSpec
 
 UNTRAINED = "untrained"
@@ -18,16 +23,31 @@ class BaseChoice(NamedTuple):
 
 
 class StudyTransfers(TransferSpec):
-    """Bases, and the one transfer that is made of each of them, for every seed of the study."""
+    """Bases, and the transfers that are made of each of them, for every seed of the study."""
 
     bases: tuple[str, ...] = ()
     """`REGIME@MOMENT`, the moment being end, saturation, generalisation (of test_ood), or a kept checkpoint's
     step; or `untrained`, the control. A run that never reached its moment gives no base, and that is said."""
 
-    @property
-    def transfer(self) -> TransferSpec:
-        """The settings without the bases."""
-        return TransferSpec(facts=self.facts, tuning=self.tuning, examine=self.examine)
+    variants: dict[str, dict[str, Any]] = Field({})
+    """By name, what is laid over `facts`, `tuning` and `examine`: every base is transferred once per variant.
+    Empty: once, as the section says. Only in a file, no option."""
+
+    def transfers(self) -> dict[str, TransferSpec]:
+        """The settings of every variant, by name; without variants, those of the section, named "".
+
+        Raises:
+            InputError: a variant is not named by letters, digits and _, or lays on what cannot be honoured.
+        """
+        own = TransferSpec(facts=self.facts, tuning=self.tuning, examine=self.examine)
+        if not self.variants:
+            return {"": own}
+        found = {}
+        for name, over in self.variants.items():
+            if not re.fullmatch(r"\w+", name, re.ASCII):
+                raise InputError(f"transfer.variants = {name!r}: names are letters, digits and _.")
+            found[name] = TransferSpec.parse(merge(own.tree(), over), f"transfer.variants.{name}")
+        return found
 
     def choices(self) -> list[BaseChoice]:
         """The bases, parsed.

@@ -1,5 +1,6 @@
 """A transfer's spec: everything that one fine-tuning depends on, in its directory."""
 
+from grokscope.models.spec import LoopedSpec, RecursiveSpec
 from grokscope.spec import Spec, digest
 from grokscope.studies.spec import RunSpec
 from grokscope.training.spec import TrainingSpec
@@ -20,10 +21,23 @@ class TransferRunSpec(Spec):
     @property
     def identity(self) -> str:
         """Hash without the number of steps and without what only reads the outcome."""
-        tree = self.transfer.tree()
+        tree = self.transfer.essence()
         tree.pop("examine")
         tree["tuning"].pop("steps")
         return digest({"base": self.base.identity, "step": self.step, "transfer": tree})
+
+    @property
+    def model(self) -> LoopedSpec | RecursiveSpec:
+        """The base's model, evaluated with as many loops as the transfer says.
+
+        Raises:
+            InputError: the loops of the base do not share their weights.
+        """
+        loops = self.transfer.tuning.inference_loops
+        if loops is None:
+            return self.base.model
+        field = "inference_loops" if isinstance(self.base.model, LoopedSpec) else "inference_h_cycles"
+        return self.base.model.replace(**{field: loops})
 
     @property
     def training(self) -> TrainingSpec:

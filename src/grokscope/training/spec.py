@@ -1,10 +1,13 @@
 """What can be said of a training. Defaults are the reference's recipe where it has one."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
 from grokscope.spec import Spec, later
+
+Part: TypeAlias = Literal["embedding", "blocks", "head"]
+"""What can be frozen."""
 
 
 class OptimizerSpec(Spec):
@@ -65,7 +68,7 @@ class TrainingSpec(Spec):
     """How often every atomic fact stands in an epoch (reference: 1)."""
     loop_choices: tuple[int, ...] | None = None
     """Looped models: draw the number of loops of each step from these; None: always as the model says."""
-    freeze: tuple[Literal["embedding", "blocks", "head"], ...] = later(())
+    freeze: tuple[Part, ...] = later(())
     """Parts that keep their weights, to the byte: token, position and prefix embeddings (with a tied head the
     head too); the blocks that are run over and over; the output head with its norm and halting head."""
     first_checkpoint: int = Field(100, ge=1)

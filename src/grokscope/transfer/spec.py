@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from grokscope.spec import Spec
-from grokscope.training.spec import TrainingSpec
+from grokscope.spec import Spec, later
+from grokscope.training.spec import Part, TrainingSpec
 from grokscope.world.newfacts_spec import NewFactsSpec
 
 
@@ -27,6 +27,13 @@ class TuningSpec(Spec):
     replay: float | None = Field(None, gt=0.0)
     """Old examples per new one in an epoch: the side that falls short is repeated, in whole copies and a
     random part. None: as the retention and the repetition come out."""
+    freeze: tuple[Part, ...] = later(())
+    """Parts of the model that keep the base's weights (training.freeze), whatever the base itself froze."""
+    identity_relation: bool = later(False)
+    """Also show (e, identity) -> e for every entity (corpus.identity_relation), as often as an old atom."""
+    inference_loops: int | None = later(None, ge=1)
+    """Times the shared part runs when evaluated, looked at and intervened on (TRM: outer cycles); None: as
+    the base."""
     first_checkpoint: int = Field(1000, ge=1)
     """Checkpoints are dense up to here ..."""
     dense_every: int = Field(1000, ge=1)
@@ -45,6 +52,7 @@ class TuningSpec(Spec):
         own = {"batch": self.batch, "warmup": self.warmup}
         return base.replace(
             optimizer=optimizer,
+            freeze=self.freeze,
             steps=self.steps,
             schedule="constant",
             schedule_steps=None,

@@ -24,6 +24,7 @@ from grokscope.training.spec import TrainingSpec
 from grokscope.transfer.spec import TransferSpec
 from grokscope.world.arrays import IntArray
 from grokscope.world.format import FormatSpec, encode
+from grokscope.world.identity import identity_examples
 from grokscope.world.newfacts import NewFacts
 from grokscope.world.queries import Queries
 
@@ -79,13 +80,24 @@ def fine_tune(
 def tuning_data(
     new: NewFacts, fmt: FormatSpec, spec: TransferSpec, training: TrainingSpec, seeds: Seeds
 ) -> TrainingData:
-    """One epoch: new atoms and taught compositions, retained atoms and compositions, each as often as the
-    spec says."""
+    """One epoch: new atoms and taught compositions, retained atoms and compositions (and identities, which
+    count as old), each as often as the spec says.
+
+    Raises:
+        InputError: the vocabulary has no token for the identity relation that is asked for.
+    """
     repetition = spec.tuning.repetition or training.atom_repetition
     sides = [
         _rows(new, fmt, (new.new_atoms, repetition), (new.taught, 1)),
         _rows(new, fmt, (new.retained_atoms, training.atom_repetition), (new.retained, 1)),
     ]
+    if spec.tuning.identity_relation:
+        same = identity_examples(new.world.vocabulary, fmt)
+        tokens_NS, labels_NS = (
+            np.tile(part_NS, (training.atom_repetition, 1)) for part_NS in (same.tokens_NS, same.labels_NS)
+        )
+        old = sides[1]
+        sides[1] = (np.concatenate([old[0], tokens_NS]), np.concatenate([old[1], labels_NS]))
     if spec.tuning.replay is not None and len(sides[1][0]):
         wanted = _balanced(len(sides[0][0]), len(sides[1][0]), spec.tuning.replay)
         rng = generator("newfacts", seeds.split, spec.facts.seed, 5)
