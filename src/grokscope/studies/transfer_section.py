@@ -33,13 +33,18 @@ class StudyTransfers(TransferSpec):
     """By name, what is laid over `facts`, `tuning` and `examine`: every base is transferred once per variant.
     Empty: once, as the section says. Only in a file, no option."""
 
+    @property
+    def transfer(self) -> TransferSpec:
+        """The settings without bases and variants."""
+        return TransferSpec(facts=self.facts, tuning=self.tuning, examine=self.examine)
+
     def transfers(self) -> dict[str, TransferSpec]:
         """The settings of every variant, by name; without variants, those of the section, named "".
 
         Raises:
             InputError: a variant is not named by letters, digits and _, or lays on what cannot be honoured.
         """
-        own = TransferSpec(facts=self.facts, tuning=self.tuning, examine=self.examine)
+        own = self.transfer
         if not self.variants:
             return {"": own}
         found = {}
