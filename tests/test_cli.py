@@ -1,6 +1,8 @@
 """The command line: exit codes, sentences without tracebacks, every field an option."""
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,11 @@ def test_a_facts_file_given_as_an_option_is_relative_to_here(
         ("run demo --workers 0 --out {}", "workers = 0"),
         ("run demo --threads 0 --out {}", "threads = 0"),
         ("show nothing", "there is no study"),
+        ("run --seeds 1 pocket", "the study comes first, grokscope run STUDY"),
+        ("show --family=causal pocket", "the study comes first"),
+        ("show pocket --seeds 0 -1", "seeds.1 = -1"),
+        ("show pocket --steps-for natural 0", "steps_for.natural = 0"),
+        ("show pocket --model.width 1000000000000", "model.width = 1000000000000"),
         ("report {}/none", "none"),
         ("world build demo --regime naturl --out {}/w", "naturl"),
         ("world inspect {}/none", "none"),
@@ -174,6 +181,7 @@ def test_help_of_a_command_alone_lists_the_shipped_studies(capsys: pytest.Captur
     [
         (OSError(errno.ENOSPC, "No space left on device", "x.safetensors"), 2, "error: the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "/there"), 2, "error: /there cannot be"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/long"), 2, "error: /long cannot be"),
         (KeyboardInterrupt("stopped; 1 of 3 runs unfinished: a."), 130, "Go on with: grokscope run demo"),
     ],
 )
@@ -190,3 +198,12 @@ def test_what_the_machine_does_is_a_sentence_too(
     monkeypatch.setattr(cli, "_run", run)
     assert cli.main(["run", "demo"]) == code
     assert said in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "grokscope", "show", "demo"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""

@@ -7,6 +7,8 @@ interrupted one with 130.
 import dataclasses
 import errno
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt as interrupt:
@@ -105,13 +109,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = " ".join(["grokscope", *arguments])
         resume = f" Go on with: {again}" if arguments[:1] in (["run"], ["transfer"]) else ""
         return _fail(said + resume, 130)
+    except BrokenPipeError:  # the reader of our output has seen enough, as in `grokscope show paper | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" ({error.filename})" if error.filename else ""
             return _fail(f"the disk is full{place}; nothing is half written: make room and run it again.", 2)
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
-            return _fail(f"{error.filename or 'a file'} cannot be written or read: {error.strerror}.", 2)
-        raise
+        return _fail(f"{error.filename or 'a file'} cannot be written or read: {error.strerror or error}.", 2)
 
 
 def _fail(sentence: str, code: int) -> int:
@@ -147,16 +152,25 @@ def _dispatch(arguments: list[str]) -> int:
         return _import(command)
     if isinstance(command, cli_transfer.Transfer):
         return cli_transfer.transfer(command)
-    chosen = apply(study if study is not None else load_study(command.study, command.family), command)
+    assert study is not None  # without one, these commands do not get past the parser
+    chosen = apply(study, command)
     if type(command).__name__ == "Plan":
         return cli_plan.plan(chosen, command)
     return _show(chosen) if type(command).__name__ == "Show" else _run(chosen, command)
 
 
 def _named_study(arguments: list[str]) -> StudySpec | None:
-    """The study that `run`, `show` or `plan` is about: its own values are the defaults of the options."""
-    if len(arguments) < 2 or arguments[0] not in ("run", "show", "plan") or arguments[1].startswith("-"):
+    """The study that `run`, `show` or `plan` is about: its own values are the defaults of the options.
+
+    Raises:
+        InputError: an option stands before the study: which defaults hold is not known yet.
+    """
+    if len(arguments) < 2 or arguments[0] not in ("run", "show", "plan"):
         return None
+    if arguments[1].startswith("-"):
+        if {"-h", "--help"} & set(arguments):
+            return None
+        raise InputError(f"{arguments[1]}: the study comes first, grokscope {arguments[0]} STUDY [options].")
     family = None
     for place, argument in enumerate(arguments):
         if argument == "--family" and place + 1 < len(arguments):

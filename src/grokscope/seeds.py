@@ -1,24 +1,29 @@
 """Named random streams, each with a seed of its own: one can be changed while the others stand still."""
 
 import zlib
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from grokscope.spec import Spec
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""Every one of these draws other numbers; beyond them two seeds could mean the same."""
 
 
 class Seeds(Spec):
     """One seed per stream. World, split and probes never depend on `init` or `order`: runs pair."""
 
-    world: int = 0
+    world: Seed = 0
     """Draws the facts."""
-    split: int = 0
+    split: Seed = 0
     """Draws which facts are OOD and which compositions are held out."""
-    corpus: int = 0
+    corpus: Seed = 0
     """Draws the supervised compositions: the phi sample and the injections."""
-    init: int = 0
+    init: Seed = 0
     """Draws the initial weights."""
-    order: int = 0
+    order: Seed = 0
     """Draws the order of the training examples (and random loop counts)."""
 
 

@@ -63,27 +63,35 @@ class Spec(BaseModel):
 
 def sentence(error: ValidationError, source: str = "", tree: Any = None) -> str:
     """One sentence for a pydantic error: the field, the value, what is allowed."""
-    first = error.errors()[0]
-    field = ".".join(_keys(first["loc"], tree)) or "the file"
+    found = error.errors()
+    first = found[0]
+    field = ".".join(_keys(first["loc"], tree, first["type"] == "missing")) or "the file"
     where = f"{source}: " if source else ""
     if first["type"] == "extra_forbidden":
         given = f"(value {first['input']!r})"
         return f"{where}unknown field '{field}' {given}; see --help for the fields that exist."
-    message = first["msg"].removeprefix("Value error, ")
+    ways = [
+        one["msg"] for one in found if one["loc"][:-1] == first["loc"][:-1] and one["input"] is first["input"]
+    ]
+    message = "; or ".join(dict.fromkeys(way[:1].lower() + way[1:] for way in ways))
+    message = message.removeprefix("value error, ")
     silent = first["type"] == "missing" or isinstance(first["input"], dict)
     value = "" if silent else f" = {first['input']!r}"
     return f"{where}{field}{value}: {message[:1].lower()}{message[1:]}."
 
 
-def _keys(loc: tuple[int | str, ...], tree: Any) -> list[str]:
+def _keys(loc: tuple[int | str, ...], tree: Any, missing: bool = False) -> list[str]:
     """An error's location without the tags pydantic puts in for the members of a union."""
+    if tree is None:
+        return [str(part) for part in loc]
     keys = []
-    for part in loc:
-        if isinstance(tree, dict):
-            tagged = part not in tree and part in tree.values()
-            if tagged:
-                continue
+    for place, part in enumerate(loc):
+        if isinstance(tree, dict) and (part in tree or (missing and place == len(loc) - 1)):
             tree = tree.get(part)
+        elif isinstance(tree, list | tuple) and isinstance(part, int) and part < len(tree):
+            tree = tree[part]
+        else:
+            continue
         keys.append(str(part))
     return keys
 
@@ -98,6 +106,21 @@ def digest(tree: Any) -> str:
     return hashlib.sha256(canonical_json(tree).encode()).hexdigest()[:12]
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """YAML without its silent rule that of two equal keys the last one wins."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the field '{key.value}' stands there twice", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML mapping.
 
@@ -105,13 +128,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: the file is missing, unreadable, not YAML, or not a mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
     except FileNotFoundError:
         raise InputError(f"there is no file {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    except RecursionError:
+        raise InputError(f"{path} is not valid YAML: it is nested too deep.") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path} must hold a mapping of fields, not {type(tree).__name__}.")
     return tree

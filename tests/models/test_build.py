@@ -128,6 +128,8 @@ def test_refusals_of_what_cannot_be_built() -> None:
     for vocab, positions in ((0, 3), (7, 0)):
         with pytest.raises(InputError, match="at least 1"):
             build_model(LoopedSpec(), vocab, positions, CAUSAL, 0)
+    with pytest.raises(InputError, match=r"model\.width = 65536.* do not fit this machine's memory"):
+        build_model(LoopedSpec(width=2**16), 2**40, 3, CAUSAL, 0)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,9 @@ def test_refusals_of_what_cannot_be_built() -> None:
         (LoopedSpec, {"width": 6, "heads": 2, "positions": "rotary"}, "even"),
         (LoopedSpec, {"shared": False, "loops": 2, "inference_loops": 3}, "inference_loops"),
         (LoopedSpec, {"init": "xavier"}, "init"),
+        (LoopedSpec, {"width": 2**40}, "width = 1099511627776"),
+        (LoopedSpec, {"loops": 10**9}, "loops = 1000000000"),
+        (RecursiveSpec, {"l_cycles": 10**9}, "l_cycles = 1000000000"),
     ],
 )
 def test_specs_refuse_what_cannot_be_honoured(

@@ -106,6 +106,21 @@ def test_a_family_may_say_what_the_base_says(tmp_path: Path) -> None:
         ("training: [", "not valid YAML"),
         ("- 1", "mapping"),
         ("families: {a: 3}", "families"),
+        ("families: {1: {}, 2: {}}", "families"),
+        ("families: {a: {}, b: {}}\nfamily: [1]", "family = [1]"),
+        ("training: {steps: 5}\ntraining: {batch: 6}", "'training' stands there twice"),
+        ("world: {degree: 3, degree: 4}", "'degree' stands there twice"),
+        ("a: " + "[" * 3000 + "]" * 3000, "nested too deep"),
+        ("regimes: []", "regimes"),
+        ("regimes: [natural, {name: few, hop1_ration: 1}]", "unknown field 'regimes.1.hop1_ration'"),
+        ("regimes: [{name: few, hop1_ratio: 1.5, hop1_k: 1}]", "regimes.0.hop1_ratio = 1.5"),
+        ("regimes: [{name: few, hop1_ratio: 1, hop1_k: ful}]", "or input should be 'full'"),
+        ("regimes: [{name: ../few}]", "regimes.0.name = '../few'"),
+        ("regimes: [{hop1_ratio: 1}]", "regimes.0.name"),
+        ("steps_for: {natural: 0}", "steps_for.natural = 0"),
+        ("seeds: [0, 18446744073709551616]", "seeds.1 = 18446744073709551616"),
+        ("seeds: [0, 1]\nvary: []", "vary []"),
+        ("training: {optimizer: {lr: .nan}}", "training.optimizer.lr = nan"),
         ("families: {a: {}, b: {}}", "this study has a, b"),
     ],
 )
@@ -135,3 +150,9 @@ def test_what_does_not_exist_is_answered_with_what_does(name: str, family: str |
 def test_a_study_survives_its_own_json() -> None:
     study = load_study("pocket", "trm")
     assert StudySpec.parse(study.tree()) == study
+
+
+def test_a_field_taken_from_an_anchor_may_be_said_again(tmp_path: Path) -> None:
+    text = "world: &w {entities: 50, degree: 3}\nfamilies: {a: {world: {<<: *w, degree: 4}}}"
+    world = load_study(write(tmp_path, text)).world
+    assert (world.entities, world.degree) == (50, 4)

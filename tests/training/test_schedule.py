@@ -93,6 +93,8 @@ def test_the_rate_does_not_know_the_length_of_the_run(schedule, step, steps):
         ({"loop_choices": []}, "loop_choices"),
         ({"loop_choices": [0, 2]}, "loop_choices"),
         ({"keep": 1}, "keep"),
+        ({"steps": 10**9, "first_checkpoint": 10**9, "dense_every": 1}, "checkpoints; allowed are"),
+        ({"checkpoints_per_doubling": 10**9}, "checkpoints; allowed are"),
     ],
 )
 def test_impossible_settings_are_named(tree, words):

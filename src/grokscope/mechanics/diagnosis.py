@@ -72,7 +72,7 @@ class Diagnosis:
         try:
             return _ADAPTER.validate_python(tree)
         except ValidationError as error:
-            raise InputError(sentence(error, "diagnosis")) from None
+            raise InputError(sentence(error, "diagnosis", tree)) from None
 
 
 _ADAPTER = TypeAdapter(Diagnosis)

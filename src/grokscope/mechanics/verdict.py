@@ -147,7 +147,7 @@ class CausalVerdict:
         try:
             return _ADAPTER.validate_python(tree)
         except ValidationError as error:
-            raise InputError(sentence(error, "verdict")) from None
+            raise InputError(sentence(error, "verdict", tree)) from None
 
 
 _ADAPTER = TypeAdapter(CausalVerdict)

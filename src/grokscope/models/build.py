@@ -38,13 +38,21 @@ def build_model(
         raise InputError(f"dtype = {dtype!r}: must be one of {', '.join(DTYPES)}.")
     if vocab < 1 or positions < 1:
         raise InputError(f"vocab = {vocab}, positions = {positions}: both must be at least 1.")
-    if isinstance(spec, LoopedSpec):
-        return LoopedModel(spec, vocab, positions, fmt.attention == "causal", seed, DTYPES[dtype])
-    if fmt.attention == "causal":
+    if not isinstance(spec, LoopedSpec) and fmt.attention == "causal":
         raise InputError(
             "format.attention = 'causal': a recursive model sees all positions, so it must be 'full'."
         )
-    return RecursiveModel(spec, vocab, positions, seed, DTYPES[dtype])
+    try:
+        if isinstance(spec, LoopedSpec):
+            return LoopedModel(spec, vocab, positions, fmt.attention == "causal", seed, DTYPES[dtype])
+        return RecursiveModel(spec, vocab, positions, seed, DTYPES[dtype])
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        raise InputError(
+            f"model.width = {spec.width}, model.layers = {spec.layers}: the weights do not fit this "
+            "machine's memory."
+        ) from None
 
 
 def count_parameters(model: Reasoner) -> int:

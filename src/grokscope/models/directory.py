@@ -4,7 +4,6 @@ DIR/model.json           the spec, and what else it takes to build the model
 DIR/model.safetensors    parameters and buffers, float32
 """
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +12,7 @@ from pydantic import Field
 from safetensors.torch import load, save
 
 from grokscope.errors import InputError
-from grokscope.files import read_json, whole, write_json
+from grokscope.files import read_json, vacant, whole, write_json
 from grokscope.models.build import build_model
 from grokscope.models.looped import LoopedModel
 from grokscope.models.protocol import Reasoner
@@ -51,9 +50,7 @@ def save_model(directory: Path, model: LoopedModel | RecursiveModel, fmt: Format
     Raises:
         InputError: the directory holds something, or is a file.
     """
-    directory = Path(os.path.abspath(directory))
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(f"out = {directory}: must be a directory that does not exist yet or is empty.")
+    directory = vacant(directory)
     described = ModelFile(vocab=model.vocab, positions=model.positions, format=fmt, model=model.spec)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with whole(directory) as draft:

@@ -6,24 +6,27 @@ from pydantic import Field, model_validator
 
 from grokscope.spec import Spec
 
+MOST_WIDTH, MOST_REPEATS, MOST_EXPANSION = 2**16, 2**12, 2**8
+"""Beyond any model that is trained: a slip of the keyboard is refused before memory is asked for."""
+
 
 class LoopedSpec(Spec):
     """One stack of blocks run `loops` times (universal, recurrent GPT-2); 1 loop is the plain transformer."""
 
     kind: Literal["looped"] = "looped"
-    width: int = Field(128, ge=1)
+    width: int = Field(128, ge=1, le=MOST_WIDTH)
     """Model width D."""
     heads: int = Field(4, ge=1)
     """Attention heads; divides the width."""
-    layers: int = Field(2, ge=1)
+    layers: int = Field(2, ge=1, le=MOST_REPEATS)
     """Layers in the shared stack."""
-    loops: int = Field(3, ge=1)
+    loops: int = Field(3, ge=1, le=MOST_REPEATS)
     """Times the stack runs in training."""
-    inference_loops: int | None = Field(None, ge=1)
+    inference_loops: int | None = Field(None, ge=1, le=MOST_REPEATS)
     """Times the stack runs when evaluated; None means as in training."""
     shared: bool = True
     """False gives every loop its own weights: the control for parameter sharing at equal depth."""
-    expansion: float = Field(4.0, gt=0.0)
+    expansion: float = Field(4.0, gt=0.0, le=MOST_EXPANSION)
     """MLP inner width over D (swiglu too: its gate makes it half as large again)."""
     activation: Literal["gelu", "relu", "swiglu"] = "gelu"
     """MLP non-linearity (gelu: tanh form, as GPT-2)."""
@@ -60,25 +63,25 @@ class RecursiveSpec(Spec):
     """Tiny Recursive Model (TRM); defaults are the reference's."""
 
     kind: Literal["recursive"] = "recursive"
-    width: int = Field(1536, ge=1)
+    width: int = Field(1536, ge=1, le=MOST_WIDTH)
     """Model width D."""
     heads: int = Field(12, ge=1)
     """Attention heads (attention variant only)."""
-    layers: int = Field(2, ge=1)
+    layers: int = Field(2, ge=1, le=MOST_REPEATS)
     """Blocks in the shared level."""
-    h_cycles: int = Field(2, ge=1)
+    h_cycles: int = Field(2, ge=1, le=MOST_REPEATS)
     """Outer cycles; only the last carries gradient."""
-    l_cycles: int = Field(6, ge=1)
+    l_cycles: int = Field(6, ge=1, le=MOST_REPEATS)
     """Thinking passes per outer cycle."""
-    inference_h_cycles: int | None = Field(None, ge=1)
+    inference_h_cycles: int | None = Field(None, ge=1, le=MOST_REPEATS)
     """Outer cycles when evaluated; None means as in training."""
-    expansion: float = Field(4.0, gt=0.0)
+    expansion: float = Field(4.0, gt=0.0, le=MOST_EXPANSION)
     """SwiGLU expansion; inner width is round(expansion * n * 2 / 3) rounded up to a multiple of 256."""
     mixer: bool = True
     """True: token-mixing MLP over positions (mlp_t); False: attention."""
     positions: Literal["learned", "rotary", "none"] = "none"
     """Position code (rotary only with attention; attention with none cannot see the order of the tokens)."""
-    prefix: int = Field(16, ge=0)
+    prefix: int = Field(16, ge=0, le=MOST_WIDTH)
     """Learned prefix positions P."""
 
     @model_validator(mode="after")

@@ -61,9 +61,13 @@ def parse_study(tree: dict[str, Any], path: Path, family: str | None = None) -> 
     """Validate a study tree read from `path`, with one of its families laid over the rest."""
     tree = {"name": path.stem, **tree}
     families = tree.pop("families", {})
-    if not isinstance(families, dict) or not all(isinstance(over, dict) for over in families.values()):
+    if not isinstance(families, dict) or not all(
+        isinstance(name, str) and isinstance(over, dict) for name, over in families.items()
+    ):
         raise InputError(f"{path}: families must be a mapping of names to mappings of fields.")
     wanted = family if family is not None else tree.get("family")
+    if wanted is not None and not isinstance(wanted, str):
+        raise InputError(f"{path}: family = {wanted!r}: must be the name of one of the families.")
     if families:
         if wanted is None and len(families) == 1:
             wanted = next(iter(families))

@@ -1,12 +1,12 @@
 """A study: regimes x seeds of one model on one world, expanded to self-contained run specs."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from grokscope.mechanics.spec import CausalSpec, DiagnosisSpec, LensSpec
 from grokscope.models.spec import LoopedSpec, ModelSpec
-from grokscope.seeds import Seeds
+from grokscope.seeds import Seed, Seeds
 from grokscope.spec import Spec, digest
 from grokscope.studies.transfer_section import StudyTransfers
 from grokscope.training.spec import TrainingSpec
@@ -67,15 +67,21 @@ class StudySpec(Spec):
     """Thresholds."""
     causal: CausalSpec = CausalSpec()
     """What is intervened on when a run has finished."""
-    regimes: tuple[str | Regime, ...] = tuple(REGIMES)
+    regimes: tuple[
+        Annotated[
+            Annotated[str, Tag("name")] | Annotated[Regime, Tag("regime")],
+            Discriminator(lambda item: "name" if isinstance(item, str) else "regime"),
+        ],
+        ...,
+    ] = Field(tuple(REGIMES), min_length=1)
     """Names of the reference's regimes, or regimes spelled out."""
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     """One run per regime and seed."""
     vary: tuple[Literal["world", "split", "corpus", "init", "order"], ...] = (
         "world", "split", "corpus", "init", "order",
     )  # fmt: skip
     """The streams a study seed sets; the others keep seed 0. Regimes of one seed always share their world."""
-    steps_for: dict[str, int] = Field({})
+    steps_for: dict[str, Annotated[int, Field(ge=1)]] = Field({})
     """Other numbers of steps for some regimes, by name (`--training.steps` alone holds for all regimes)."""
     sinks: tuple[SinkName, ...] = ()
     """Where metrics go beside the run's own files; each is an extra to install."""
@@ -92,6 +98,8 @@ class StudySpec(Spec):
         for what, items in (("regimes", names), ("seeds", list(self.seeds))):
             if len(set(items)) != len(items):
                 raise ValueError(f"{what} repeats an item: {items}")
+        if len(self.seeds) > 1 and not self.vary:
+            raise ValueError(f"vary [] sets no stream, so the seeds {list(self.seeds)} would be one run each")
         if unknown := set(self.steps_for) - set(names):
             raise ValueError(f"steps_for names {sorted(unknown)}, which are not among the regimes {names}")
         for choice in self.transfer.choices() if self.transfer is not None else []:

@@ -1,5 +1,6 @@
 """What can be said of a training. Defaults are the reference's recipe where it has one."""
 
+import math
 from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
@@ -8,6 +9,9 @@ from grokscope.spec import Spec, later
 
 Part: TypeAlias = Literal["embedding", "blocks", "head"]
 """What can be frozen."""
+
+MOST_CHECKPOINTS = 100_000
+"""Of one run. Each evaluates every probe and writes files."""
 
 
 class OptimizerSpec(Spec):
@@ -102,6 +106,15 @@ class TrainingSpec(Spec):
             )
         if len(set(self.freeze)) != len(self.freeze):
             raise ValueError(f"freeze {list(self.freeze)} names a part twice")
+        reached = min(self.first_checkpoint, self.steps)
+        doublings = max(0.0, math.log2(self.steps) - math.log2(self.first_checkpoint))
+        checkpoints = reached // self.dense_every + doublings * self.checkpoints_per_doubling
+        if checkpoints > MOST_CHECKPOINTS:
+            raise ValueError(
+                f"first_checkpoint {self.first_checkpoint}, dense_every {self.dense_every}, "
+                f"checkpoints_per_doubling {self.checkpoints_per_doubling} and steps {self.steps} make "
+                f"{checkpoints:.2g} checkpoints; allowed are {MOST_CHECKPOINTS}"
+            )
         if self.loop_choices is not None and (not self.loop_choices or min(self.loop_choices) < 1):
             raise ValueError(
                 f"loop_choices {list(self.loop_choices)} must be one or more numbers, each at least 1"
