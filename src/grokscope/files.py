@@ -1,14 +1,18 @@
 """Files are written whole or not at all."""
 
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grokscope.errors import InputError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @contextmanager
@@ -40,6 +44,13 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
+def write_parquet(path: Path, frame: "pl.DataFrame") -> None:
+    """Write a table as Parquet; a full disk is the `OSError` it is, not an error of the format."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
 def write_json(path: Path, tree: Any) -> None:
     """Write JSON (indented, NaN forbidden) whole or not at all."""
     write_text(path, json.dumps(tree, indent=1, allow_nan=False) + "\n")
@@ -55,8 +66,24 @@ def read_json(path: Path, what: str = "file") -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"there is no {what} at {path}.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"the {what} at {path} cannot be read: {error}.") from None
+
+
+def vacant(path: Path, field: str = "out") -> Path:
+    """The place of a new directory, absolute: it must not exist yet, or be empty.
+
+    Raises:
+        InputError: something is there, or it is the directory this process works in.
+    """
+    place = Path(os.path.realpath(path))
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise InputError(
+            f"{field} = {str(path)!r} already holds something; it must be new or an empty directory."
+        )
+    if place == Path.cwd():
+        raise InputError(f"{field} = {str(path)!r} is the directory you are in; name a new one.")
+    return place
 
 
 def remove(path: Path) -> None:

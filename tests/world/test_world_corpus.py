@@ -265,6 +265,14 @@ def test_impossible_sizes_are_one_sentence(world, spec, regime, words):
     assert words in str(caught.value)
 
 
+def test_an_injection_that_finds_no_free_partner_is_refused():
+    world = WorldSpec(entities=40, relations=10, degree=5, ood_fraction=0.1)
+    spec = CorpusSpec(phi=1.0, partners=10**5)
+    corpus_of("natural", world, spec)
+    with pytest.raises(InputError, match="finds nothing to inject as hop 1"):
+        corpus_of("both_hops_full", world, spec)
+
+
 def test_the_largest_phi_that_is_named_is_possible():
     with pytest.raises(InputError) as caught:
         corpus_of(spec=SPEC.replace(phi=500.0))

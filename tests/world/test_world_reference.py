@@ -183,6 +183,19 @@ def test_a_study_can_train_on_exactly_the_file_or_draw_its_own(tmp_path):
         build_corpus(world, CorpusSpec(as_in_file=True), injects, Seeds())
 
 
+@pytest.mark.parametrize("facts_files", [True, False])
+def test_train_inferred_may_have_been_sampled_after_the_injection(tmp_path, facts_files):
+    made = make_reference(seed=1)
+    files = write(made, tmp_path, facts_files=facts_files)
+    injected = made["injected"]["OI"] + made["injected"]["IO"]
+    more = [item(q, made["compositions"][q][2], "train_inferred") for q in injected]
+    (tmp_path / "test.json").write_text(json.dumps(more + files["test"]))
+    corpus = read_corpus(tmp_path)
+    assert corpus.injected_hop1 + corpus.injected_hop2 == len(injected)
+    assert set(named(corpus.probes["ood_atomic"].queries, corpus.world)) == made["ood"]
+    assert set(named(corpus.probes["train_inferred"].queries, corpus.world)) == set(made["train"][:40])
+
+
 def trained(made, query):
     return item(query, made["compositions"][query][2])
 

@@ -1,6 +1,7 @@
 """Every layout on disk gives back what was written, and damage is one sentence."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,10 @@ from grokscope.world import (
     build_world,
     inspect,
     read_corpus,
+    storage,
     write_corpus,
 )
+from grokscope.world.tables import write_arrays, write_tables
 from tests.world import brute
 
 SPEC = WorldSpec(entities=40, relations=12, degree=8, ood_fraction=0.1)
@@ -72,6 +75,29 @@ def test_a_directory_with_something_in_it_is_left_alone(corpus, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_the_working_directory_is_not_replaced_and_a_link_is_followed(corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="the directory you are in"):
+        write_corpus(corpus, Path("."))
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to("far")
+    write_corpus(corpus, Path("link"))
+    assert (tmp_path / "link").is_symlink()
+    assert read_corpus(tmp_path / "far").fingerprint == corpus.fingerprint
+
+
+def test_a_description_nested_without_end_is_one_sentence(corpus, tmp_path):
+    write_corpus(corpus, tmp_path / "out")
+    (tmp_path / "out" / "corpus.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"cannot be read[^\n]*$"):
+        inspect(tmp_path / "out")
+
+
+def test_facts_are_inspected_whatever_the_file_is_called(tmp_path):
+    (tmp_path / "facts.txt").write_text("head,relation,tail\na,r,b\n")
+    assert inspect(tmp_path / "facts.txt")["facts"] == 1
+
+
 def test_a_write_that_fails_leaves_nothing(corpus, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -80,6 +106,16 @@ def test_a_write_that_fails_leaves_nothing(corpus, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_corpus(corpus, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(
+    ("name", "write_them"), [("arrays.safetensors", write_arrays), ("facts.parquet", write_tables)]
+)
+def test_a_full_disk_is_called_so(corpus, tmp_path, name, write_them):
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        write_them(storage._arrays(corpus), corpus, tmp_path)
 
 
 @pytest.mark.parametrize("layout", ["grokscope", "parquet"])

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from grokscope.errors import InputError
-from grokscope.files import whole, write_text
+from grokscope.files import whole, write_parquet, write_text
 
 LINES, TABLE = "metrics.jsonl", "metrics.parquet"
 
@@ -97,5 +97,5 @@ def write_table(directory: Path) -> pl.DataFrame:
     """Write `metrics.parquet`, whole or not at all, and return it."""
     frame = read_metrics(directory)
     with whole(directory / TABLE) as draft:
-        frame.write_parquet(draft)
+        write_parquet(draft, frame)
     return frame

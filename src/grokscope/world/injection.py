@@ -56,4 +56,9 @@ def _role(
     chosen_F = np.zeros(int(pool.fact_N2.max()) + 1, dtype=bool)
     chosen_F[chosen] = True
     injected: IntArray = rows[(rank < k) & chosen_F[fact]]
+    if len(injected) == 0:
+        raise InputError(
+            f"regime {regime.name!r} finds nothing to inject as hop {hop + 1}: the {len(chosen)} chosen OOD "
+            "facts have no ID partner that is not held out; use fewer corpus.partners or a larger degree."
+        )
     return injected

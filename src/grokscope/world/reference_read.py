@@ -5,6 +5,7 @@
 `id_facts.json` and `ood_facts.json` are lists of [h, r, t]. All but train and test may be missing.
 
 The ID/OOD split comes from id_facts / ood_facts if there; else from the test items, see `reference_split`.
+Of the train_inferred items, those that a regime injected (one OOD hop) are not among the probes: ours are ID.
 
 Shape suffixes: F facts, N trained compositions, P probes, K hops.
 """
@@ -125,6 +126,9 @@ def read_reference(directory: Path) -> ReferenceData:
     listed = {name: _listed(directory / f"{name}_facts.json", facts) for name in ("id", "ood")}
     ood = split_of(facts.tail, composed, tested, listed["id"], listed["ood"])
     _check_sets(composed, tested, ood)
+    if "train_inferred" in tested:
+        asked = tested["train_inferred"].items()
+        tested["train_inferred"] = {keys: where for keys, where in asked if not ood.intersection(keys)}
     return _arrays(vocabulary_of(directory, facts.tail), facts, ood, composed, tested)
 
 
@@ -146,7 +150,8 @@ def _check_sets(
     for kind, items in tested.items():
         for keys, where in items.items():
             pattern = "".join("O" if key in ood else "I" for key in keys)
-            if pattern != patterns[kind]:
+            injected = kind == "train_inferred" and pattern in ("OI", "IO")
+            if pattern != patterns[kind] and not injected:
                 raise InputError(
                     f"{where}: an item of type {kind!r} must be {patterns[kind]}, its hops are {pattern}."
                 )

@@ -20,27 +20,29 @@ def split_of(
     """The OOD facts.
 
     With `id_facts` or `ood_facts` the lists decide (one alone: the other is its complement). Without them the
-    test items do: facts of ood_atomic and of both hops of test_inferred_ood are OOD, of id_atomic,
-    train_inferred and test_inferred_iid ID, of first_hop_ood and second_hop_ood one each. A fact no test item
-    names is ID if a composition trains it (OOD facts are injected because test_inferred_ood uses them). One
-    that is in no composition is ID if ood_atomic lists the OOD facts, and OOD if there is no such list or it
-    is as long as the id_atomic list, for then a cap has cut both.
+    test items do: facts of ood_atomic and of both hops of test_inferred_ood are OOD, of id_atomic and
+    test_inferred_iid ID, of first_hop_ood and second_hop_ood one each. A fact that of these only
+    train_inferred names is ID (its items may be injected ones, so it does not contradict the others). A fact
+    no test item names is ID if a composition trains it (OOD facts are injected because test_inferred_ood uses
+    them). One that is in no composition is ID if ood_atomic lists the OOD facts, and OOD if there is no such
+    list or it is as long as the id_atomic list, for then a cap has cut both.
 
     Raises:
         InputError: the files contradict each other, or nothing tells ID from OOD.
     """
     if id_facts is not None or ood_facts is not None:
         return _from_lists(set(facts), id_facts, ood_facts)
-    patterns = {"id_atomic": "I", "train_inferred": "II", "test_inferred_iid": "II", "ood_atomic": "O"}
+    patterns = {"id_atomic": "I", "test_inferred_iid": "II", "ood_atomic": "O"}
     patterns |= {"test_inferred_ood": "OO", "first_hop_ood": "OI", "second_hop_ood": "IO"}
     named: dict[Key, str] = {}
-    for kind, chains in tested.items():
-        for chain, where in chains.items():
-            for key, letter in zip(chain, patterns[kind], strict=True):
+    for kind, pattern in patterns.items():
+        for chain, where in tested.get(kind, {}).items():
+            for key, letter in zip(chain, pattern, strict=True):
                 if named.setdefault(key, letter) != letter:
                     raise InputError(
                         f"{where}: the fact {''.join(key)} is OOD by one test item and ID by another."
                     )
+    named = {key: "I" for chain in tested.get("train_inferred", ()) for key in chain} | named
     if not named:
         raise InputError("the test items name no fact, so that ID and OOD cannot be told; add id_facts.json.")
     trained = {key for chain in composed for key in chain}

@@ -71,5 +71,5 @@ def _with_pad(tokens: list[str], path: Path) -> list[str]:
     if not pads:
         return [PAD, *tokens]
     if pads != [0]:
-        raise InputError(f"{path}: the padding token must have id 0, it has {pads[0]}.")
+        raise InputError(f"{path}: the padding token must have id 0 and stand once, it has {pads}.")
     return tokens

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from grokscope.errors import InputError
-from grokscope.files import read_json, whole, write_json
+from grokscope.files import read_json, vacant, whole, write_json
 from grokscope.seeds import Seeds
 from grokscope.spec import digest
 from grokscope.world.arrays import IntArray
@@ -42,11 +42,7 @@ def write_corpus(corpus: Corpus, directory: Path, layout: Layout = "grokscope") 
     Raises:
         InputError: `directory` exists and is not an empty directory, or the layout cannot hold the corpus.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(
-            f"out = {str(directory)!r} already holds something; it must be new or an empty directory."
-        )
-    with whole(directory) as draft:
+    with whole(vacant(directory)) as draft:
         draft.mkdir()
         if layout == "reference":
             write_reference(corpus, draft)
@@ -81,12 +77,13 @@ def read_corpus(directory: Path, seeds: Seeds | None = None) -> Corpus:
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """What a data set holds: `Corpus.summary`. For a CSV file of facts, what a corpus would add is None.
+    """What a data set holds: `Corpus.summary`. For a file (CSV facts), what a corpus would add is None.
 
     Raises:
         InputError: it cannot be read.
     """
-    if path.is_dir() or path.suffix.lower() != ".csv":
+    is_csv = path.is_file() or (path.suffix.lower() == ".csv" and not path.is_dir())
+    if not is_csv:
         return read_corpus(path).summary()
     raw = read_csv(path)
     world = make_world(raw.vocabulary, raw.fact_F3, np.zeros(len(raw.fact_F3), dtype=bool))

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from grokscope.errors import InputError
+from grokscope.files import write_parquet
 
 if TYPE_CHECKING:
     from grokscope.world.corpus import Corpus
@@ -25,9 +26,8 @@ ARRAYS = "arrays.safetensors"
 
 def write_arrays(arrays: Arrays, corpus: "Corpus", directory: Path) -> None:
     """Write `arrays.safetensors`."""
-    save_file(
-        {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}, directory / ARRAYS
-    )
+    packed = save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
+    (directory / ARRAYS).write_bytes(packed)
 
 
 def read_arrays(directory: Path) -> Arrays:
@@ -62,7 +62,7 @@ def write_tables(arrays: Arrays, corpus: "Corpus", directory: Path) -> None:
     columns |= {f"ood{k + 1}": arrays["ood"][composition_N2[:, k]] for k in range(2)}
     _write(columns, directory / "compositions.parquet")
     for name, probe_set in corpus.probes.items():
-        probe_set.frame().write_parquet(directory / f"probes_{name}.parquet")
+        write_parquet(directory / f"probes_{name}.parquet", probe_set.frame())
 
 
 def read_tables(directory: Path) -> Arrays:
@@ -96,7 +96,9 @@ def _facts_of(table: pl.DataFrame) -> npt.NDArray[np.int32]:
 
 
 def _write(columns: Arrays, file: Path) -> None:
-    pl.DataFrame({name: np.ascontiguousarray(column) for name, column in columns.items()}).write_parquet(file)
+    write_parquet(
+        file, pl.DataFrame({name: np.ascontiguousarray(column) for name, column in columns.items()})
+    )
 
 
 def _read(file: Path) -> pl.DataFrame:
