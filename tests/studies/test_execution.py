@@ -259,3 +259,41 @@ def test_a_corrupt_checkpoint_is_a_sentence_and_the_others_still_open(copy: Path
 def test_what_is_no_study_is_a_sentence(tmp_path: Path, what: str, named: str) -> None:
     with pytest.raises(InputError, match=named):
         grokscope.open(tmp_path / what)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [("resume/step_*.safetensors", "resume state"), ("metrics.jsonl", "has no line for step 0")],
+)
+def test_a_run_that_cannot_be_continued_stays_finished(
+    study: StudySpec, copy: Path, damage: str, said: str
+) -> None:
+    longer = study.replace(training={**study.training.tree(), "steps": 40})
+    planned = plan(longer, copy)
+    prepare(longer, copy, planned)
+    directory = planned[0].directory
+    for path in directory.glob(damage):
+        path.write_bytes(b"")
+    before = (directory / DONE).read_bytes()
+    with pytest.raises(InputError, match=said):
+        do_run(directory, threads=1)
+    assert (directory / DONE).read_bytes() == before
+    assert {run.action for run in plan(study, copy)} == {"skip"}
+
+
+def test_a_run_that_has_saved_nothing_yet_is_not_started_twice(study: StudySpec, tmp_path: Path) -> None:
+    planned = plan(study, tmp_path)
+    prepare(study, tmp_path, planned)
+    with locked(planned[0].directory), pytest.raises(InputError, match="in use by another process"):
+        plan(study, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["corpus.json", "manifest.json", "resume/state.json"])
+@pytest.mark.parametrize("text", ["[]", '{"step": Infinity, "seconds": 1}'])
+def test_a_foreign_file_is_one_sentence(study: StudySpec, copy: Path, name: str, text: str) -> None:
+    longer = study.replace(training={**study.training.tree(), "steps": 40})
+    planned = plan(longer, copy)
+    prepare(longer, copy, planned)
+    (planned[0].directory / name).write_text(text)
+    with pytest.raises(InputError, match=r"^[^\n]*$"):
+        do_run(planned[0].directory, threads=1)

@@ -68,8 +68,8 @@ def _plan_run(name: str, spec: RunSpec, out: Path) -> PlannedRun:
     directory = run_directory(out, name, spec)
     now = standing(directory)
     wanted = spec.training.steps
+    check_unlocked(directory, patience=3.0)
     if now.state != "new":
-        check_unlocked(directory, patience=3.0)
         kept = read_spec(directory)
         if kept.identity != spec.identity:
             raise InputError(f"{directory / SPEC} does not belong to its directory; it was changed by hand.")
@@ -87,7 +87,10 @@ def _plan_run(name: str, spec: RunSpec, out: Path) -> PlannedRun:
     diagnosed = read_json(directory / DONE, "end mark").get("diagnosis") == spec.diagnosis.tree()
     if spec.causal.enabled:
         verdict = read_json(directory / VERDICT, "verdict") if (directory / VERDICT).exists() else {}
-        diagnosed &= (verdict.get("step"), verdict.get("spec")) == (now.step, spec.causal.tree())
+        diagnosed &= isinstance(verdict, dict) and (verdict.get("step"), verdict.get("spec")) == (
+            now.step,
+            spec.causal.tree(),
+        )
     return PlannedRun(name, directory, spec, "skip" if diagnosed else "diagnose", now.step, None)
 
 

@@ -256,7 +256,8 @@ def open_directory(directory: str | Path) -> "Run | Study | Transfer":
 
 def check_fingerprint(directory: Path, fingerprint: str) -> None:
     """Raise InputError unless the corpus is the one the run in `directory` was started with."""
-    before = read_json(directory / CORPUS, "corpus summary").get("fingerprint")
+    summary = read_json(directory / CORPUS, "corpus summary")
+    before = summary.get("fingerprint") if isinstance(summary, dict) else None
     if before != fingerprint:
         raise InputError(
             f"the corpus of {directory.name} cannot be rebuilt: fingerprint {before} is now {fingerprint}, "

@@ -19,6 +19,7 @@ from grokscope.files import remove, write_json
 from grokscope.mechanics.diagnosis import diagnose
 from grokscope.mechanics.traces import TraceWriter
 from grokscope.models.build import build_model
+from grokscope.models.protocol import Reasoner
 from grokscope.studies.causal import keep_verdict
 from grokscope.studies.directory import (
     CORPUS,
@@ -88,7 +89,6 @@ def do_run(directory: Path, threads: int | None = None) -> None:
         corpus = _corpus(directory, spec)
         now = standing(directory)
         if now.state != "done" or now.step < spec.training.steps:
-            remove(directory / DONE)
             _train(directory, spec, corpus, threads)
         run = Run.open(directory)
         diagnosis = diagnose(run.metrics, run.traces, corpus.probes, spec.diagnosis)
@@ -102,6 +102,20 @@ def do_run(directory: Path, threads: int | None = None) -> None:
             "fingerprint": corpus.fingerprint,
         }
         write_json(directory / DONE, end)
+
+
+class _EndMark:
+    """Takes the end mark of a finished run away once its continuation has begun, and not if it cannot."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def at_checkpoint(self, step: int, model: Reasoner) -> None:
+        """Nothing to look at."""
+
+    def forget_after(self, step: int) -> None:
+        """The state is read and the training goes on."""
+        remove(self.directory / DONE)
 
 
 def _train(directory: Path, spec: RunSpec, corpus: Corpus, threads: int | None) -> None:
@@ -118,7 +132,10 @@ def _train(directory: Path, spec: RunSpec, corpus: Corpus, threads: int | None) 
         spec.training,
         spec.seeds,
         directory,
-        observers=[TraceWriter(directory / TRACES, corpus.probes, encoded, vocabulary, spec.lens)],
+        observers=[
+            _EndMark(directory),
+            TraceWriter(directory / TRACES, corpus.probes, encoded, vocabulary, spec.lens),
+        ],
         sinks=make_sinks(spec.sinks, directory),
         threads=threads,
         report=lambda news: write_progress(directory, {"pid": os.getpid(), "doing": "training", **news}),

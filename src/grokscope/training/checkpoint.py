@@ -98,7 +98,7 @@ def find_state(directory: Path) -> Progress | None:
     tree = read_json(path, "resume state")
     try:
         return Progress(int(tree["step"]), float(tree["seconds"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise InputError(f"the resume state at {path} is damaged: {json.dumps(tree)[:100]}.") from None
 
 

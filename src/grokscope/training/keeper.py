@@ -86,8 +86,17 @@ class Keeper:
         self.last: dict[str, Any] = {"loss": None, "accuracy": {}}
 
     def begin(self, progress: Progress | None) -> None:
-        """Remove all that was written after the state the training goes on from (None: there is none)."""
+        """Remove all that was written after the state the training goes on from (None: there is none).
+
+        Raises:
+            InputError: the metrics of a kept checkpoint are lost; nothing is removed.
+        """
         self.saved = self.asked = -1 if progress is None else progress.step
+        before = {step for step in kept_steps(self.directory) if step < self.saved}
+        if lost := before - {row["step"] for row in self.metrics.rows()}:
+            raise InputError(
+                f"{self.metrics.path} is damaged: it has no line for step {min(lost)}, which is kept."
+            )
         self.step = self.step_before = max(0, self.saved)
         self.seconds_before = 0.0 if progress is None else progress.seconds
         with self.writing():

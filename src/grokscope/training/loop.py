@@ -123,8 +123,9 @@ def train(
             manifest = manifest_here(torch.get_num_threads(), backend, device, model.dtype)
             if before:
                 check_same(before, manifest, directory)
-            with keeper.writing():
-                write_manifest(directory, before or manifest)
+            else:
+                with keeper.writing():
+                    write_manifest(directory, manifest)
         if progress:
             load_state(directory, progress, state, keeper.sums)
         keeper.begin(progress)

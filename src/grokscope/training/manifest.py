@@ -72,6 +72,8 @@ def read_manifest(directory: Path) -> Manifest:
     names = {field.name for field in fields(Manifest)}
     if not isinstance(tree, dict) or set(tree) != names:
         raise InputError(f"the manifest at {path} is damaged: its fields must be {', '.join(sorted(names))}.")
+    if type(tree["threads"]) is not int or tree["threads"] < 1:
+        raise InputError(f"the manifest at {path} is damaged: threads = {tree['threads']!r}.")
     return Manifest(**tree)
 
 
