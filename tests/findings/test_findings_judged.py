@@ -89,6 +89,17 @@ def test_a_regime_that_never_saturates_is_a_sentence_not_a_number() -> None:
     assert text(first.groups[0]).startswith("> ")
 
 
+def test_a_run_that_ended_before_a_delay_could_show_does_not_contradict_one() -> None:
+    short = tuple(step for step in GRID if step < 5000)
+    found = fake_grokking(group("second_hop_full", 8, saturation=3000, generalisation=None, grid=short))
+    curve = claim(found, "2.2")
+    assert (curve.result, curve.effect) == ("cannot tell", None)
+    assert curve.reason == "8 of 8 runs were not looked at for 2 times saturation."
+    long = fake_grokking(group("second_hop_full", 8, saturation=3000, generalisation=None))
+    assert claim(long, "2.2").result == "supported"  # more than twice as late, whenever it may come
+    assert claim(long, "2.2").effect.note == "at least"  # type: ignore[union-attr]
+
+
 def test_a_bridge_that_never_comes_leaves_nothing_to_be_late_against() -> None:
     found = claim(same_circuit(group("natural", 8, early_bridge=None)), "1.1")
     assert (found.result, found.effect) == ("cannot tell", None)

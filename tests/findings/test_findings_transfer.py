@@ -61,7 +61,7 @@ def test_without_a_mature_base_nothing_can_be_told() -> None:
 def test_only_bases_at_their_end_are_contrasted() -> None:
     early = [base("natural", s, (0.9, 0.0, 0.0), moment="saturation") for s in range(8)]
     assert transfer(early).result == "not run"
-    assert transfer([]).reason == "not run: the study has no finished transfer."
+    assert transfer([]).reason == "the study has no finished transfer."
 
 
 def test_a_mix_without_probes_is_a_sentence() -> None:

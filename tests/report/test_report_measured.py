@@ -97,7 +97,7 @@ def test_the_report_of_a_half_finished_study_says_what_it_lacks(tiny: tuple[Stud
     study, _ = tiny
     text = write_report(study, study.directory).read_text()
     assert "Not started yet: natural-s3." in text
-    assert "not run: the study has no finished transfer." in text
+    assert "the study has no finished transfer." in text
     judged = Findings.parse(json.loads((study.directory / "findings.json").read_text()))
     assert {one.result for one in judged.findings} == {"not run"}  # neither contrast has both its regimes
     assert "grokscope run study.yaml" in text

@@ -13,7 +13,7 @@ from grokscope.findings.values import Number
 from grokscope.mechanics.intervals import Rate
 from grokscope.statistics.exact import difference, equivalence, location
 from grokscope.statistics.rates import RunsRate, over_runs
-from grokscope.statistics.times import compare_times, horizon, kaplan_meier, log_rank, seen
+from grokscope.statistics.times import compare_times, horizon, kaplan_meier, log_rank, restricted, seen
 
 Read = Callable[[Measured], Rate | None]
 EVENTS = {
@@ -72,9 +72,11 @@ def later(
         waiting = [f"{len(group) - n} of {len(group)}" for group, n in zip(times, count, strict=True)]
         reason += f" Censored at step {end:,.0f}: {waiting[0]} and {waiting[1]} runs."
     note = "at least" if count[0] < len(one) and count[1] == len(two) else ""
+    logs = [restricted(group, end) for group in times]
+    each = tuple((logs[0] - logs[1]).tolist()) if paired else ()
     return Draft(
         key, hypothesis, "more", found, "times as late", "factor", reason.strip(), scale=_factor, note=note,
-        groups=groups, paper=paper,
+        each=each, groups=groups, paper=paper,
     )  # fmt: skip
 
 
@@ -88,22 +90,19 @@ def delayed(key: str, hypothesis: str, runs: Sequence[Measured], paper: tuple[Nu
     if unsaturated:
         said = f"{unsaturated} of {len(runs)} runs never saturated: there is nothing to be late against."
         return Draft(key, hypothesis, "more", None, "", "factor", said, groups=groups, paper=paper)
-    found = compare_times(late, full, paired=True)
-    limit = runs[0].diagnosis.spec.delay
-    end = horizon(late, full)
-    logs = [
-        math.log2(min(one.by or end, end) / min(two.by or end, end))
-        for one, two in zip(late, full, strict=True)
-    ]
-    censored = sum(time.by is None or time.by > end for time in late)
-    outcome = location(logs, math.log2(limit), confidence=found.confidence)
-    reason = f"Against {limit:g} times." + (
-        f" {censored} of {len(runs)} runs did not reach it." if censored else ""
-    )
+    limit, end = runs[0].diagnosis.spec.delay, horizon(late, full)
+    logs = restricted(late, end) - restricted(full, end) - math.log2(limit)
+    waiting = ~seen(late, end)
+    if (short := int((waiting & (logs < 0)).sum())) > 0:
+        said = f"{short} of {len(runs)} runs were not looked at for {limit:g} times saturation."
+        return Draft(key, hypothesis, "more", None, "", "factor", said, groups=groups, paper=paper)
+    reason = f"Tested against {limit:g} times."
+    if waiting.any():
+        reason += f" {int(waiting.sum())} of {len(runs)} runs did not reach it by step {end:,.0f}."
     return Draft(
-        key, hypothesis, "more", outcome, "saturation steps", "factor", reason,
-        scale=lambda value: limit * _factor(value), note="at least" if censored else "", groups=groups,
-        paper=paper,
+        key, hypothesis, "more", location(logs), "OOD accuracy 0.9 over saturation", "factor", reason,
+        scale=lambda value: limit * _factor(value), note="at least" if waiting.any() else "",
+        each=tuple(logs.tolist()), groups=groups, paper=paper,
     )  # fmt: skip
 
 
@@ -133,7 +132,8 @@ def rates_differ(
         if wanted == "same"
         else difference(values[0], values[1], paired=paired)
     )
-    return Draft(key, hypothesis, wanted, outcome, label, "difference", groups=groups, paper=paper)
+    each = tuple(a - b for a, b in zip(*values, strict=True)) if paired else ()
+    return Draft(key, hypothesis, wanted, outcome, label, "difference", each=each, groups=groups, paper=paper)
 
 
 def rate_against(
@@ -152,10 +152,12 @@ def rate_against(
     if lacking:
         said = f"no {what} for {', '.join(lacking)}."
         return Draft(key, hypothesis, wanted, None, what, "rate", said, groups=groups, paper=paper)
-    outcome = location([rate.value for rate in known if rate is not None], threshold)
+    values = [rate.value for rate in known if rate is not None]
+    outcome = location(values, threshold)
     return Draft(
-        key, hypothesis, wanted, outcome, what, "rate", f"Against {threshold:g}.",
-        scale=lambda value: value + threshold, groups=groups, paper=paper,
+        key, hypothesis, wanted, outcome, what, "rate", f"Tested against {threshold:g}.",
+        scale=lambda value: value + threshold, each=tuple(value - threshold for value in values),
+        groups=groups, paper=paper,
     )  # fmt: skip
 
 
@@ -181,10 +183,14 @@ def time_number(runs: Sequence[Measured], event: str) -> Number:
     found = kaplan_meier([run.time(event) for run in runs])
     label = f"{_event(event)}, {runs[0].regime}, median"
     rests = f"{_runs(found.n)}, {found.events} with the event"
+    steps = [time.by for run in runs if (time := run.time(event)).by is not None]
+    if len(steps) > 1:
+        rests += f" at step {min(steps):,.0f} to {max(steps):,.0f}"
     if found.median.by is None:
         last = max(run.time(event).until for run in runs)
         return Number(label, "step", None, None, None, rests, f"> {last:,.0f}")
-    return Number(label, "step", found.median.by, found.median.low, found.median.high, rests)
+    low = found.median.low or None  # from step 0 on: no bound at this n
+    return Number(label, "step", found.median.by, low, found.median.high, rests)
 
 
 def _lacking(*asked: tuple[Sequence[Measured], str]) -> str:

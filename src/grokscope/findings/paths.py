@@ -43,8 +43,9 @@ def same_path(
     left, right = known[: len(one)], known[len(one) :]
     if paired:
         values = [_in_margins(a, b) for a, b in zip(left, right, strict=True)]
-        return Draft(key, hypothesis, "same", equivalence(values, [0.0] * len(values), 1.0, paired=True),
-                     "distance", "margins", "Emergence only: what is used is the causal claim.")  # fmt: skip
+        outcome = equivalence(values, [0.0] * len(values), 1.0, paired=True)
+        said = "Emergence only: what is used is the causal claim."
+        return Draft(key, hypothesis, "same", outcome, "distance", "margins", said, each=tuple(values))
     worlds = {run.world for run in [*one, *two]}
     if len(worlds) > 1:
         said = "the seeds of the regimes do not pair by world, and paths are compared on the same facts."

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from grokscope.findings.values import Claim, Finding, Number, Result, Unit
+from grokscope.findings.values import Claim, Finding, Number, Result, Unit, plain
 from grokscope.statistics.exact import Effect, Equivalence
 from grokscope.statistics.multiple import holm
 
@@ -44,6 +44,8 @@ class Draft:
     """From the numbers that were tested to those that are shown."""
     note: str = ""
     """Before the effect: "at least", where runs are censored."""
+    each: tuple[float, ...] = ()
+    """The effect in every pair of runs, as it was tested."""
     groups: tuple[Number, ...] = ()
     paper: tuple[Number, ...] = ()
 
@@ -80,7 +82,7 @@ def finding(
         return judged("supported", "all claims are supported.")
     open_claims = named("cannot tell", "not run")
     if "descriptive" in results:
-        more = f" Not even a number: {open_claims}." if open_claims else ""
+        more = f" No number for: {open_claims}." if open_claims else ""
         return judged("descriptive", f"fewer than {FEWEST} runs in a group, so nothing is concluded.{more}")
     return judged("cannot tell", f"open: {open_claims}.")
 
@@ -114,10 +116,8 @@ def _judged(draft: Draft, p_holm: float | None, tests: int) -> tuple[Result, str
     more = f" {draft.reason}" if draft.reason else ""
     if p_holm is None:
         few = min(effect.n)
-        return (
-            "descriptive",
-            f"{few} run{'s' if few != 1 else ''} a group, {FEWEST} are needed for a test.{more}",
-        )
+        runs = f"{few} run{'s' if few != 1 else ''} a group, {FEWEST} are needed for a test."
+        return "descriptive", f"{runs}{_range(draft)}{more}"
     if isinstance(outcome, Equivalence):
         if p_holm <= ALPHA:
             return "supported", f"within the margin, p = {p_holm:.3g} (Holm).{more}"
@@ -133,6 +133,14 @@ def _judged(draft: Draft, p_holm: float | None, tests: int) -> tuple[Result, str
     least = min(1.0, effect.smallest_p * tests)
     limit = f" {tests} tests at this n cannot go below {least:.3g}." if least > ALPHA else ""
     return "cannot tell", f"p = {p_holm:.3g} (Holm).{limit}{more}"
+
+
+def _range(draft: Draft) -> str:
+    """Lowest and highest of the pairs, where there is no interval to show."""
+    if len(draft.each) < 2:
+        return ""
+    low, high = (plain(draft.scale(end), draft.unit) for end in (min(draft.each), max(draft.each)))
+    return f" Every pair: {low}." if low == high else f" Pairs from {low} to {high}."
 
 
 def _named(draft: Draft) -> str:

@@ -31,8 +31,8 @@ CLAIMS = {
     "3.4 bridge": "On old-then-new queries mature models still resolve most bridges.",
     "3.5 fake": f"{FAKE} models answer fewer new-then-old queries than mature ones.",
 }
-NOT_RUN = "not run: the study has no finished transfer."
-IMMATURE = "cannot tell: no mature base (none of the {n} {regime} bases answers OOD queries stably at 0.9)."
+NOT_RUN = "the study has no finished transfer."
+IMMATURE = "no mature base (none of the {n} {regime} bases answers OOD queries stably at 0.9)."
 
 
 def transfer(found: Sequence[Transferred]) -> Finding:
@@ -62,7 +62,7 @@ def _drafts(
         _against(bridge, mature, old_new, "bridge"),
     ]
     if not fake:
-        said = f"not run: the study has no finished transfer of {FAKE}."
+        said = f"the study has no finished transfer of {FAKE}."
         return [*drafts, Draft(fails, CLAIMS[fails], "less", None, "", "rate", said, "not run")]
     return [*drafts, _between(fails, fake, mature, new_old)]
 
@@ -74,7 +74,7 @@ def _against(key: str, bases: Sequence[Transferred], mix: str, what: Literal["ac
     paper = paper_tuned(MATURE, mix, column, f"{_name(mix)} {what}")
     groups = (_number(bases, mix, what),)
     outcome = None if said else location([rate.value for rate in rates], WORKS)
-    return Draft(key, CLAIMS[key], "more", outcome, _name(mix), "rate", said or f"Against {WORKS:g}.",
+    return Draft(key, CLAIMS[key], "more", outcome, _name(mix), "rate", said or f"Tested against {WORKS:g}.",
                  scale=lambda value: value + WORKS, groups=groups, paper=paper)  # fmt: skip
 
 

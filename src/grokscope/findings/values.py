@@ -107,18 +107,21 @@ def text(number: Number | None) -> str:
         return ""
     if number.value is None:
         return number.note or "not reached"
-    said = _one(number.value, number.unit)
+    said = plain(number.value, number.unit)
     if number.low is not None or number.high is not None:
-        ends = ("…" if end is None else _one(end, number.unit) for end in (number.low, number.high))
+        ends = ("…" if end is None else plain(end, number.unit) for end in (number.low, number.high))
         said += f" [{', '.join(ends)}]"
     return f"{number.note} {said}" if number.note else said
 
 
-def _one(value: float, unit: Unit) -> str:
+def plain(value: float, unit: Unit) -> str:
+    """A number alone, as its unit is written."""
     if unit == "step":
         return f"{value:,.0f}"
     if unit == "difference":
         return f"{value:+.2f}"
-    if unit in ("factor", "margins"):
-        return f"{value:.2g} ×" if abs(value) < 9.95 else f"{value:.0f} ×"
+    if unit == "factor":
+        return f"{value:.1f} ×"
+    if unit == "margins":
+        return f"{value:.2f} margins"
     return f"{value:.3f}" if 0.985 <= value < 1 else f"{value:.2f}"
