@@ -143,3 +143,9 @@ def test_worlds_that_do_not_pair_are_compared_as_groups() -> None:
     assert claim(found, "1.2").test == "exact exchange of runs"
     assert claim(found, "1.2").result == "supported"
     assert "do not pair by world" in claim(found, "1.4").reason
+
+
+def test_a_distance_that_does_not_exist_is_a_sentence_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grokscope.findings.paths._in_margins", lambda first, second: float("nan"))
+    found = same_circuit(with_paths(seeds=3))
+    assert any("distances do not exist" in one.reason for one in found.claims)

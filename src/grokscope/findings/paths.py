@@ -7,6 +7,7 @@ call two seeds of one regime different too, so it is left out there, and the pro
 Where all runs share one world, regimes are compared as groups, less the distance between seeds.
 """
 
+import math
 from collections.abc import Sequence
 
 from grokscope.findings.measured import Measured, pairs
@@ -43,6 +44,9 @@ def same_path(
     left, right = known[: len(one)], known[len(one) :]
     if paired:
         values = [_in_margins(a, b) for a, b in zip(left, right, strict=True)]
+        if lacking := sum(not math.isfinite(value) for value in values):
+            said = f"{lacking} of {len(values)} distances do not exist: a probe set has too few queries."
+            return Draft(key, hypothesis, "same", None, "distance", "margins", said)
         outcome = equivalence(values, [0.0] * len(values), 1.0, paired=True)
         said = "Emergence only: what is used is the causal claim."
         return Draft(key, hypothesis, "same", outcome, "distance", "margins", said, each=tuple(values))
