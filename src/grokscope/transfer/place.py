@@ -54,7 +54,8 @@ def place_of(known: Rate | None, failing: Stations, old: Stations | None, works:
         return "resolved, not read", f"{said}."
     if read is True and given is False:
         return "read, not looked up", f"{said}."
-    return "cannot tell", f"{said}: whether the bridge is read is not certain."
+    unsure = "the bridge is read" if read is None else "it would be looked up if it were given"
+    return "cannot tell", f"{said}: whether {unsure} is not certain."
 
 
 def _holds(rate: Rate | None) -> bool | None:
