@@ -1,11 +1,12 @@
 """The causal verdict of a run: made at its end, made up for where it is missing, no part of its identity."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from grokscope import cli
-from grokscope.mechanics.spec import CausalSpec
+from grokscope.mechanics.spec import RULE, CausalSpec
 from grokscope.report.causal_context import causal_reasons, causal_sentences
 from grokscope.report.gather import gather
 from grokscope.studies.causal import SCHEMA, examined_steps
@@ -57,6 +58,7 @@ def test_a_finished_run_has_its_verdict_and_every_cell(done: tuple[Path, Run]) -
     assert verdict is not None
     assert verdict.step == 8
     assert verdict.spec == STUDY.causal
+    assert verdict.rule == RULE
     assert {one.step for one in verdict.sets} == set(run.steps)
     cells = run.causal
     assert cells.columns == list(SCHEMA)
@@ -74,6 +76,17 @@ def test_a_missing_verdict_is_made_up_for_with_the_same_bytes(done: tuple[Path, 
     assert [row.action for row in plan(STUDY, out)] == ["diagnose"]
     do_run(run.directory)
     assert {name: (run.directory / name).read_bytes() for name in before} == before
+
+
+def test_a_verdict_of_an_older_rule_is_made_again(done: tuple[Path, Run]) -> None:
+    out, run = done
+    before = (run.directory / VERDICT).read_bytes()
+    tree = json.loads(before)
+    del tree["rule"]  # As it was written before the rule had a version.
+    (run.directory / VERDICT).write_text(json.dumps(tree))
+    assert [row.action for row in plan(STUDY, out)] == ["diagnose"]
+    do_run(run.directory)
+    assert (run.directory / VERDICT).read_bytes() == before
 
 
 def test_without_a_verdict_the_mechanism_is_not_tested(done: tuple[Path, Run], tmp_path: Path) -> None:

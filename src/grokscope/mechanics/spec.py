@@ -41,6 +41,11 @@ class DiagnosisSpec(Spec):
     """Level of all intervals."""
 
 
+RULE = 2
+"""Version of the causal verdict's rule and of what it reads; raised with every change that may change a verdict. Finished runs
+whose verdict is of another version are examined again."""
+
+
 class CausalSpec(Spec):
     """What is intervened on once a run has finished. It only reads: another setting is no other run."""
 

@@ -126,6 +126,8 @@ class CausalVerdict:
     sets: tuple[SetVerdict, ...]
     """In the order of steps, then of `spec.sets`."""
     spec: CausalSpec
+    rule: int = 1
+    """The `mechanics.spec.RULE` it was made by; 1: from before it was kept."""
 
     def of(self, probe_set: str, step: int | None = None) -> SetVerdict | None:
         """What a set said at a checkpoint (None: the last); None: not examined."""

@@ -13,7 +13,7 @@ from grokscope.mechanics.causal import combine
 from grokscope.mechanics.diagnosis import VERDICT_SET, Diagnosis
 from grokscope.mechanics.interchange import Setting
 from grokscope.mechanics.layout import chosen_probes
-from grokscope.mechanics.spec import CausalSpec
+from grokscope.mechanics.spec import RULE, CausalSpec
 from grokscope.mechanics.verdict import CausalVerdict, Look, look
 from grokscope.studies.directory import CAUSAL, VERDICT
 from grokscope.studies.run import Run
@@ -80,19 +80,20 @@ def causal_verdict(run: Run, diagnosis: Diagnosis, spec: CausalSpec) -> tuple[Ca
         diagnosis.behaviour, trained.examined if trained else None, ood.examined if ood else None
     )
     found = CausalVerdict(
-        verdict, reason, diagnosis.behaviour, kept[-1], tuple(one.found for one in looks), spec
+        verdict, reason, diagnosis.behaviour, kept[-1], tuple(one.found for one in looks), spec, RULE
     )
     return found, pl.DataFrame([row for one in looks for row in one.rows], schema=SCHEMA, orient="row")
 
 
 def up_to_date(run: Run, diagnosis: Diagnosis | None, spec: CausalSpec) -> bool:
-    """Whether the verdict on disk is of this spec, the last checkpoint and this diagnosis."""
+    """Whether the verdict on disk is of today's rule, this spec, the last checkpoint and this diagnosis."""
     kept = run.verdict
     return (
         kept is not None
         and diagnosis is not None
         and (run.directory / CAUSAL).exists()
-        and (kept.spec, kept.step, kept.behaviour) == (spec, run.steps[-1], diagnosis.behaviour)
+        and (kept.rule, kept.spec, kept.step, kept.behaviour)
+        == (RULE, spec, run.steps[-1], diagnosis.behaviour)
     )
 
 

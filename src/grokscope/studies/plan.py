@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from grokscope.errors import InputError
 from grokscope.files import read_json, write_json
+from grokscope.mechanics.spec import RULE
 from grokscope.studies.directory import (
     DONE,
     SPEC,
@@ -87,10 +88,8 @@ def _plan_run(name: str, spec: RunSpec, out: Path) -> PlannedRun:
     diagnosed = read_json(directory / DONE, "end mark").get("diagnosis") == spec.diagnosis.tree()
     if spec.causal.enabled:
         verdict = read_json(directory / VERDICT, "verdict") if (directory / VERDICT).exists() else {}
-        diagnosed &= isinstance(verdict, dict) and (verdict.get("step"), verdict.get("spec")) == (
-            now.step,
-            spec.causal.tree(),
-        )
+        wanted_verdict = {"rule": RULE, "step": now.step, "spec": spec.causal.tree()}
+        diagnosed &= isinstance(verdict, dict) and wanted_verdict.items() <= verdict.items()
     return PlannedRun(name, directory, spec, "skip" if diagnosed else "diagnose", now.step, None)
 
 
