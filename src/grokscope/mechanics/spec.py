@@ -42,8 +42,8 @@ class DiagnosisSpec(Spec):
 
 
 RULE = 2
-"""Version of the causal verdict's rule and of what it reads; raised with every change that may change a verdict. Finished runs
-whose verdict is of another version are examined again."""
+"""Version of the causal verdict's rule and of what it reads; raised with every change that may change a
+verdict. Finished runs whose verdict is of another version are examined again."""
 
 
 class CausalSpec(Spec):
