@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from grokscope import __version__, cli_findings, cli_mechanics, cli_plan, cli_transfer
+from grokscope import __version__, cli_findings, cli_mechanics, cli_plan, cli_transfer, cli_worthwhile
 from grokscope.errors import InputError
 from grokscope.files import safe_name
 from grokscope.models.published.options import ShapeOptions
@@ -152,6 +152,8 @@ def _dispatch(arguments: list[str]) -> int:
         return _import(command)
     if isinstance(command, cli_transfer.Transfer):
         return cli_transfer.transfer(command)
+    if isinstance(command, cli_worthwhile.Worthwhile):
+        return cli_worthwhile.do(command)
     assert study is not None  # without one, these commands do not get past the parser
     chosen = apply(study, command)
     if type(command).__name__ == "Plan":
@@ -218,6 +220,7 @@ def _commands(options: list[tuple[str, Any, Any]]) -> Any:
         | Annotated[cli_findings.Findings, tyro.conf.subcommand("findings")]
         | Annotated[show, tyro.conf.subcommand("show")]
         | Annotated[plan, tyro.conf.subcommand("plan")]
+        | Annotated[cli_worthwhile.Worthwhile, tyro.conf.subcommand("worthwhile")]
     )
 
 

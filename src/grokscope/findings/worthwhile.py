@@ -1,0 +1,357 @@
+"""Is grokking worthwhile? What every way to an OOD accuracy costs: training FLOP, time, compositions.
+
+A way is a regime. With nothing added one waits until OOD queries are answered; a regime that adds
+compositions of OOD facts pays in data instead. A run's cost is read at the first of `window` checkpoints in a
+row at or above a level, so it is known to lie between two checkpoints; a run that never gets there is
+censored at its last look, and stays in the curve as "at least that much". All runs of a study have steps of
+one size, so FLOP are steps times a constant, and a ratio of steps is a ratio of FLOP.
+
+Counted are training FLOP (examples and optimiser, `training.flops`), not evaluation and lens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log2
+from statistics import mean, median
+from typing import Literal, TypeAlias
+
+import polars as pl
+
+from grokscope.errors import InputError
+from grokscope.files import read_json
+from grokscope.mechanics.diagnosis import VERDICT_SET
+from grokscope.mechanics.phases import first_stable
+from grokscope.statistics.exact import difference
+from grokscope.statistics.times import Median, Time, compare_times, kaplan_meier
+from grokscope.studies.cost import run_cost
+from grokscope.studies.directory import CORPUS
+from grokscope.studies.run import Run, Study
+
+LEVELS = (0.5, 0.9)
+Kind: TypeAlias = Literal["ratio", "at least", "at most", "cannot tell"]
+ENOUGH = 6
+"""Runs per group below which a comparison is descriptive."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """One run at one level."""
+
+    run: str
+    regime: str
+    seed: int
+    level: float
+    time: Time
+    """In steps."""
+    accuracy: float
+    """At the end."""
+    seconds: float | None
+    """Clock of the run at that checkpoint, looking and whatever else the machine did included; None: not
+    reached."""
+    compositions: int
+    """Trained in all."""
+    added: int
+    """Of them those with an OOD fact, which the regime added."""
+    ood_facts: int
+    step_flop: float
+    batch: int
+
+    @property
+    def known_after(self) -> float:
+        """Last step at which it was not there yet."""
+        return self.time.until if self.time.by is None else self.time.after
+
+
+@dataclass(frozen=True)
+class Against:
+    """A way against waiting: how many times fewer steps (so FLOP) it takes."""
+
+    kind: Kind
+    """Ratio: every run of both got there. At least: all of the way's did, and not all that waited. At most:
+    the reverse. Cannot tell: runs of both ended before."""
+    factor: float | None
+    """Geometric mean of the ratio, censored runs at their last look; None: cannot tell."""
+    low: float | None
+    high: float | None
+    """Exact interval (`statistics.exact`); None: there is no bound, at this n or by censoring."""
+    p_value: float
+    """Two-sided, exact, of log steps up to the last step that every run was looked at: a run that was ended
+    early is no evidence."""
+    runs: tuple[int, int]
+    paired: bool
+
+    @property
+    def descriptive(self) -> bool:
+        """Too few runs for a claim."""
+        return min(self.runs) < ENOUGH
+
+
+@dataclass(frozen=True)
+class Way:
+    """A regime at a level."""
+
+    level: float
+    regime: str
+    runs: int
+    reached: int
+    added: float
+    """Compositions with an OOD fact, mean over runs."""
+    added_per_fact: float
+    """The same per OOD fact."""
+    step: Median
+    """Kaplan-Meier."""
+    span: tuple[float, float | None]
+    """Of the runs: the earliest step and the latest; None: some did not get there."""
+    step_flop: float
+    seconds: float | None
+    """Median clock of the runs that got there; None: fewer than half did."""
+    against: Against | None
+    """None: this is waiting, or there is nothing to compare with."""
+    efficient: bool | None
+    """No other way of this level takes at most its FLOP and its data; None: half of its runs did not get
+    there."""
+
+    def flop(self, step: float | None) -> float | None:
+        """FLOP up to a step."""
+        return None if step is None else step * self.step_flop
+
+
+@dataclass(frozen=True)
+class Worth:
+    """The computation over a study."""
+
+    study: str
+    probe_set: str
+    window: int
+    ways: tuple[Way, ...]
+    """By level, then by data."""
+    runs: tuple[Reached, ...]
+    notes: tuple[str, ...]
+
+    def table(self) -> pl.DataFrame:
+        """One row per level and regime; FLOP, steps and seconds of the median run, null where fewer than half
+        of the runs got there."""
+        rows = [
+            {
+                "level": way.level,
+                "regime": way.regime,
+                "runs": way.runs,
+                "reached": way.reached,
+                "added": way.added,
+                "added_per_ood_fact": way.added_per_fact,
+                "step_after": way.step.after,
+                "step_by": way.step.by,
+                "step_first_run": way.span[0],
+                "step_last_run": way.span[1],
+                "step_low": way.step.low,
+                "step_high": way.step.high,
+                "flop": way.flop(way.step.by),
+                "flop_low": way.flop(way.step.low),
+                "flop_high": way.flop(way.step.high),
+                "seconds": way.seconds,
+                "times_cheaper": way.against.factor if way.against else None,
+                "times_cheaper_low": way.against.low if way.against else None,
+                "times_cheaper_high": way.against.high if way.against else None,
+                "p_value": way.against.p_value if way.against else None,
+                "comparison": way.against.kind if way.against else None,
+                "descriptive": way.against.descriptive if way.against else None,
+                "efficient": way.efficient,
+            }
+            for way in self.ways
+        ]
+        return pl.DataFrame(rows, schema_overrides=_TYPES)
+
+    def run_table(self) -> pl.DataFrame:
+        """One row per run and level: between which checkpoints, at what cost; `by` null: censored."""
+        return pl.DataFrame(
+            [
+                {
+                    "run": one.run,
+                    "regime": one.regime,
+                    "seed": one.seed,
+                    "level": one.level,
+                    "after": one.time.after,
+                    "by": one.time.by,
+                    "until": one.time.until,
+                    "flop": None if one.time.by is None else one.time.by * one.step_flop,
+                    "flop_at_least": (one.time.until if one.time.by is None else one.time.after)
+                    * one.step_flop,
+                    "seconds": one.seconds,
+                    "examples": None if one.time.by is None else one.time.by * one.batch,
+                    "accuracy_at_end": one.accuracy,
+                    "compositions": one.compositions,
+                    "added": one.added,
+                    "added_per_ood_fact": one.added / one.ood_facts,
+                }
+                for one in self.runs
+            ],
+            schema_overrides={
+                "by": pl.Float64,
+                "flop": pl.Float64,
+                "seconds": pl.Float64,
+                "examples": pl.Float64,
+            },
+        )
+
+
+_TYPES = {
+    **dict.fromkeys(
+        ("step_by", "step_last_run", "step_high", "flop", "flop_high", "seconds", "p_value"), pl.Float64
+    ),
+    **dict.fromkeys(("times_cheaper", "times_cheaper_low", "times_cheaper_high"), pl.Float64),
+    "comparison": pl.String,
+    **dict.fromkeys(("descriptive", "efficient"), pl.Boolean),
+}
+
+
+def worthwhile(study: Study, levels: Sequence[float] = LEVELS, probe_set: str = VERDICT_SET) -> Worth:
+    """Read what every way of a study costs from its finished runs. Nothing is written.
+
+    Args:
+        study: with at least one finished run.
+        levels: accuracies to be reached, above 0 up to 1.
+        probe_set: on which probes.
+
+    Raises:
+        InputError: no run is finished, a level is impossible, or the runs have no such probes.
+    """
+    for level in levels:
+        if not 0 < level <= 1:
+            raise InputError(f"levels = {level}: allowed is above 0, up to 1.")
+    runs = study.runs
+    finished = {name: run for name, run in runs.items() if run.finished}
+    if not finished:
+        raise InputError(f"{study.directory} has no finished run; what getting there costs is not known yet.")
+    step_flop = run_cost(next(iter(finished.values())).spec).flop
+    found = [
+        reached(name, run, level, probe_set, step_flop) for level in levels for name, run in finished.items()
+    ]
+    wanted = list(study.spec.expand())
+    missing = [name for name in wanted if name not in finished]
+    notes = [f"Not finished, so not counted: {', '.join(missing)}."] if missing else []
+    pairs = "world" in study.spec.vary
+    ways = [way for level in levels for way in ways_of([one for one in found if one.level == level], pairs)]
+    return Worth(study.name, probe_set, study.spec.diagnosis.window, tuple(ways), tuple(found), tuple(notes))
+
+
+def reached(name: str, run: Run, level: float, probe_set: str, step_flop: float) -> Reached:
+    """When a finished run got to a level, from its metrics alone.
+
+    Raises:
+        InputError: the run has no such probes.
+    """
+    metrics, column, window = run.metrics.sort("step"), f"accuracy.{probe_set}", run.spec.diagnosis.window
+    if column not in metrics.columns:
+        raise InputError(f"probe_set = {probe_set!r}: run {name} has no such probes.")
+    steps, values = metrics["step"].to_list(), metrics[column].to_list()
+    step = first_stable(steps, values, level, window).step
+    until = float(steps[max(0, len(steps) - window)])
+    if step is None:
+        time, seconds = Time(until, None, until), None
+    else:
+        before = [one for one in steps if one < step]
+        time = Time(float(before[-1]) if before else 0.0, float(max(step, 1)), max(until, float(step), 1.0))
+        seconds = float(metrics["seconds"][steps.index(step)])
+    counts = read_json(run.directory / CORPUS, "corpus summary")
+    return Reached(
+        run=name,
+        regime=run.spec.regime.name,
+        seed=int(name.rpartition("-s")[2]),
+        level=level,
+        time=time,
+        accuracy=float(values[-1]),
+        seconds=seconds,
+        compositions=int(counts["train_compositions"]),
+        added=int(counts["injected_hop1"]) + int(counts["injected_hop2"]),
+        ood_facts=int(counts["ood_facts"]),
+        step_flop=step_flop,
+        batch=run.spec.training.batch,
+    )
+
+
+def ways_of(runs: Sequence[Reached], pairs: bool) -> list[Way]:
+    """The ways of one level, those with least data first.
+
+    Args:
+        runs: of one level.
+        pairs: runs of one seed share a world, and those of two seeds do not.
+    """
+    groups: dict[str, list[Reached]] = {}
+    for one in runs:
+        groups.setdefault(one.regime, []).append(one)
+    waiting = next((group for group in groups.values() if not any(one.added for one in group)), None)
+    ways = [_way(group, waiting, pairs) for group in groups.values()]
+    ways.sort(key=lambda way: (way.added, way.regime))
+    return [_judged(way, ways) for way in ways]
+
+
+def _way(group: list[Reached], waiting: list[Reached] | None, pairs: bool) -> Way:
+    first = group[0]
+    step = kaplan_meier([one.time for one in group]).median
+    clocks = [one.seconds for one in group if one.seconds is not None]
+    return Way(
+        level=first.level,
+        regime=first.regime,
+        runs=len(group),
+        reached=len(clocks),
+        added=mean(one.added for one in group),
+        added_per_fact=mean(one.added / one.ood_facts for one in group),
+        step=step,
+        span=(
+            min(one.time.by or one.time.until for one in group),
+            max(one.time.by or one.time.until for one in group) if len(clocks) == len(group) else None,
+        ),
+        step_flop=first.step_flop,
+        seconds=median(clocks) if 2 * len(clocks) > len(group) else None,
+        against=None if waiting is None or waiting is group else _against(waiting, group, pairs),
+        efficient=None,
+    )
+
+
+def _against(waiting: list[Reached], group: list[Reached], pairs: bool) -> Against:
+    one, two = ({run.seed: run.time for run in runs} for runs in (waiting, group))
+    seeds = sorted(set(one) & set(two))
+    paired = pairs and bool(seeds)
+    first, second = (
+        ([one[seed] for seed in seeds], [two[seed] for seed in seeds])
+        if paired
+        else (list(one.values()), list(two.values()))
+    )
+    reached = [all(time.by is not None for time in times) for times in (first, second)]
+    effect = difference(_log_steps(first), _log_steps(second), paired=paired)
+    kinds: dict[tuple[bool, bool], Kind] = {
+        (True, True): "ratio",
+        (False, True): "at least",
+        (True, False): "at most",
+        (False, False): "cannot tell",
+    }
+    kind = kinds[reached[0], reached[1]]
+    return Against(
+        kind=kind,
+        factor=None if kind == "cannot tell" else 2**effect.value,
+        low=2**effect.low if effect.low is not None and kind in ("ratio", "at least") else None,
+        high=2**effect.high if effect.high is not None and kind in ("ratio", "at most") else None,
+        p_value=compare_times(first, second, paired=paired).p_value,
+        runs=effect.n,
+        paired=paired,
+    )
+
+
+def _log_steps(times: Sequence[Time]) -> list[float]:
+    """log2 of the step by which it had happened; of a censored run, of its last look."""
+    return [log2(time.until if time.by is None else time.by) for time in times]
+
+
+def _judged(way: Way, ways: Sequence[Way]) -> Way:
+    """With whether another way takes no more of either."""
+    own = way.step.by
+    if own is None:
+        return way
+    beaten = any(
+        other.step.by is not None
+        and other.step.by <= own
+        and other.added <= way.added
+        and (other.step.by < own or other.added < way.added)
+        for other in ways
+    )
+    return Way(**{**vars(way), "efficient": not beaten})
