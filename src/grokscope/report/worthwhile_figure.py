@@ -43,12 +43,13 @@ def _level(ax: Axes, worth: Worth, ways: list[Way], color: str, shift: float) ->
         ax.plot(x, high, marker=".", color=color, markersize=4, alpha=0.6)
     there = [way for way in ways if way.step.by is not None]
     x_W = [way.added_per_fact + shift for way in there]
-    y_W = [way.flop(way.step.by) for way in there]
+    y_W = [way.flop(way.step.by) or 0.0 for way in there]
     efficient = [(x, y) for x, y, way in zip(x_W, y_W, there, strict=True) if way.efficient]
     if efficient:
         ax.plot(*zip(*efficient, strict=True), color=color, linewidth=1.6)
     ax.plot(x_W, y_W, linestyle="none", marker="o", color=color, markersize=6, label=f"{level:g}")
     if level == max(way.level for way in worth.ways):
         for x, y, way in zip(x_W, y_W, there, strict=True):
-            where = {"xytext": (5, 5), "textcoords": "offset points"}
-            ax.annotate(way.regime, (x, y), fontsize=7, color=style.MUTED, **where)
+            ax.annotate(
+                way.regime, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=7, color=style.MUTED
+            )
