@@ -152,7 +152,7 @@ def _dispatch(arguments: list[str]) -> int:
         return _import(command)
     if isinstance(command, cli_transfer.Transfer):
         return cli_transfer.transfer(command)
-    if isinstance(command, cli_worthwhile.Worthwhile):
+    if isinstance(command, cli_worthwhile.COMMANDS):
         return cli_worthwhile.do(command)
     assert study is not None  # without one, these commands do not get past the parser
     chosen = apply(study, command)
@@ -221,6 +221,7 @@ def _commands(options: list[tuple[str, Any, Any]]) -> Any:
         | Annotated[show, tyro.conf.subcommand("show")]
         | Annotated[plan, tyro.conf.subcommand("plan")]
         | Annotated[cli_worthwhile.Worthwhile, tyro.conf.subcommand("worthwhile")]
+        | Annotated[cli_worthwhile.Price, tyro.conf.subcommand("price")]
     )
 
 

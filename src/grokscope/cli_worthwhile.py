@@ -1,4 +1,4 @@
-"""`grokscope worthwhile`: what every way to an OOD accuracy cost in a study."""
+"""`grokscope worthwhile`, `grokscope price`: what OOD accuracy cost, and what a new fact costs."""
 
 import dataclasses
 import json
@@ -30,13 +30,62 @@ class Worthwhile:
     """Print JSON."""
 
 
-def do(command: Worthwhile) -> int:
-    """Run the command; returns the exit code."""
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """Say how many compositions a new fact must be shown in before its compositions are answered."""
+
+    directory: tyro.conf.Positional[Path]
+    """A price study's directory (studies/price.yaml)."""
+    out: Path | None = None
+    """Also write price.csv into this directory."""
+    json: bool = False
+    """Print JSON."""
+
+
+COMMANDS = (Worthwhile, Price)
+
+
+def do(command: Worthwhile | Price) -> int:
+    """Run a command; returns the exit code."""
+    return _price(command) if isinstance(command, Price) else _worthwhile(command)
+
+
+def _price(command: Price) -> int:
     from grokscope.files import whole
+    from grokscope.findings.price import HEADS, cells, prices, rows, rungs, table
+    from grokscope.findings.worthwhile import ENOUGH
+    from grokscope.report.printed import print_table
+    from grokscope.studies.run import Study, open_directory
+
+    study = open_directory(command.directory)
+    if not isinstance(study, Study):
+        raise InputError(f"{command.directory} holds one {type(study).__name__.lower()}, not a study.")
+    found, notes = rungs(study)
+    every = prices(found)
+    if command.out is not None:
+        with whole(command.out / "price.csv") as draft:
+            table(every).write_csv(draft)
+    over = rows(found)
+    if over and max(len(row.prices) for row in over) < ENOUGH:
+        notes.append(f"Fewer than {ENOUGH} seeds: descriptive, nothing is claimed.")
+    if command.json:
+        print(json.dumps({"prices": table(every).to_dicts(), "notes": notes}, indent=1, allow_nan=False))
+        return 0
+    title = f"{study.name}: fewest compositions per new fact (above the first, at most the second number)"
+    print_table(title, HEADS, cells(over))
+    for note in notes:
+        print(note)
+    return 0
+
+
+def _worthwhile(command: Worthwhile) -> int:
+    from grokscope.files import whole
+    from grokscope.findings import bought
+    from grokscope.findings.transfers import transferred
     from grokscope.findings.worthwhile import worthwhile
     from grokscope.findings.worthwhile_text import HEADS, rows, sentences
     from grokscope.report.printed import print_table
-    from grokscope.studies.run import Run, open_directory
+    from grokscope.studies.run import Study, open_directory
 
     if not 0 < command.utilisation <= 1:
         raise InputError(f"utilisation = {command.utilisation}: allowed is above 0, up to 1.")
@@ -44,14 +93,19 @@ def do(command: Worthwhile) -> int:
         raise InputError("levels = (): name at least one accuracy.")
     device = None if command.device is None else device_of(command.device)
     study = open_directory(command.directory)
-    if isinstance(study, Run):
-        raise InputError(f"{command.directory} is one run; a study's directory is needed.")
+    if not isinstance(study, Study):
+        raise InputError(f"{command.directory} holds one {type(study).__name__.lower()}, not a study.")
     found = worthwhile(study, command.levels, command.probe_set)
+    transfers, remarks = transferred(study)
+    buys = bought.bought(transfers)
     if command.out is not None:
         from grokscope.report import style
         from grokscope.report.worthwhile_figure import iso_accuracy
 
-        for name, table in (("worthwhile", found.table()), ("worthwhile_runs", found.run_table())):
+        tables = {"worthwhile": found.table(), "worthwhile_runs": found.run_table()}
+        if buys:
+            tables["worthwhile_transfer"] = bought.table(buys)
+        for name, table in tables.items():
             with whole(command.out / f"{name}.csv") as draft:
                 table.write_csv(draft)
         with style.styled():
@@ -62,6 +116,7 @@ def do(command: Worthwhile) -> int:
             "probe_set": found.probe_set,
             "ways": found.table().to_dicts(),
             "runs": found.run_table().to_dicts(),
+            "transfer": bought.table(buys).to_dicts(),
             "sentences": sentences(found),
         }
         print(json.dumps(tree, indent=1, allow_nan=False))
@@ -72,4 +127,9 @@ def do(command: Worthwhile) -> int:
     print_table(title, HEADS, rows(found, device, command.utilisation))
     for sentence in sentences(found):
         print(sentence)
+    if buys:
+        title = "what each buys in transfer: accuracy on new facts' compositions, atoms known"
+        print_table(title, bought.HEADS, bought.cells(buys))
+    for remark in remarks:
+        print(remark)
     return 0

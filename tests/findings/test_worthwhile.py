@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from grokscope import cli
 from grokscope.errors import InputError
 from grokscope.files import write_json, write_text
+from grokscope.findings import bought
+from grokscope.findings.transfers import Transferred
 from grokscope.findings.worthwhile import Reached, Worth, ways_of, worthwhile
 from grokscope.findings.worthwhile_text import rows, sentences
+from grokscope.mechanics.intervals import Rate
 from grokscope.report.worthwhile_figure import iso_accuracy
 from grokscope.statistics.times import Time
 from grokscope.studies.directory import CORPUS, DONE, SPEC, STUDY, run_directory
@@ -202,6 +205,28 @@ def test_the_command_writes_tables_and_a_figure(tmp_path: Path, capsys: pytest.C
         error = capsys.readouterr().err
         assert named in error
         assert error.count("\n") == 1
+
+
+def rate(value: float, n: int = 100) -> Rate:
+    return Rate(value, value - 0.05, value + 0.05, n, (n, n), float(n))
+
+
+def test_what_a_way_buys_is_counted_over_runs() -> None:
+    """A mix that no run can tell is said to be so; a base's maturity stands beside its numbers."""
+    given = [
+        Transferred("natural", "end", seed, f"w{seed}", seed < 2, None, {"new_then_old": rate(value)}, {})
+        for seed, value in enumerate((0.8, 0.9, 1.0))
+    ]
+    rows = bought.bought([*given, Transferred("untrained", "untrained", 0, "w0", False, None, {}, {})])
+    assert len(rows) == 6
+    first = rows[0]
+    assert first.rate is not None
+    assert (first.rate.value, first.rate.runs, first.rate.n) == (pytest.approx(0.9), 3, 300)
+    assert (first.runs, first.mature) == (3, 2)
+    assert [one.rate for one in rows[1:]] == [None] * 5
+    assert bought.table(rows)["accuracy"].null_count() == 5
+    assert bought.cells(rows)[0][:2] == ("natural@end", "2 of 3")
+    assert bought.cells(rows)[1][2:] == ("cannot tell",) * 3
 
 
 def test_a_figure_of_runs_that_never_got_there_is_drawn(tmp_path: Path) -> None:

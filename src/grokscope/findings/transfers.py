@@ -33,9 +33,17 @@ class Transferred:
 
 
 def transferred(study: Study) -> tuple[list[Transferred], list[str]]:
-    """The finished transfers of a study, and sentences on those that are not."""
+    """The finished transfers of a study, and sentences on those that are not.
+
+    Of a study with variants only those are counted that were made as its section says, with nothing laid over
+    it.
+    """
     found, notes = [], []
+    own = study.spec.transfer.transfer if study.spec.transfer else None
     for name, one in study.transfers.items():
+        spec = one.spec
+        if own is not None and spec.identity != spec.replace(transfer=own.tree()).identity:
+            continue
         try:
             result = one.result
             if result is None:

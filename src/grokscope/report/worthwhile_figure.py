@@ -22,6 +22,7 @@ def iso_accuracy(worth: Worth) -> Figure:
     for number, level in enumerate(levels):
         ways = [way for way in worth.ways if way.level == level]
         _level(ax, worth, ways, COLORS[number % len(COLORS)], shift=0.25 * (number - (len(levels) - 1) / 2))
+    _names(ax, worth)
     ax.set_yscale("log")
     ax.set_xlabel("compositions added per OOD fact")
     ax.set_ylabel("training FLOP")
@@ -48,8 +49,14 @@ def _level(ax: Axes, worth: Worth, ways: list[Way], color: str, shift: float) ->
     if efficient:
         ax.plot(*zip(*efficient, strict=True), color=color, linewidth=1.6)
     ax.plot(x_W, y_W, linestyle="none", marker="o", color=color, markersize=6, label=f"{level:g}")
-    if level == max(way.level for way in worth.ways):
-        for x, y, way in zip(x_W, y_W, there, strict=True):
-            ax.annotate(
-                way.regime, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=7, color=style.MUTED
-            )
+
+
+def _names(ax: Axes, worth: Worth) -> None:
+    """Each way's name beside its highest median."""
+    highest: dict[str, tuple[float, float]] = {}
+    for way in worth.ways:
+        flop = way.flop(way.step.by)
+        if flop is not None and flop >= highest.get(way.regime, (0.0, 0.0))[1]:
+            highest[way.regime] = (way.added_per_fact, flop)
+    for regime, place in highest.items():
+        ax.annotate(regime, place, xytext=(8, 5), textcoords="offset points", fontsize=7, color=style.MUTED)
