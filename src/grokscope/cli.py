@@ -296,7 +296,9 @@ def _world_build(command: WorldBuild) -> int:
     known = REGIMES | own
     if command.regime not in known:
         raise InputError(f"regime = {command.regime!r}: allowed are {', '.join(known)}.")
-    one = study.replace(regimes=[known[command.regime].tree()], seeds=[command.seed], steps_for={})
+    one = study.replace(
+        regimes=[known[command.regime].tree()], seeds=[command.seed], steps_for={}, transfer=None
+    )
     (spec,) = one.expand().values()
     corpus = build_corpus(build_world(spec.world, spec.seeds), spec.corpus, spec.regime, spec.seeds)
     write_corpus(corpus, command.out, command.format)

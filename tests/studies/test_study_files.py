@@ -19,7 +19,7 @@ def write(folder: Path, text: str) -> str:
 
 
 def test_the_shipped_studies_are_all_there_and_valid() -> None:
-    assert {"demo", "mid", "paper", "pocket"} <= set(shipped_studies())
+    assert {"demo", "findings", "mid", "paper", "pocket"} <= set(shipped_studies())
     for name in shipped_studies():
         study = load_study(name)
         assert study.name == name

@@ -266,6 +266,14 @@ def test_one_run_of_ones_own(trained: Path, tmp_path: Path, capsys: pytest.Captu
         assert message in capsys.readouterr().err
 
 
+def test_a_world_of_a_study_with_transfers_can_be_built(tmp_path: Path) -> None:
+    """One regime alone must not stumble over the bases of the others."""
+    assert (
+        cli.main(["world", "build", "pocket", "--regime", "first_hop_full", "--out", str(tmp_path / "w")])
+        == 0
+    )
+
+
 def test_findings_reuses_the_runs_of_pocket() -> None:
     """The two files repeat the same settings: one that is changed alone would train everything anew."""
     pocket, findings = load_study("pocket", "causal"), load_study("findings")
