@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import looking, machine, saving, scaling, steps, tables
+from benchmarks import looking, machine, population, saving, scaling, steps, tables
 from grokscope.files import write_json
 
 RESULTS, DOCUMENT = Path("docs/data/speed.json"), Path("docs/speed.md")
@@ -36,13 +36,14 @@ SECTIONS: dict[str, Section] = {
     ],
     "memory": lambda quick, device: [row for name in NAMES for row in scaling.memory(name, quick)],
     "two_runs": lambda quick, device: [row for name in NAMES for row in scaling.two_runs(name, quick)],
+    "population": lambda quick, device: population.population("pocket", quick, device),
     "scaling": lambda quick, device: [row for name in NAMES for row in scaling.scaling(name, quick)],
     "looking": lambda quick, device: [row for name in NAMES for row in looking.looking(name, 1, quick)],
     "corpus": lambda quick, device: scaling.corpus(quick),
     "saving": lambda quick, device: saving.saving(quick),
 }
 """What is measured, in this order."""
-ON_GPU = ("matmul", "steps", "phases")
+ON_GPU = ("matmul", "steps", "phases", "population")
 """Sections that know a GPU; the others measure the CPU alone."""
 
 

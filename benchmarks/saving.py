@@ -4,6 +4,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.clock import take_part, take_time
 from grokscope.models.build import build_model, count_parameters
 from grokscope.models.spec import LoopedSpec
@@ -36,7 +38,7 @@ def saving(quick: bool) -> list[dict[str, Any]]:
     state, rounds = Optimizer(spec, model).start(model), 2 if quick else 9
     with tempfile.TemporaryDirectory() as folder:
         directory, file = Path(folder), Path(folder) / "weights.safetensors"
-        keeper = Keeper(model, {}, spec, directory, (), (), state, 1.0)
+        keeper = Keeper(model, {}, spec, directory, (), (), state, torch.zeros(2, dtype=torch.float64), 1.0)
 
         def onwards(save: str) -> None:
             keeper.step += 1

@@ -13,7 +13,7 @@ from benchmarks.clock import Timing, take_turns
 from benchmarks.machine import ceiling, products_of, seconds_alone
 from benchmarks.plain import PlainTrainer, phases
 from benchmarks.shapes import Setup, setup, shape
-from grokscope.training.loop import repeatable
+from grokscope.training.start import repeatable
 from grokscope.training.step import (
     Step,
     compiled_step,

@@ -48,6 +48,15 @@ COLUMNS: dict[str, list[Column]] = {
         ("of the ceiling", field("share", ".0%")),
         ("of its own shapes' ceiling", field("share_own", ".0%")),
     ],
+    "gpu_steps": [
+        ("shape", field("shape")),
+        ("step", field("variant")),
+        ("time", seconds("seconds")),
+        ("quartiles", lambda row: f"{clock(row['low'])} to {clock(row['high'])}" if "low" in row else ""),
+        ("steps per second", lambda row: f"{1 / row['seconds']:.1f}" if "seconds" in row else "failed"),
+        ("against plain", field("speedup", ".2f")),
+        ("of the ceiling", field("share", ".0%")),
+    ],
     "phases": [
         ("shape", field("shape")),
         ("step", field("variant")),
@@ -66,6 +75,15 @@ COLUMNS: dict[str, list[Column]] = {
         ("runs", field("runs")),
         ("threads each", field("threads")),
         ("steps per second in all", field("steps_per_second", ".2f")),
+    ],
+    "population": [
+        ("shape", field("shape")),
+        ("runs together", field("members")),
+        ("one step of all", seconds("seconds")),
+        ("one run alone", seconds("alone")),
+        ("steps per second in all", field("steps_per_second", ".1f")),
+        ("against one alone", field("gain", ".2f")),
+        ("of the ceiling", field("share", ".0%")),
     ],
     "scaling": [
         ("shape", field("shape")),

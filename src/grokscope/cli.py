@@ -193,6 +193,10 @@ def _commands(options: list[tuple[str, Any, Any]]) -> Any:
     threads_help = (
         "Threads of each worker, part of what a run's bits depend on; None: usable cores // workers."
     )
+    population_help = (
+        "How many new runs are trained together in one process: auto (many on a GPU, one on a CPU), off, or "
+        "a number."
+    )
     run = dataclasses.make_dataclass(
         "Run",
         [
@@ -201,6 +205,11 @@ def _commands(options: list[tuple[str, Any, Any]]) -> Any:
             ("out", Annotated[Path | None, Help(help=out_help)], dataclasses.field(default=None)),
             ("workers", Annotated[int | None, Help(help=workers_help)], dataclasses.field(default=None)),
             ("threads", Annotated[int | None, Help(help=threads_help)], dataclasses.field(default=None)),
+            (
+                "population",
+                Annotated[int | Literal["auto", "off"], Help(help=population_help)],
+                dataclasses.field(default="auto"),
+            ),
             *options,
         ],
         frozen=True,
@@ -239,7 +248,7 @@ def _run(study: StudySpec, command: Any) -> int:
     out = command.out or default_out(study)
     failed: RunsFailed | None = None
     try:
-        done = run_study(study, out, command.workers, command.threads)
+        done = run_study(study, out, command.workers, command.threads, command.population)
     except RunsFailed as error:
         failed, done = error, error.study
     if any(run.diagnosis is not None for run in done.runs.values()):

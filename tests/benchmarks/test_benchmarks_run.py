@@ -8,7 +8,7 @@ import torch
 from benchmarks.plain import PlainTrainer
 from benchmarks.shapes import build, corpus_of, setup, shape
 
-from benchmarks import looking, run, tables
+from benchmarks import gpu, looking, run, tables
 from grokscope.mechanics.interchange import Setting, draw_donors, interchange, source_of
 from grokscope.mechanics.lens import lens, targets
 from grokscope.training.step import eager_step
@@ -57,9 +57,9 @@ def test_loops_one_at_a_time_see_the_same(name):
 
 def test_quick_run_fills_the_document(tmp_path, capsys):
     out = tmp_path / "speed.json"
-    run.main(["--quick", "--only", "matmul", "steps", "phases", "saving", "--out", str(out)])
+    run.main(["--quick", "--only", "matmul", "steps", "phases", "saving", "population", "--out", str(out)])
     results = json.loads(out.read_text())
-    assert set(results["cpu"]) == {"matmul", "steps", "phases", "saving"}
+    assert set(results["cpu"]) == {"matmul", "steps", "phases", "saving", "population"}
     assert {row["variant"] for row in results["cpu"]["steps"]["rows"]} == {"plain", "eager"}
     assert all(row["speedup"] > 0 for row in results["cpu"]["steps"]["rows"])
     assert "| pocket | 1 | plain |" in capsys.readouterr().out
@@ -72,3 +72,29 @@ def test_quick_run_fills_the_document(tmp_path, capsys):
     assert text.startswith("before\n<!-- table cpu matmul -->\n| dtype")
     assert "old" not in text
     assert "Not measured" in text
+
+
+def test_the_gpu_program_runs_on_a_cpu_and_says_what_it_did_not_measure(tmp_path, capsys):
+    out = tmp_path / "speed.json"
+    gpu.main(["--device", "cpu", "--quick", "--out", str(out)])
+    results = json.loads(out.read_text())["cpu"]
+    assert list(results) == list(gpu.SECTIONS)
+    assert [(row["shape"], row["variant"]) for row in results["gpu_steps"]["rows"]] == [
+        (name, variant) for name in gpu.SHAPES for variant in ("plain", "eager")
+    ]
+    assert [row["members"] for row in results["population"]["rows"]] == [1, 2]
+    capsys.readouterr()
+    gpu.main(["--device", "cpu", "--quick", "--minutes", "-1", "--out", str(out)])
+    assert "gpu_steps: not measured, the -1 minutes are over" in capsys.readouterr().out
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit):
+            gpu.main(["--out", str(out)])
+        assert "sees no GPU" in capsys.readouterr().err
+
+
+def test_a_variant_that_fails_has_its_error_in_the_table():
+    def failing():
+        raise RuntimeError("no capture here\nmore")
+
+    calls, broken = gpu._working({"a": lambda: int, "b": failing})
+    assert (list(calls), broken) == (["a"], {"b": "no capture here"})

@@ -254,7 +254,7 @@ def test_a_compiler_that_fails_is_no_compiler(tmp_path, monkeypatch):
 
         return run
 
-    monkeypatch.setattr(step_module, "compiled_step", broken)
+    monkeypatch.setattr(step_module, "compiled", broken)
     monkeypatch.setattr(step_module, "compiler", lambda: "g++")
     assert tiny.run(tmp_path, compile="auto", steps=2).manifest.backend == "eager"
 

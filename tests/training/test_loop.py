@@ -65,8 +65,9 @@ def test_compiled_is_eager():
     eager, eager_losses = steps_of("looped", eager_step, 20, **changes)
     assert compiled_losses == pytest.approx(eager_losses, rel=1e-3)
     for part, other in zip(compiled, eager, strict=True):
+        assert part.keys() == other.keys()
         # Newton-Schulz runs in bfloat16, so its rounding depends on what is fused.
-        assert difference(other, part) < 0.02
+        assert not part or difference(other, part) < 0.02
 
 
 @pytest.mark.parametrize("kind", ["looped", "recursive"])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
+from grokscope.studies.files import load_study
 from grokscope.training.optim import NEWTON_SCHULZ, Optimizer, orthogonalise, orthogonalise_all
 from grokscope.training.spec import OptimizerSpec
 from tests.training import tiny
@@ -159,3 +160,30 @@ def test_muon_needs_matrices():
     model.block_matrices = list  # type: ignore[method-assign]
     with pytest.raises(InputError, match="block matrices"):
         Optimizer(tiny.spec(), model)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_grokfast_is_the_published_filter_before_any_rule(kind):
+    """h = first gradient, then h = d h + (1 - d) g; the rule sees g + amplification h."""
+    settings = {"kind": kind, "lr": 1e-3}
+    wanted = OptimizerSpec(**settings, grokfast=2.0, grokfast_decay=0.9)
+    _, states, grads = walk("recursive", {"optimizer": wanted, "warmup": 0}, steps=6)
+    plain = Optimizer(tiny.spec(optimizer=OptimizerSpec(**settings), warmup=0), tiny.model("recursive"))
+    state, slow = plain.start(tiny.model("recursive")), None
+    assert state.slow == {}
+    for step, grad in enumerate(grads):
+        slow = grad if slow is None else {n: 0.9 * s + 0.1 * grad[n] for n, s in slow.items()}
+        filtered = {name: g + 2.0 * slow[name] for name, g in grad.items()}
+        state = plain.update(state, filtered, plain.scalars(step))
+    for name, p in state.params.items():
+        torch.testing.assert_close(states[-1].params[name], p, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(states[-1].slow[name], slow[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_without_grokfast_is_the_run_it_was():
+    """Its identity, and so its directory, is that of runs from before there was a filter."""
+    before = load_study("pocket").expand()["natural-s0"]
+    assert before.identity == "c286a29e7488"
+    settings = before.training.optimizer
+    with_filter = before.training.replace(optimizer=settings.replace(grokfast=2.0))
+    assert before.replace(training=with_filter).identity != before.identity

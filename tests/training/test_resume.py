@@ -223,7 +223,7 @@ def test_a_large_state_is_copied_whole(monkeypatch):
     """Shares of several threads: each tensor in exactly one."""
     monkeypatch.setattr(writer, "LARGE", 0)
     part = {f"t{i}": torch.full((i + 1, 3), float(i)) for i in range(11)}
-    state = TrainState(part, {}, {"v": torch.ones(5)}, {name: t + 0.5 for name, t in part.items()})
+    state = TrainState(part, {}, {"v": torch.ones(5)}, {name: t + 0.5 for name, t in part.items()}, {})
     sums = torch.zeros(2, dtype=torch.float64)
     snapshot = writer.Snapshot(state, sums)
     for tensors in state:

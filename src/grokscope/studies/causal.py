@@ -17,7 +17,7 @@ from grokscope.mechanics.spec import RULE, CausalSpec
 from grokscope.mechanics.verdict import CausalVerdict, Look, look
 from grokscope.studies.directory import CAUSAL, VERDICT
 from grokscope.studies.run import Run
-from grokscope.training.loop import with_threads
+from grokscope.training.start import with_threads
 from grokscope.world.probes import ProbeSet, exposure, make_probe_sets
 
 TRAINED_SET = "train_inferred"

@@ -2,7 +2,7 @@
 
 A worker is `python -m grokscope.studies.worker RUN_DIRECTORY`. It is told nothing but the
 directory: what it needs stands in `spec.json` there, so any other executor (a cluster queue, two shells) can
-start the same.
+start the same. Given several directories, it trains those runs together, as a population.
 """
 
 import os
@@ -23,8 +23,9 @@ from grokscope.files import remove
 from grokscope.studies.cost import disk_sentences
 from grokscope.studies.directory import INTERRUPTED, LOG, PROGRESS
 from grokscope.studies.plan import PlannedRun, plan, prepare, start_order
+from grokscope.studies.population import Population, groups
 from grokscope.studies.progress import Display, display
-from grokscope.studies.run import Study
+from grokscope.studies.run import Run, Study
 from grokscope.studies.spec import RunSpec, StudySpec
 from grokscope.studies.transfer_plan import check_transfers, plan_transfers, prepare_transfer, run_and_moment
 
@@ -58,6 +59,7 @@ def run_study(
     out: Path,
     workers: int | None = None,
     threads: int | None = None,
+    population: Population = "auto",
     console: Console | None = None,
     say: Callable[[str], None] = print,
 ) -> Study:
@@ -69,8 +71,11 @@ def run_study(
     Args:
         study: regimes x seeds and their settings.
         out: the study's directory; created if it is not there.
-        workers: processes at a time; None: as many as usable cores, at most one per run of the study.
+        workers: processes at a time; None: as many as usable cores, at most one per run of the study; one
+            where populations share a GPU.
         threads: of PyTorch in each worker, for runs that are new; None: usable cores // workers, at least 1.
+        population: how many new runs are trained together in one process. "auto": on a GPU many, on a CPU
+            each alone; "off": each alone; or at most so many.
         console: where the live table goes; None: standard output.
         say: gets the plain sentences.
 
@@ -84,15 +89,16 @@ def run_study(
     for name, count in (("workers", workers), ("threads", threads)):
         if count is not None and count < 1:
             raise InputError(f"{name} = {count}: allowed is at least 1.")
+    todo = start_order(planned)
+    together = groups(todo, population)
     for run in planned:
         say(_opening_line(run))
     prepare(study, out, planned)
-    todo = start_order(planned)
     for sentence in disk_sentences(
         [run.spec for run in todo if run.steps_left and isinstance(run.spec, RunSpec)], out
     ):
         say(sentence)
-    failed = _work(planned, workers, threads, console)
+    failed = _work(planned, together, workers, threads, console)
     done = Study.open(out)
     if study.transfer is not None:
         transfers, missing = plan_transfers(study, out, done.runs)
@@ -101,28 +107,35 @@ def run_study(
         for name, transfer in transfers.items():
             say(_opening_line(transfer))
             prepare_transfer(transfer, *run_and_moment(name, study, done.runs))
-        failed |= _work(list(transfers.values()), workers, threads, console)
+        alone = [[transfer] for transfer in start_order(list(transfers.values()))]
+        failed |= _work(list(transfers.values()), alone, workers, threads, console)
     if failed:
         raise RunsFailed(done, failed)
     return done
 
 
 def _work(
-    planned: list[PlannedRun], workers: int | None, threads: int | None, console: Console | None
+    planned: list[PlannedRun],
+    together: list[list[PlannedRun]],
+    workers: int | None,
+    threads: int | None,
+    console: Console | None,
 ) -> dict[str, str]:
-    """Do what is left of these; a sentence for each that failed.
+    """Do what is left of these, one process for each group; a sentence for each run that failed.
 
     Raises:
         Interrupted: SIGINT or SIGTERM; the running workers have saved.
     """
-    todo = start_order(planned)
+    todo = [run for runs in together for run in runs]
     if not todo:
         return {}
     cores = usable_cores()
-    workers = min(workers or cores, len(planned))
+    share_gpu = any(len(runs) > 1 and runs[0].spec.training.device == "cuda" for runs in together)
+    processes = len(planned) - len(todo) + len(together)
+    workers = min(workers or (1 if share_gpu else cores), processes)
     threads = threads or max(1, cores // workers)
     with display(todo, console) as table, _caught_signals() as caught:
-        results = _supervise(todo, workers, threads, table, caught)
+        results = _supervise(together, workers, threads, table, caught)
     if caught:
         left = [name for name, result in results.items() if result != "done"]
         raise Interrupted(f"stopped; {len(left)} of {len(planned)} runs unfinished: {', '.join(left)}.")
@@ -142,13 +155,13 @@ def _opening_line(run: PlannedRun) -> str:
 
 @dataclass
 class _Worker:
-    run: PlannedRun
+    runs: list[PlannedRun]
     process: subprocess.Popen[bytes]
-    log_start: int
+    log_starts: list[int]
 
 
 def _supervise(
-    todo: list[PlannedRun], workers: int, threads: int, table: Display, caught: list[int]
+    todo: list[list[PlannedRun]], workers: int, threads: int, table: Display, caught: list[int]
 ) -> dict[str, str]:
     """Keep `workers` processes busy until nothing is left or a signal comes.
 
@@ -157,13 +170,14 @@ def _supervise(
     """
     waiting = list(todo)
     active: list[_Worker] = []
-    results = {run.name: "interrupted" for run in todo}
+    results = {run.name: "interrupted" for runs in todo for run in runs}
     forwarded = 0
     try:
         while active or (waiting and not caught):
             while waiting and len(active) < workers and not caught:
                 active.append(_start(waiting.pop(0), threads))
-                table.state(active[-1].run, "starting")
+                for run in active[-1].runs:
+                    table.state(run, "starting")
             if len(caught) > forwarded:
                 # The first signal asks the workers to save and leave; a second one does not wait for that.
                 for worker in active:
@@ -172,8 +186,9 @@ def _supervise(
                 table.say("stopping: waiting for the workers to save (once more to leave at once)")
             for worker in [worker for worker in active if worker.process.poll() is not None]:
                 active.remove(worker)
-                results[worker.run.name] = _result(worker, stopping=bool(caught))
-                table.state(worker.run, results[worker.run.name])
+                for run, result in _results(worker, stopping=bool(caught)):
+                    results[run.name] = result
+                    table.state(run, result)
             table.update()
             time.sleep(POLL_SECONDS)
     finally:
@@ -182,12 +197,15 @@ def _supervise(
     return results
 
 
-def _start(run: PlannedRun, threads: int) -> _Worker:
-    log = run.directory / LOG
-    remove(run.directory / PROGRESS)
-    command = [sys.executable, "-m", "grokscope.studies.worker", str(run.directory)]
-    with log.open("ab") as handle:
-        start = handle.tell()
+def _start(runs: list[PlannedRun], threads: int) -> _Worker:
+    logs = [run.directory / LOG for run in runs]
+    for run, log in zip(runs, logs, strict=True):
+        remove(run.directory / PROGRESS)
+        log.touch()
+    directories = [str(run.directory) for run in runs]
+    command = [sys.executable, "-m", "grokscope.studies.worker", *directories]
+    starts = [log.stat().st_size for log in logs]
+    with logs[0].open("ab") as handle:
         # A session of its own: Ctrl-C in a terminal reaches the parent alone, which asks each worker once.
         process = subprocess.Popen(
             [*command, "--threads", str(threads), "--parent", str(os.getpid())],
@@ -196,23 +214,29 @@ def _start(run: PlannedRun, threads: int) -> _Worker:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return _Worker(run, process, start)
+    return _Worker(runs, process, starts)
 
 
-def _result(worker: _Worker, stopping: bool) -> str:
+def _results(worker: _Worker, stopping: bool) -> Iterator[tuple[PlannedRun, str]]:
+    """What became of the runs of a process that has ended; in a population, each has an end of its own."""
     code = worker.process.returncode
-    if code == 0:
-        return "done"
+    for run, log_start in zip(worker.runs, worker.log_starts, strict=True):
+        finished = code == 0 or (len(worker.runs) > 1 and Run.open(run.directory).finished)
+        yield run, "done" if finished else _end(code, run, log_start, stopping)
+
+
+def _end(code: int, run: PlannedRun, log_start: int, stopping: bool) -> str:
     if stopping and code in (INTERRUPTED, -signal.SIGTERM, -signal.SIGKILL):
         return "interrupted"
-    with (worker.run.directory / LOG).open("rb") as handle:
-        handle.seek(worker.log_start)
+    log = run.directory / LOG
+    with log.open("rb") as handle:
+        handle.seek(log_start)
         lines = handle.read().decode(errors="replace").splitlines()
     for line in reversed(lines):
         if line.startswith("error: "):
             return line.removeprefix("error: ")
     end = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    return f"the worker was {end}" if code < 0 else f"the worker {end}; see {worker.run.directory / LOG}"
+    return f"the worker was {end}" if code < 0 else f"the worker {end}; see {log}"
 
 
 @contextmanager

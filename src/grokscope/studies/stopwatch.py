@@ -30,10 +30,10 @@ from grokscope.studies.directory import TRACES
 from grokscope.studies.spec import RunSpec
 from grokscope.training.data import Batches, loops_at, training_data
 from grokscope.training.keeper import Keeper
-from grokscope.training.loop import repeatable
 from grokscope.training.loss import Objective
 from grokscope.training.metrics import read_metrics
 from grokscope.training.optim import Optimizer
+from grokscope.training.start import repeatable
 from grokscope.training.step import make_step
 from grokscope.world.corpus import build_corpus
 from grokscope.world.format import encode, positions
@@ -120,7 +120,8 @@ def measure(
         optimizer = Optimizer(training, model)
         state = optimizer.start(model)
         writer = TraceWriter(directory / TRACES, corpus.probes, encoded, vocabulary, spec.lens)
-        keeper = Keeper(model, encoded, training, directory, [writer], [], state, 1.0)
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        keeper = Keeper(model, encoded, training, directory, [writer], [], state, sums, 1.0)
         built = time.time()
         counts = [loops_at(step, training.loop_choices, spec.seeds.order) for step in range(32)]
         example = (state, batches(0), optimizer.scalars(0).to(device), counts[0])

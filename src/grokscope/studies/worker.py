@@ -2,6 +2,9 @@
 
 Everything it needs stands in `RUN_DIRECTORY/spec.json`. Exit codes: 0 finished; 75 stopped by a signal,
 saved; 2 wrong input; 3 diverged. What went wrong is one line `error: ...` on standard error.
+
+Several directories are trained together, as a population. What went wrong with one of them stands in its own
+log; the exit code is then that of the first such run, when the others have finished.
 """
 
 import argparse
@@ -11,6 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +31,21 @@ from grokscope.studies.directory import (
     DIAGNOSIS,
     DONE,
     INTERRUPTED,
+    LOG,
     TRACES,
     locked,
     read_spec,
     standing,
     write_progress,
 )
+from grokscope.studies.population import begun_among
 from grokscope.studies.run import Run, check_fingerprint
 from grokscope.studies.spec import RunSpec
 from grokscope.studies.transfer import is_transfer
 from grokscope.studies.transfer_worker import do_transfer
 from grokscope.training.data import training_data
 from grokscope.training.loop import train
+from grokscope.training.population import Member, Outcome, train_together
 from grokscope.training.sinks import make_sinks
 from grokscope.training.stops import Diverged, Interrupted
 from grokscope.world.corpus import Corpus, build_corpus
@@ -52,27 +60,28 @@ PARENT_POLL_SECONDS = 0.5
 def main(argv: Sequence[str] | None = None) -> int:
     """Do the run or the transfer and return the exit code."""
     parser = argparse.ArgumentParser(description="Train, trace and diagnose the run of a directory.")
-    parser.add_argument("directory", type=Path)
+    parser.add_argument("directories", type=Path, nargs="+")
     parser.add_argument("--threads", type=int, default=None, help="of PyTorch, for a run that is new")
     parser.add_argument("--parent", type=int, default=None, help="save and leave when this process is gone")
     options = parser.parse_args(argv)
     if options.parent is not None:
         threading.Thread(target=_leave_with, args=(options.parent,), daemon=True).start()
+    together: list[Path] = options.directories
+    failed: dict[Path, Exception]
     try:
-        if is_transfer(options.directory):
-            do_transfer(options.directory, options.threads, LOCK_PATIENCE)
-        else:
-            do_run(options.directory, options.threads)
-    except InputError as error:
-        return _fail(error, 2)
-    except Diverged as error:
-        return _fail(error, 3)
+        if len(together) == 1 and is_transfer(together[0]):
+            do_transfer(together[0], options.threads, LOCK_PATIENCE)
+            return 0
+        failed = do_runs(together, options.threads)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return INTERRUPTED
-    except OSError as error:
-        return _fail(f"{error.filename or 'a file'} could not be written or read: {error.strerror}.", 2)
-    return 0
+    except (InputError, Diverged, OSError) as error:
+        failed = dict.fromkeys(together, error)
+    for directory, wrong in failed.items():
+        with (directory / LOG).open("a") if len(together) > 1 else nullcontext(sys.stderr) as log:
+            print(f"error: {_sentence(wrong)}", file=log, flush=True)
+    return max((3 if isinstance(wrong, Diverged) else 2 for wrong in failed.values()), default=0)
 
 
 def do_run(directory: Path, threads: int | None = None) -> None:
@@ -83,25 +92,74 @@ def do_run(directory: Path, threads: int | None = None) -> None:
         Diverged: the loss or a weight is not a usable number.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    spec = read_spec(directory)
-    with locked(directory, LOCK_PATIENCE):
-        write_progress(directory, {"pid": os.getpid(), "doing": "building", **_seen(directory)})
-        corpus = _corpus(directory, spec)
-        now = standing(directory)
-        if now.state != "done" or now.step < spec.training.steps:
-            _train(directory, spec, corpus, threads)
-        run = Run.open(directory)
-        diagnosis = diagnose(run.metrics, run.traces, corpus.probes, spec.diagnosis)
-        write_json(directory / DIAGNOSIS, diagnosis.tree())
-        if spec.causal.enabled:
-            write_progress(directory, {"pid": os.getpid(), "doing": "intervening", **_seen(directory)})
-            keep_verdict(run, diagnosis)
-        end = {
-            "step": spec.training.steps,
-            "diagnosis": spec.diagnosis.tree(),
-            "fingerprint": corpus.fingerprint,
-        }
-        write_json(directory / DONE, end)
+    for error in do_runs([directory], threads).values():
+        raise error
+
+
+def do_runs(directories: Sequence[Path], threads: int | None = None) -> dict[Path, Exception]:
+    """The same for several runs, which are trained together.
+
+    Returns:
+        What went wrong with which: an InputError, an OSError or Diverged. The others are finished.
+
+    Raises:
+        InputError: they cannot be trained together, or one cannot be worked on at all.
+        Interrupted: SIGINT or SIGTERM; the states of all are saved.
+    """
+    failed: dict[Path, Exception] = {}
+    with ExitStack() as held:
+        jobs = []
+        for directory in directories:
+            spec = read_spec(directory)
+            held.enter_context(locked(directory, LOCK_PATIENCE))
+            jobs.append(_job(directory, spec))
+        wanted = [job for job in jobs if job.steps_left]
+        among = max((begun_among(job.directory) or len(wanted) for job in wanted), default=0)
+        outcomes = _train_together(wanted, threads) if among > 1 else [_train(job, threads) for job in wanted]
+        for job, outcome in zip(wanted, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                failed[job.directory] = outcome
+        for job in jobs:
+            if job.directory not in failed:
+                try:
+                    _conclude(job)
+                except (InputError, OSError) as error:
+                    failed[job.directory] = error
+    return failed
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    directory: Path
+    spec: RunSpec
+    corpus: Corpus
+
+    @property
+    def steps_left(self) -> bool:
+        now = standing(self.directory)
+        return now.state != "done" or now.step < self.spec.training.steps
+
+
+def _job(directory: Path, spec: RunSpec) -> _Job:
+    write_progress(directory, {"pid": os.getpid(), "doing": "building", **_seen(directory)})
+    return _Job(directory, spec, _corpus(directory, spec))
+
+
+def _conclude(job: _Job) -> None:
+    """Diagnose a trained run, and mark its end."""
+    directory, spec = job.directory, job.spec
+    run = Run.open(directory)
+    diagnosis = diagnose(run.metrics, run.traces, job.corpus.probes, spec.diagnosis)
+    write_json(directory / DIAGNOSIS, diagnosis.tree())
+    if spec.causal.enabled:
+        write_progress(directory, {"pid": os.getpid(), "doing": "intervening", **_seen(directory)})
+        keep_verdict(run, diagnosis)
+    end = {
+        "step": spec.training.steps,
+        "diagnosis": spec.diagnosis.tree(),
+        "fingerprint": job.corpus.fingerprint,
+    }
+    write_json(directory / DONE, end)
 
 
 class _EndMark:
@@ -118,29 +176,47 @@ class _EndMark:
         remove(self.directory / DONE)
 
 
-def _train(directory: Path, spec: RunSpec, corpus: Corpus, threads: int | None) -> None:
+def _train(job: _Job, threads: int | None) -> Outcome:
+    one = _member(job)
+    try:
+        return train(
+            one.model, one.data, one.probes, one.spec, one.seeds, one.directory, one.observers, one.sinks,
+            threads=threads, report=one.report, say=_say,
+        )  # fmt: skip
+    except (Diverged, InputError) as error:
+        return error
+
+
+def _train_together(jobs: Sequence[_Job], threads: int | None) -> list[Outcome]:
+    return train_together([_member(job) for job in jobs], threads=threads, say=_say)
+
+
+def _member(job: _Job) -> Member:
+    """Model, examples, probes and observers of a run."""
+    directory, spec, corpus = job.directory, job.spec, job.corpus
     vocabulary = corpus.world.vocabulary
     encoded = {
         name: encode(probes.queries, vocabulary, spec.format) for name, probes in corpus.probes.items()
     }
     size, dtype = positions(spec.format), spec.training.dtype
-    model = build_model(spec.model, vocabulary.size, size, spec.format, spec.seeds.init, dtype)
-    train(
-        model,
-        training_data(corpus, spec.format, spec.training.atom_repetition),
-        encoded,
-        spec.training,
-        spec.seeds,
-        directory,
+    return Member(
+        model=build_model(spec.model, vocabulary.size, size, spec.format, spec.seeds.init, dtype),
+        data=training_data(corpus, spec.format, spec.training.atom_repetition),
+        probes=encoded,
+        spec=spec.training,
+        seeds=spec.seeds,
+        directory=directory,
         observers=[
             _EndMark(directory),
             TraceWriter(directory / TRACES, corpus.probes, encoded, vocabulary, spec.lens),
         ],
         sinks=make_sinks(spec.sinks, directory),
-        threads=threads,
         report=lambda news: write_progress(directory, {"pid": os.getpid(), "doing": "training", **news}),
-        say=lambda sentence: print(sentence, flush=True),
     )
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)
 
 
 def _corpus(directory: Path, spec: RunSpec) -> Corpus:
@@ -165,9 +241,10 @@ def _leave_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _fail(what: object, code: int) -> int:
-    print(f"error: {what}", file=sys.stderr, flush=True)
-    return code
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'} could not be written or read: {error.strerror}."
+    return str(error)
 
 
 if __name__ == "__main__":

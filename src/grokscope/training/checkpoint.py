@@ -127,7 +127,7 @@ def disk_estimate(model: Reasoner, spec: TrainingSpec) -> int:
     weights = sum(t.numel() * t.element_size() for t in model_tensors(model).values())
     rules = Optimizer(spec, model)
     sizes = {name: p.numel() for name, p in model.named_parameters()}
-    moments = [*rules.adamw, *rules.adamw, *rules.muon]
+    moments = [*rules.adamw, *rules.adamw, *rules.muon, *(sizes if spec.optimizer.grokfast else ())]
     resume = 4 * (2 * sum(sizes.values()) + sum(sizes[name] for name in moments))
     return (len(thin(checkpoint_steps(spec), spec.keep)) + 1) * weights + 2 * resume
 

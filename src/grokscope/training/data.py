@@ -119,19 +119,23 @@ class Batches:
             )
         rows_NC, self.layout = data.rows()
         self.rows_NC = rows_NC.to(device)
-        self.batch, self.seed = batch, seed
+        self.batch, self.seed, self.examples = batch, seed, len(data)
         self.per_epoch = len(data) // batch
         self._epoch = -1
         self._order_N = torch.empty(0, dtype=torch.int64)
 
     def __call__(self, step: int) -> Tensor:
         """rows_BC for the update that takes `step` to `step + 1`."""
+        return self.rows_NC.index_select(0, self.index(step))
+
+    def index(self, step: int) -> Tensor:
+        """index_B: which rows these are."""
         epoch, offset = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            order_N = generator("order", self.seed, epoch).permutation(len(self.rows_NC))
+            order_N = generator("order", self.seed, epoch).permutation(self.examples)
             self._order_N, self._epoch = torch.from_numpy(order_N).to(self.rows_NC.device), epoch
         start = offset * self.batch
-        return self.rows_NC.index_select(0, self._order_N[start : start + self.batch])
+        return self._order_N[start : start + self.batch]
 
 
 def loops_at(step: int, choices: tuple[int, ...] | None, seed: int) -> int | None:

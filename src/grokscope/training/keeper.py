@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from grokscope.errors import InputError
 from grokscope.models.protocol import Reasoner
@@ -29,7 +29,7 @@ from grokscope.training.metrics import MetricsFile
 from grokscope.training.observer import Observer
 from grokscope.training.optim import TrainState
 from grokscope.training.progress import Display
-from grokscope.training.schedule import rate, scheduled_steps, thin
+from grokscope.training.schedule import checkpoint_steps, rate, scheduled_steps, thin
 from grokscope.training.sinks import Sink
 from grokscope.training.spec import TrainingSpec
 from grokscope.training.stops import Diverged
@@ -54,12 +54,13 @@ class Keeper:
         observers: look at every checkpoint.
         sinks: get every metrics line.
         state: what is saved; the loop changes its tensors in place.
+        sums: sums of the loss, (2,) float64: since the last scheduled checkpoint, and since the last look;
+            the loop adds to them.
         first_loss: loss of the first batch under the initial weights.
 
     Attributes:
         step: updates made.
         saved: step of the state on the disk; -1: there is none.
-        sums: sums of the loss, float64: since the last scheduled checkpoint, and since the last look.
         display: shows the progress; None: nothing is shown.
     """
 
@@ -72,12 +73,16 @@ class Keeper:
         observers: Sequence[Observer],
         sinks: Sequence[Sink],
         state: TrainState,
+        sums: Tensor,
         first_loss: float,
     ) -> None:
-        self.model, self.spec, self.directory, self.state = model, spec, directory, state
+        self.model, self.spec, self.directory = model, spec, directory
+        self.state, self.sums = state, sums
         self.probes = {name: probe for name, probe in probes.items() if len(probe.tokens_NS)}
         self.observers, self.sinks, self.metrics = observers, sinks, MetricsFile(directory)
-        self.sums = torch.zeros(2, dtype=torch.float64, device=next(iter(state.params.values())).device)
+        self.marks = set(checkpoint_steps(spec))
+        # The writer must not ask the model, whose weights a step replaces while it runs. Buffers stay.
+        self.buffers = {n: t.clone() for n, t in model_tensors(model).items() if n not in state.ema}
         self.step, self.saved, self.asked, self.first_loss = 0, -1, -1, first_loss
         self.writer, self.snapshot = Writer(), Snapshot(state, self.sums)
         self.display: Display | None = None
@@ -113,6 +118,27 @@ class Keeper:
     def recorded(self) -> bool:
         """Whether the present step has its metrics line."""
         return bool(self.last.get("step") == self.step)
+
+    def first_checkpoint(self) -> None:
+        """The checkpoint of the step that the training goes on from, if that is due and was not made."""
+        if self.step in self.marks and not self.recorded:
+            self.checkpoint()
+
+    def stepped(self) -> None:
+        """One update was made: look at the loss, make a checkpoint or save, each when it is due.
+
+        Raises:
+            Diverged: the loss or a weight is not a usable number.
+            InputError: a file could not be written.
+        """
+        self.step += 1
+        if self.step % CHECK_EVERY == 0:
+            self.check()
+        if self.step in self.marks:
+            self.checkpoint()
+        elif self.step % self.spec.resume_every == 0:
+            self.save()
+        self.show()
 
     def check(self) -> None:
         """Look at the loss, every `CHECK_EVERY` steps.
@@ -189,8 +215,7 @@ class Keeper:
                 raise self._divergence(step, f"{name} is not finite")
         with self.writing(step):
             if row is not None:
-                # The model's parameters are the average; only its buffers are not in the copy.
-                save_weights(weights_path(self.directory, step), {**model_tensors(self.model), **state.ema})
+                save_weights(weights_path(self.directory, step), {**self.buffers, **state.ema})
                 self.metrics.append(row)
                 for sink in self.sinks:
                     sink.append(row)

@@ -7,30 +7,28 @@ deleted. From the weights on this happens beside the next steps. A process kille
 from the state before and does it again.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import torch
-from torch.utils import deterministic
 
-from grokscope.errors import InputError
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import Seeds
-from grokscope.training.checkpoint import find_state, kept_steps, load_state
+from grokscope.training.checkpoint import kept_steps, load_state
 from grokscope.training.data import Batches, TrainingData, loops_at
-from grokscope.training.keeper import CHECK_EVERY, Keeper
+from grokscope.training.keeper import Keeper
 from grokscope.training.loss import Objective
 from grokscope.training.manifest import Manifest, check_same, manifest_here, read_manifest, write_manifest
 from grokscope.training.metrics import write_table
 from grokscope.training.observer import Observer
 from grokscope.training.optim import Optimizer, TrainState
 from grokscope.training.progress import Report, choose_display
-from grokscope.training.schedule import checkpoint_steps
 from grokscope.training.sinks import Sink
 from grokscope.training.spec import TrainingSpec
+from grokscope.training.start import checked_device, loss_at_first, past_of, repeatable, with_threads
 from grokscope.training.step import Step, make_step
 from grokscope.training.stops import Interrupted, watch_signals
 from grokscope.world.format import Encoded
@@ -88,38 +86,26 @@ def train(
         Interrupted: SIGINT or SIGTERM; the state is saved.
         Diverged: the loss or a weight is not a usable number.
     """
-    progress = find_state(directory)
-    before = read_manifest(directory) if progress else None
-    if progress and progress.step > spec.steps:
-        raise InputError(
-            f"training.steps = {spec.steps}: the run in {directory} already has {progress.step} steps; "
-            f"allowed is at least {progress.step}."
-        )
-    if not progress and (orphans := [step for step in kept_steps(directory) if step > 0]):
-        raise InputError(
-            f"{directory} has checkpoints up to step {orphans[-1]} but no resume state, so it cannot "
-            "be continued; start in another directory."
-        )
-    device = _check(model, spec)
+    past = past_of(directory, spec)
+    progress, before = past.progress, past.manifest
+    device = checked_device(model, spec)
     with ExitStack() as stack:
         stack.enter_context(with_threads(before.threads if before else threads))
         stack.enter_context(repeatable(device))
         model.to(device)
         batches = Batches(data, spec.batch, seeds.order, device)
         objective = Objective(model, batches.layout, spec.loss, spec.halt_weight)
-        first_loss = _first_loss(objective, batches(0), spec)
+        first_loss = loss_at_first(objective, batches(0), spec)
         optimizer = Optimizer(spec, model)
         state = optimizer.start(model)
-        keeper = Keeper(model, probes, spec, directory, observers, sinks, state, first_loss)
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        keeper = Keeper(model, probes, spec, directory, observers, sinks, state, sums, first_loss)
         stack.callback(keeper.close)
         step = None
         if before is None or (progress and progress.step < spec.steps):
             loops = loops_at(0, spec.loop_choices, seeds.order)
             example = (state, batches(0), optimizer.scalars(0).to(device), loops)
-            wanted = (
-                "off" if before and before.backend == "eager" and spec.compile == "auto" else spec.compile
-            )
-            step, backend = make_step(objective, optimizer, wanted, example, say)
+            step, backend = make_step(objective, optimizer, past.wanted_compile(spec), example, say)
             manifest = manifest_here(torch.get_num_threads(), backend, device, model.dtype)
             if before:
                 check_same(before, manifest, directory)
@@ -146,24 +132,15 @@ def _run(
     seeds: Seeds,
     keeper: Keeper,
 ) -> None:
-    marks = set(checkpoint_steps(spec))
     device = keeper.sums.device
     with watch_signals() as watch, torch.no_grad():
-        if keeper.step in marks and not keeper.recorded:
-            keeper.checkpoint()
+        keeper.first_checkpoint()
         while step is not None and keeper.step < spec.steps and watch.caught is None:
             now = keeper.step
             loops = loops_at(now, spec.loop_choices, seeds.order)
             scalars = optimizer.scalars(now).to(device, non_blocking=True)
             keeper.sums += step(state, batches(now), scalars, loops)
-            keeper.step = now + 1
-            if keeper.step % CHECK_EVERY == 0:
-                keeper.check()
-            if keeper.step in marks:
-                keeper.checkpoint()
-            elif keeper.step % spec.resume_every == 0:
-                keeper.save()
-            keeper.show()
+            keeper.stepped()
         if watch.caught is not None and keeper.step < spec.steps:
             keeper.save()
             keeper.finish()
@@ -172,52 +149,3 @@ def _run(
                 f"{watch.name}: stopped and saved at step {keeper.step} of {spec.steps}; run the same "
                 "command again and it goes on from there.",
             )
-
-
-def _check(model: Reasoner, spec: TrainingSpec) -> torch.device:
-    if spec.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("training.device = 'cuda': PyTorch sees no GPU here; allowed is 'cpu'.")
-    dtype = str(model.dtype).removeprefix("torch.")
-    if dtype != spec.dtype:
-        raise InputError(
-            f"training.dtype = {spec.dtype!r}: the model was built for {dtype!r}; both must agree."
-        )
-    return torch.device(spec.device)
-
-
-def _first_loss(objective: Objective, rows_BC: torch.Tensor, spec: TrainingSpec) -> float:
-    """Loss of the first batch under the initial weights; also tries out every number of loops.
-
-    Raises:
-        InputError: the model cannot have that number of loops.
-    """
-    with torch.no_grad():
-        for loops in spec.loop_choices or ():
-            objective(rows_BC[:1], loops)
-        return float(objective(rows_BC))
-
-
-@contextmanager
-def with_threads(count: int | None) -> Iterator[None]:
-    """So many threads of PyTorch for a while; None: as they are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if count is None else count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
-    """Sums into shared places (gradients of embeddings) must not depend on which CPU thread comes first."""
-    before = torch.are_deterministic_algorithms_enabled()
-    filled = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    if device.type == "cpu" and torch.get_num_threads() > 1:
-        torch.use_deterministic_algorithms(True)
-        deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]

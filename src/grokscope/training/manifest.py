@@ -6,16 +6,17 @@ import subprocess
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from grokscope.errors import InputError
 from grokscope.files import read_json, write_json
-from grokscope.training.step import Backend, compiler
+from grokscope.training.step import compiler
 
 MANIFEST = "manifest.json"
+Backend = Literal["compiled", "eager", "population", "population-eager"]
 RECORDED_ONLY = {"python", "platform"}
 """Good to know, but the numbers do not depend on it."""
 
@@ -27,7 +28,7 @@ class Manifest:
     threads: int
     """Threads of PyTorch within an operation; sums are split over them."""
     backend: Backend
-    """compiled (torch.compile) or eager."""
+    """compiled (torch.compile) or eager; population: compiled, together with other runs."""
     device: str
     """"cpu", or the name of the GPU."""
     dtype: str
@@ -41,9 +42,14 @@ class Manifest:
     grokscope: str
     python: str
     platform: str
+    members: int = 1
+    """Runs that one step trained together. Sums within a run do not mix with others', but how they are
+    ordered may depend on how many there are."""
 
 
-def manifest_here(threads: int, backend: Backend, device: torch.device, dtype: torch.dtype) -> Manifest:
+def manifest_here(
+    threads: int, backend: Backend, device: torch.device, dtype: torch.dtype, members: int = 1
+) -> Manifest:
     """The manifest of a training in this process."""
     on_gpu = device.type == "cuda"
     return Manifest(
@@ -52,12 +58,13 @@ def manifest_here(threads: int, backend: Backend, device: torch.device, dtype: t
         device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
         dtype=str(dtype).removeprefix("torch."),
         cpu=cpu_capability(),
-        compiler=compiler_version() if backend == "compiled" and not on_gpu else "",
+        compiler="" if on_gpu or backend.endswith("eager") else compiler_version(),
         torch=torch.__version__,
         numpy=np.__version__,
         grokscope=version("grokscope"),
         python=platform.python_version(),
         platform=platform.platform(),
+        members=members,
     )
 
 
@@ -70,10 +77,13 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST
     tree = read_json(path, "manifest")
     names = {field.name for field in fields(Manifest)}
-    if not isinstance(tree, dict) or set(tree) != names:
+    if (
+        not isinstance(tree, dict) or {"members", *tree} != names
+    ):  # Runs were alone before they could be many.
         raise InputError(f"the manifest at {path} is damaged: its fields must be {', '.join(sorted(names))}.")
-    if type(tree["threads"]) is not int or tree["threads"] < 1:
-        raise InputError(f"the manifest at {path} is damaged: threads = {tree['threads']!r}.")
+    for name in ("threads", "members"):
+        if name in tree and (type(tree[name]) is not int or tree[name] < 1):
+            raise InputError(f"the manifest at {path} is damaged: {name} = {tree[name]!r}.")
     return Manifest(**tree)
 
 

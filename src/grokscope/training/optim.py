@@ -1,5 +1,5 @@
-"""The optimiser as a pure function: AdamW, Muon for block matrices, sign-SGD for prefix embeddings, and the
-EMA.
+"""The optimiser as a pure function: AdamW, Muon for block matrices, sign-SGD for prefix embeddings, Grokfast
+before them, and the EMA after.
 
 Every parameter that is trained belongs to one rule; decay is decoupled (weights shrink by lr * decay per
 step, whatever the gradient).
@@ -9,11 +9,14 @@ step, whatever the gradient).
     Muon      m = mu m + (1 - mu) g;  u = orthogonalise(mu m + (1 - mu) g)  (Nesterov)
               p = p (1 - lr wd) - lr 0.2 sqrt(max(shape)) u:  an update has RMS 0.2 per entry, AdamW's usual
               size
+    Grokfast  s = d s + (1 - d) g, from s = g on;  g = g + amplification s;  before the rules above, all
+              parameters
     sign-SGD  p = p (1 - lr wd) - lr sign(g)
     EMA       a = d a + (1 - d) p,  d = min(ema, (1 + step) / (10 + step)): a young average forgets its start
 
 Muon: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), the scale from Moonlight, arXiv
-2502.16982. Sign-SGD and its rates are the TRM reference's.
+2502.16982. Grokfast: the EMA filter of Lee et al. 2024, arXiv 2405.20233. Sign-SGD and its rates are the TRM
+reference's.
 """
 
 from collections.abc import Sequence
@@ -47,6 +50,8 @@ class TrainState(NamedTuple):
     """Second moments; AdamW only."""
     ema: Tensors
     """The average that is evaluated and kept."""
+    slow: Tensors
+    """Averages of the gradients; Grokfast only."""
 
 
 class Optimizer:
@@ -85,39 +90,51 @@ class Optimizer:
         """The state before the first step. The EMA tensors are the model's own: the model always holds the
         average."""
         params = {name: p.detach().clone() for name, p in model.named_parameters()}
+        filtered = [*self.adamw, *self.muon, *self.sign] if self.spec.optimizer.grokfast else []
         return TrainState(
             params,
             {name: torch.zeros_like(params[name]) for name in (*self.adamw, *self.muon)},
             {name: torch.zeros_like(params[name]) for name in self.adamw},
             {name: p.detach() for name, p in model.named_parameters()},
+            {name: torch.zeros_like(params[name]) for name in filtered},
         )
 
     def scalars(self, step: int) -> Tensor:
         """What changes from step to step, as one float32 tensor (so that no graph depends on it).
 
-        lr of AdamW, lr of Muon, lr of sign-SGD, AdamW's two bias corrections, and the weight of the new
-        parameters in the EMA.
+        lr of AdamW, lr of Muon, lr of sign-SGD, AdamW's two bias corrections, the weight of the new
+        parameters in the EMA, and with Grokfast the weight of the gradient in its average.
         """
         settings, share = self.spec.optimizer, rate(self.spec, step)
         muon_lr = settings.lr if settings.muon_lr is None else settings.muon_lr
         keep = min(self.spec.ema, (1 + step) / (10 + step))
-        return torch.tensor(
-            [
-                share * settings.lr,
-                share * muon_lr,
-                share * settings.prefix_lr,
-                1 - settings.beta1 ** (step + 1),
-                1 - settings.beta2 ** (step + 1),
-                1 - keep,
-            ]
-        )
+        scalars = [
+            share * settings.lr,
+            share * muon_lr,
+            share * settings.prefix_lr,
+            1 - settings.beta1 ** (step + 1),
+            1 - settings.beta2 ** (step + 1),
+            1 - keep,
+        ]
+        if settings.grokfast:
+            scalars.append(1 - settings.grokfast_decay if step else 1.0)
+        return torch.tensor(scalars)
+
+    def standstill(self) -> Tensor:
+        """`scalars` of an update that changes neither weights nor average."""
+        scalars = self.scalars(0)
+        scalars[[0, 1, 2, 5]] = 0
+        return scalars
 
     def update(self, state: TrainState, grads: Tensors, scalars: Tensor) -> TrainState:
         """The state after one step, as new tensors but for what is frozen. `grads`: of all that is
         trained."""
-        params, momentum, second, average = state
-        lr, muon_lr, sign_lr, correct1, correct2, fresh = scalars.unbind()
+        params, momentum, second, average, slow = state
+        lr, muon_lr, sign_lr, correct1, correct2, fresh, *weights = scalars.unbind()
         settings = self.spec.optimizer
+        if settings.grokfast:
+            slow = {name: s.lerp(grads[name], weights[0]) for name, s in slow.items()}
+            grads = {name: g + settings.grokfast * slow[name] for name, g in grads.items()}
         new_params, new_momentum, new_second = dict(params), dict(momentum), dict(second)
 
         for name in self.adamw:
@@ -146,7 +163,7 @@ class Optimizer:
             name: average[name] if name in self.frozen else average[name].lerp(p, fresh)
             for name, p in new_params.items()
         }
-        return TrainState(new_params, new_momentum, new_second, new_average)
+        return TrainState(new_params, new_momentum, new_second, new_average, slow)
 
 
 def part_of(name: str) -> str:

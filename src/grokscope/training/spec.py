@@ -36,6 +36,10 @@ class OptimizerSpec(Spec):
     """AdamW second-moment decay."""
     momentum: float = Field(0.95, ge=0.0, lt=1.0)
     """Muon momentum (Nesterov)."""
+    grokfast: float = later(0.0, ge=0.0)
+    """Grokfast: so many times the slow average of a gradient is added to it (published: 2.0); 0: off."""
+    grokfast_decay: float = later(0.98, ge=0.0, lt=1.0)
+    """Grokfast: decay of that average per step (published: 0.98). Without effect where grokfast is 0."""
     prefix_lr: float = Field(1e-4, gt=0.0)
     """Learning rate of the TRM prefix embedding (sign-SGD, reference: 1e-4)."""
     prefix_weight_decay: float = Field(1.0, ge=0.0)

@@ -20,7 +20,6 @@ from grokscope.errors import InputError
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer, Tensors, TrainState
 
-Backend = Literal["compiled", "eager"]
 Step = Callable[[TrainState, Tensor, Tensor, int | None], Tensor]
 """(state, rows_BC, scalars, loops) -> loss; the state is changed in place."""
 Gradient = Callable[[Callable[[Tensors], Tensor], Tensors], tuple[Tensors, Tensor]]
@@ -78,13 +77,17 @@ def eager_step(objective: Objective, optimizer: Optimizer, gradient: Gradient = 
 
 def compiled_step(objective: Objective, optimizer: Optimizer) -> Step:
     """The same step as one graph per number of loops; shapes are fixed, rates enter as tensors."""
-    run = eager_step(objective, optimizer, transformed_gradient)
-    if not isinstance(run, types.FunctionType):
-        raise TypeError("eager_step must return a plain function")
+    return compiled(eager_step(objective, optimizer, transformed_gradient))
+
+
+def compiled(step: Step) -> Step:
+    """A step as one graph; its gradient must come by function transform."""
+    if not isinstance(step, types.FunctionType):
+        raise TypeError("a step must be a plain function")
     # Graphs are kept per code object, and only so many: every training gets a code object of its own.
-    own = types.FunctionType(run.__code__.replace(), run.__globals__, run.__name__, None, run.__closure__)
-    compiled: Step = torch.compile(own, dynamic=False, fullgraph=True)
-    return compiled
+    own = types.FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
+    graph: Step = torch.compile(own, dynamic=False, fullgraph=True)
+    return graph
 
 
 def make_step(
@@ -93,12 +96,24 @@ def make_step(
     wanted: Literal["auto", "on", "off"],
     example: tuple[TrainState, Tensor, Tensor, int | None],
     say: Callable[[str], None],
-) -> tuple[Step, Backend]:
+) -> tuple[Step, Literal["compiled", "eager"]]:
+    """The step of one run, and what runs it; see `choose_step`."""
+    traced = eager_step(objective, optimizer, transformed_gradient)
+    return choose_step(eager_step(objective, optimizer), traced, wanted, example, say)
+
+
+def choose_step(
+    eager: Step,
+    traced: Step,
+    wanted: Literal["auto", "on", "off"],
+    example: tuple[TrainState, Tensor, Tensor, int | None],
+    say: Callable[[str], None],
+) -> tuple[Step, Literal["compiled", "eager"]]:
     """The step and what runs it. Compiling is tried out on a copy of `example`, so a failure costs nothing.
 
     Args:
-        objective: the loss.
-        optimizer: the update.
+        eager: the step where nothing is compiled.
+        traced: the same step, of which a graph can be made.
         wanted: auto falls back to eager, and says so, where torch.compile does not work.
         example: arguments of the first step.
         say: gets the one sentence about falling back.
@@ -106,18 +121,17 @@ def make_step(
     Raises:
         InputError: `wanted` is "on" and compiling does not work.
     """
-    eager = eager_step(objective, optimizer)
     if wanted == "off":
         return eager, "eager"
     needed = example[1].device.type == "cpu"
     problem = "there is no C++ compiler" if needed and compiler() is None else None
     if problem is None:
         say("compiling the training step; the first time this takes about a minute")
-        step = compiled_step(objective, optimizer)
-        state, rows_BC, scalars, loops = example
+        step = compiled(traced)
+        state, rows, scalars, loops = example
         try:
             with torch.no_grad():
-                step(copied(state), rows_BC, scalars, loops)
+                step(copied(state), rows, scalars, loops)
         except (RuntimeError, OSError) as error:
             problem = first_line(error)
         else:
