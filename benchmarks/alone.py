@@ -28,6 +28,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of stepping that are timed, at least")
     parser.add_argument("--changes", default="{}", help="JSON laid over the spec")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument(
+        "--give-back", action="store_true", help="freed memory, as the C library does by itself"
+    )
     parser.add_argument("--wait", action="store_true", help="for a line on standard input, when warm")
     options = parser.parse_args()
     print(json.dumps(_corpus(options) if options.what == "corpus" else _step(options)), flush=True)
@@ -73,7 +76,7 @@ def _step(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.shapes import setup, shape
     from benchmarks.steps import as_trained, stepper
 
-    with as_trained(options.threads, "cpu"):
+    with as_trained(options.threads, "cpu", options.give_back):
         made = setup(shape(options.shape, options.quick, json.loads(options.changes)))
         before = resident()
         began = time.perf_counter()
@@ -93,7 +96,7 @@ def _step(options: argparse.Namespace) -> dict[str, Any]:
         spent, cpu = time.perf_counter() - began, time.process_time() - cpu
     return {
         "shape": options.shape,
-        "variant": options.variant,
+        "variant": options.variant + (", freed memory given back" if options.give_back else ""),
         "threads": options.threads,
         "first_step_seconds": first,
         "seconds": spent / steps,

@@ -18,9 +18,10 @@ def cores() -> int:
 
 def memory(name: str, quick: bool) -> list[dict[str, Any]]:
     """Peak memory of the process and the time to the first step, per variant; the last one twice, since a
-    second process finds what the first compiled."""
+    second process finds what the first compiled, and once more with freed memory given back."""
     named = variants(quick)
-    return [alone(_arguments(name, quick, variant=variant)) for variant in (*named, named[-1])]
+    rows = [alone(_arguments(name, quick, variant=variant)) for variant in (*named, named[-1])]
+    return [*rows, alone([*_arguments(name, quick, variant=named[-1]), "--give-back"])]
 
 
 def scaling(name: str, quick: bool) -> list[dict[str, Any]]:

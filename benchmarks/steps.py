@@ -13,7 +13,7 @@ from benchmarks.clock import Timing, take_turns
 from benchmarks.machine import ceiling, products_of, seconds_alone
 from benchmarks.plain import PlainTrainer, phases
 from benchmarks.shapes import Setup, setup, shape
-from grokscope.training.start import repeatable
+from grokscope.training.start import keep_freed_memory, repeatable
 from grokscope.training.step import (
     Step,
     compiled_step,
@@ -28,8 +28,13 @@ VARIANTS = ("plain", "eager", "compiled")
 
 
 @contextmanager
-def as_trained(threads: int, device: str) -> Iterator[None]:
-    """Threads and determinism as the training loop sets them."""
+def as_trained(threads: int, device: str, give_back: bool = False) -> Iterator[None]:
+    """Threads, memory and determinism as the training loop sets them, for the plain step too.
+
+    `give_back` leaves the C library's ways with freed memory as they are.
+    """
+    if not give_back:
+        keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -68,6 +68,7 @@ COLUMNS: dict[str, list[Column]] = {
         ("before the first step", field("before_mb", ".0f")),
         ("peak", field("peak_mb", ".0f")),
         ("peak once warm", field("steps_peak_mb", ".0f")),
+        ("CPU time of a step", seconds("cpu")),
         ("first step", seconds("first_step_seconds")),
     ],
     "two_runs": [

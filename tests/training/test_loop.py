@@ -1,6 +1,8 @@
 """What a training records, shows and computes."""
 
+import ctypes
 import json
+import resource
 
 import numpy as np
 import polars as pl
@@ -16,6 +18,7 @@ from grokscope.training.optim import Optimizer, Tensors
 from grokscope.training.progress import Lines
 from grokscope.training.sinks import make_sinks, scalars_of
 from grokscope.training.spec import OptimizerSpec
+from grokscope.training.start import keep_freed_memory
 from grokscope.training.step import (
     compiled_step,
     compiler,
@@ -214,3 +217,15 @@ def test_the_trial_of_a_step_leaves_the_state_alone():
     other = copied(state)
     for part, old in zip(other, state, strict=True):
         assert all(part[n].data_ptr() != old[n].data_ptr() and torch.equal(part[n], old[n]) for n in old)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_a_large_block_is_not_mapped_anew_every_time():
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [torch.empty(1 << 26, dtype=torch.uint8).fill_(1) for _ in range(4)]
+        del blocks
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    keep_freed_memory()
+    assert min(faults() for _ in range(6)) < 4 * 16_384 / 4, "64 MB are 16,384 pages"

@@ -28,7 +28,14 @@ from grokscope.training.optim import Optimizer, TrainState
 from grokscope.training.progress import Report, choose_display
 from grokscope.training.sinks import Sink
 from grokscope.training.spec import TrainingSpec
-from grokscope.training.start import checked_device, loss_at_first, past_of, repeatable, with_threads
+from grokscope.training.start import (
+    checked_device,
+    keep_freed_memory,
+    loss_at_first,
+    past_of,
+    repeatable,
+    with_threads,
+)
 from grokscope.training.step import Step, make_step
 from grokscope.training.stops import Interrupted, watch_signals
 from grokscope.world.format import Encoded
@@ -92,6 +99,7 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(with_threads(before.threads if before else threads))
         stack.enter_context(repeatable(device))
+        keep_freed_memory()
         model.to(device)
         batches = Batches(data, spec.batch, seeds.order, device)
         objective = Objective(model, batches.layout, spec.loss, spec.halt_weight)

@@ -48,7 +48,15 @@ from grokscope.training.stacked import (
     stacked_buffers,
     stacked_step,
 )
-from grokscope.training.start import Past, checked_device, loss_at_first, past_of, repeatable, with_threads
+from grokscope.training.start import (
+    Past,
+    checked_device,
+    keep_freed_memory,
+    loss_at_first,
+    past_of,
+    repeatable,
+    with_threads,
+)
 from grokscope.training.step import choose_step
 from grokscope.training.stops import Diverged, Interrupted, watch_signals
 from grokscope.world.format import Encoded
@@ -105,6 +113,7 @@ def train_together(
     with ExitStack() as held:
         held.enter_context(with_threads(before.threads if before else threads))
         held.enter_context(repeatable(device))
+        keep_freed_memory()
         population = _Population(members, count, device)
         for lane in population.lanes:
             held.callback(lane.keeper.close)
