@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--changes", default="{}", help="JSON laid over the spec")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument(
-        "--give-back", action="store_true", help="freed memory, as the C library does by itself"
+        "--give-back", action="store_true", help="freed memory, as the C library does"
     )
     parser.add_argument("--wait", action="store_true", help="for a line on standard input, when warm")
     options = parser.parse_args()
