@@ -28,9 +28,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of stepping that are timed, at least")
     parser.add_argument("--changes", default="{}", help="JSON laid over the spec")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument(
-        "--give-back", action="store_true", help="freed memory, as the C library does"
-    )
+    parser.add_argument("--give-back", action="store_true", help="freed memory, as the C library does")
     parser.add_argument("--wait", action="store_true", help="for a line on standard input, when warm")
     options = parser.parse_args()
     print(json.dumps(_corpus(options) if options.what == "corpus" else _step(options)), flush=True)
