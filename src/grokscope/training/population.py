@@ -79,7 +79,7 @@ class Member:
     report: Report | None = None
 
 
-Outcome = TrainingResult | Diverged | InputError
+Outcome = TrainingResult | Diverged | InputError | OSError
 """What became of a run: finished, or why it ended before."""
 
 
@@ -153,7 +153,7 @@ class _Lane:
         if self.running:
             try:
                 call()
-            except (Diverged, InputError) as error:
+            except (Diverged, InputError, OSError) as error:
                 self._end(error)
 
     def begin(self, past: Past, manifest: Manifest, say: Callable[[str], None]) -> None:
