@@ -9,6 +9,7 @@ import pytest
 
 from grokscope.errors import InputError
 from grokscope.files import write_json
+from grokscope.mechanics.spec import RULE
 from grokscope.studies.directory import DONE, SPEC, VERDICT, check_unlocked, locked, run_directory
 from grokscope.studies.plan import differences, plan, prepare, start_order
 from grokscope.studies.spec import StudySpec
@@ -23,7 +24,7 @@ def end(out: Path, study: StudySpec, step: int) -> None:
     for name, spec in study.expand().items():
         directory = run_directory(out, name, spec)
         write_json(directory / DONE, {"step": step, "diagnosis": spec.diagnosis.tree()})
-        write_json(directory / VERDICT, {"step": step, "spec": spec.causal.tree()})
+        write_json(directory / VERDICT, {"rule": RULE, "step": step, "spec": spec.causal.tree()})
 
 
 def interrupt(out: Path, study: StudySpec, step: int) -> None:
