@@ -7,10 +7,10 @@ honoured, is an `InputError` that names it; nothing is ever silently ignored.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from grokscope.errors import InputError
 
@@ -59,6 +59,31 @@ class Spec(BaseModel):
     def replace(self, **changes: Any) -> Self:
         """A validated copy with top-level fields changed."""
         return type(self).parse({**self.tree(), **changes})
+
+
+class Stored:
+    """Base of frozen dataclasses that are kept as JSON: results, where a `Spec` is a setting."""
+
+    CALLED: ClassVar[str]
+    """What a sentence about a damaged file calls it."""
+
+    def tree(self) -> dict[str, Any]:
+        """Plain JSON values; numbers that do not exist are None, never NaN."""
+        tree: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
+        return tree
+
+    @classmethod
+    def parse(cls, tree: Any) -> Self:
+        """The value that `tree` gave.
+
+        Raises:
+            InputError: the tree is none.
+        """
+        try:
+            value: Self = TypeAdapter(cls).validate_python(tree)
+        except ValidationError as error:
+            raise InputError(sentence(error, cls.CALLED, tree)) from None
+        return value
 
 
 def sentence(error: ValidationError, source: str = "", tree: Any = None) -> str:

@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
-from pydantic import TypeAdapter, ValidationError
-
-from grokscope.errors import InputError
-from grokscope.spec import sentence
+from grokscope.spec import Stored
 
 Result: TypeAlias = Literal["supported", "contradicted", "cannot tell", "descriptive", "not run"]
 Unit: TypeAlias = Literal["rate", "difference", "step", "factor", "margins"]
@@ -67,8 +64,10 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Findings(Stored):
     """All findings on a study."""
+
+    CALLED: ClassVar[str] = "findings"
 
     study: str
     family: str
@@ -79,26 +78,6 @@ class Findings:
     """Finished runs by regime."""
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
-
-    def tree(self) -> dict[str, Any]:
-        """Plain JSON values; what does not exist is None, never NaN."""
-        tree: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
-        return tree
-
-    @classmethod
-    def parse(cls, tree: Any) -> "Findings":
-        """The findings that `tree` gave.
-
-        Raises:
-            InputError: the tree is none.
-        """
-        try:
-            return _ADAPTER.validate_python(tree)
-        except ValidationError as error:
-            raise InputError(sentence(error, "findings")) from None
-
-
-_ADAPTER = TypeAdapter(Findings)
 
 
 def text(number: Number | None) -> str:

@@ -6,18 +6,16 @@ the mechanism, and that is "not tested" as long as nothing has been intervened o
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import polars as pl
 import xarray as xr
-from pydantic import TypeAdapter, ValidationError
 
-from grokscope.errors import InputError
 from grokscope.mechanics.evidence import SetNumbers, evidence
 from grokscope.mechanics.intervals import Difference
 from grokscope.mechanics.phases import Event, Phases, phases
 from grokscope.mechanics.spec import DiagnosisSpec
-from grokscope.spec import sentence
+from grokscope.spec import Stored
 from grokscope.world.probes import ProbeSet
 
 Behaviour = Literal[
@@ -35,8 +33,10 @@ VERDICT_SET = "test_ood"
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Stored):
     """The behaviour of a run."""
+
+    CALLED: ClassVar[str] = "diagnosis"
 
     behaviour: Behaviour
     """The rule's answer."""
@@ -56,26 +56,6 @@ class Diagnosis:
     """Numbers by two-hop probe set."""
     spec: DiagnosisSpec
     """The thresholds."""
-
-    def tree(self) -> dict[str, Any]:
-        """Plain JSON values; numbers that do not exist are None, never NaN."""
-        tree: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
-        return tree
-
-    @classmethod
-    def parse(cls, tree: Any) -> "Diagnosis":
-        """The diagnosis that `tree` gave.
-
-        Raises:
-            InputError: the tree is none.
-        """
-        try:
-            return _ADAPTER.validate_python(tree)
-        except ValidationError as error:
-            raise InputError(sentence(error, "diagnosis", tree)) from None
-
-
-_ADAPTER = TypeAdapter(Diagnosis)
 
 
 def diagnose(

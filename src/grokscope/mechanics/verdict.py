@@ -8,13 +8,11 @@ Shapes: P probes, L stages, S positions, C columns of a map.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
-from pydantic import TypeAdapter, ValidationError
 
-from grokscope.errors import InputError
 from grokscope.mechanics.causal import STATE_ARMS, Examined, Interchanged, Mechanism, Verdict, examine
 from grokscope.mechanics.interchange import Setting, accuracy, draw, interchange
 from grokscope.mechanics.intervals import Rate, clustered_rate
@@ -25,7 +23,7 @@ from grokscope.mechanics.routing import Route, routing
 from grokscope.mechanics.spec import CausalSpec
 from grokscope.mechanics.unrolled import answers
 from grokscope.models.protocol import Reasoner
-from grokscope.spec import sentence
+from grokscope.spec import Stored
 from grokscope.world.format import Encoded
 from grokscope.world.probes import ProbeSet
 from grokscope.world.queries import queries_of
@@ -115,8 +113,10 @@ class SetVerdict:
 
 
 @dataclass(frozen=True)
-class CausalVerdict:
+class CausalVerdict(Stored):
     """The causal verdict on a run."""
+
+    CALLED: ClassVar[str] = "verdict"
 
     verdict: Verdict
     reason: str
@@ -133,26 +133,6 @@ class CausalVerdict:
         """What a set said at a checkpoint (None: the last); None: not examined."""
         wanted = self.step if step is None else step
         return next((one for one in self.sets if (one.probe_set, one.step) == (probe_set, wanted)), None)
-
-    def tree(self) -> dict[str, Any]:
-        """Plain JSON values, never NaN."""
-        tree: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
-        return tree
-
-    @classmethod
-    def parse(cls, tree: Any) -> "CausalVerdict":
-        """The verdict that `tree` gave.
-
-        Raises:
-            InputError: the tree is none.
-        """
-        try:
-            return _ADAPTER.validate_python(tree)
-        except ValidationError as error:
-            raise InputError(sentence(error, "verdict", tree)) from None
-
-
-_ADAPTER = TypeAdapter(CausalVerdict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,12 +60,9 @@ class Transfer:
     @cached_property
     def base(self) -> "BaseStanding":
         """What is known of the base."""
-        from pydantic import TypeAdapter
-
         from grokscope.transfer.result import BaseStanding
 
-        tree = read_json(self.directory / BASE, "description of a base")
-        return TypeAdapter(BaseStanding).validate_python(tree)
+        return BaseStanding.parse(read_json(self.directory / BASE, "description of a base"))
 
     @cached_property
     def metrics(self) -> "pl.DataFrame":

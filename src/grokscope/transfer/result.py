@@ -2,22 +2,21 @@
 forgotten, and where the second hop of each mix fails."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-from pydantic import TypeAdapter, ValidationError
-
-from grokscope.errors import InputError
 from grokscope.mechanics.intervals import Difference, Rate
 from grokscope.mechanics.phases import Event
-from grokscope.spec import sentence
+from grokscope.spec import Stored
 from grokscope.transfer.place import Place
 from grokscope.transfer.second_hop import Stations
 from grokscope.transfer.spec import ExamineSpec
 
 
 @dataclass(frozen=True)
-class BaseStanding:
+class BaseStanding(Stored):
     """What is known of the model that was fine-tuned, at the step it was taken from."""
+
+    CALLED: ClassVar[str] = "description of a base"
 
     run: str
     """Name of its run."""
@@ -80,8 +79,10 @@ class Forgotten:
 
 
 @dataclass(frozen=True)
-class TransferResult:
+class TransferResult(Stored):
     """The outcome of one transfer."""
+
+    CALLED: ClassVar[str] = "transfer result"
 
     base: BaseStanding
     fingerprint: str
@@ -111,23 +112,3 @@ class TransferResult:
         """A mix at a checkpoint (None: the last); None: it has no probes, or was not examined there."""
         wanted = self.step if step is None else step
         return next((one for one in self.mixes if (one.mix, one.step) == (mix, wanted)), None)
-
-    def tree(self) -> dict[str, Any]:
-        """Plain JSON values, never NaN."""
-        tree: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
-        return tree
-
-    @classmethod
-    def parse(cls, tree: Any) -> "TransferResult":
-        """The result that `tree` gave.
-
-        Raises:
-            InputError: the tree is none.
-        """
-        try:
-            return _ADAPTER.validate_python(tree)
-        except ValidationError as error:
-            raise InputError(sentence(error, "transfer result")) from None
-
-
-_ADAPTER = TypeAdapter(TransferResult)
