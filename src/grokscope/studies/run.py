@@ -14,18 +14,16 @@ from grokscope.studies.directory import (
     DONE,
     SPEC,
     STUDY,
-    TRACES,
     VERDICT,
     read_spec,
     read_study,
     run_directory,
-    standing,
 )
 from grokscope.studies.spec import RunSpec, StudySpec
+from grokscope.studies.trained import Trained
 
 if TYPE_CHECKING:
     import polars as pl
-    import xarray as xr
 
     from grokscope.mechanics.diagnosis import Diagnosis
     from grokscope.mechanics.verdict import CausalVerdict
@@ -35,16 +33,13 @@ if TYPE_CHECKING:
     from grokscope.world.graph import World
 
 
-class Run:
+class Run(Trained[RunSpec]):
     """One run, finished or not. Nothing is read before it is asked for, and nothing is ever written.
 
     Attributes:
         directory: where it is kept.
         spec: everything it depends on.
     """
-
-    def __init__(self, directory: Path, spec: RunSpec) -> None:
-        self.directory, self.spec = directory, spec
 
     @classmethod
     def open(cls, directory: str | Path) -> "Run":
@@ -60,46 +55,11 @@ class Run:
             raise InputError(f"{directory} is the directory of a study: {which}.")
         return cls(directory, read_spec(directory))
 
-    def __repr__(self) -> str:
-        return f"Run({self.name}, {self.directory})"
-
-    @property
-    def name(self) -> str:
-        """`<regime>-s<seed>`."""
-        return self.directory.name.removesuffix(f"-{self.spec.identity}")
-
-    @property
-    def finished(self) -> bool:
-        """Whether it has reached the number of steps its spec asks for."""
-        now = standing(self.directory)
-        return now.state == "done" and now.step >= self.spec.training.steps
-
     @cached_property
     def manifest(self) -> Mapping[str, Any]:
         """What its bits depend on beside the spec: threads, backend, dtype, versions."""
         tree: Mapping[str, Any] = read_json(self.directory / "manifest.json", "manifest")
         return tree
-
-    @cached_property
-    def metrics(self) -> "pl.DataFrame":
-        """One row per evaluated step: step, seconds, loss, lr, and `accuracy.<probe set>` columns."""
-        from grokscope.training.metrics import read_metrics
-
-        return read_metrics(self.directory)
-
-    @cached_property
-    def traces(self) -> "xr.Dataset":
-        """The lens at every checkpoint, lazy: dims (step, probe, variable, stage, position)."""
-        from grokscope.mechanics.traces import open_traces
-
-        return open_traces(self.directory / TRACES)
-
-    @property
-    def steps(self) -> list[int]:
-        """Steps of the checkpoints that are kept with weights."""
-        from grokscope.training.checkpoint import kept_steps
-
-        return kept_steps(self.directory)
 
     def model(self, step: int | None = None) -> "Reasoner":
         """The model with the averaged (EMA) weights of a checkpoint, ready to evaluate, on the CPU.
@@ -111,16 +71,10 @@ class Run:
             InputError: there is no checkpoint of that step, or it is corrupt.
         """
         from grokscope.models.build import build_model
-        from grokscope.training.checkpoint import load_weights, weights_path
+        from grokscope.training.checkpoint import load_weights
         from grokscope.world.format import positions
 
-        kept = self.steps
-        if not kept:
-            raise InputError(f"run {self.name} in {self.directory} has no checkpoint yet.")
-        wanted = kept[-1] if step is None else step
-        if wanted not in kept:
-            available = ", ".join(map(str, kept))
-            raise InputError(f"step = {wanted}: run {self.name} keeps the checkpoints {available}.")
+        path = self.weights(step)
         model = build_model(
             self.spec.model,
             self.world.vocabulary.size,
@@ -129,7 +83,7 @@ class Run:
             self.spec.seeds.init,
             self.spec.training.dtype,
         )
-        load_weights(weights_path(self.directory, wanted), model)
+        load_weights(path, model)
         return model.eval()
 
     @cached_property

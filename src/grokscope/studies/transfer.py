@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from grokscope.errors import InputError
 from grokscope.files import read_json
-from grokscope.studies.directory import DONE, SPEC, TRACES, standing
+from grokscope.studies.directory import DONE, SPEC
+from grokscope.studies.trained import Trained
 from grokscope.studies.transfer_spec import TransferRunSpec
 
 if TYPE_CHECKING:
     import polars as pl
-    import xarray as xr
 
     from grokscope.models.protocol import Reasoner
     from grokscope.transfer.result import BaseStanding, TransferResult
@@ -22,16 +22,13 @@ FOLDER = "transfers"
 BASE_WEIGHTS, BASE, RESULT, CELLS = "base.safetensors", "base.json", "transfer.json", "transfer_cells.csv"
 
 
-class Transfer:
+class Transfer(Trained[TransferRunSpec]):
     """One transfer, finished or not. Nothing is read before it is asked for, and nothing is ever written.
 
     Attributes:
         directory: where it is kept.
         spec: everything it depends on.
     """
-
-    def __init__(self, directory: Path, spec: TransferRunSpec) -> None:
-        self.directory, self.spec = directory, spec
 
     @classmethod
     def open(cls, directory: str | Path) -> "Transfer":
@@ -43,20 +40,6 @@ class Transfer:
         directory = Path(directory)
         return cls(directory, read_transfer_spec(directory))
 
-    def __repr__(self) -> str:
-        return f"Transfer({self.name}, {self.directory})"
-
-    @property
-    def name(self) -> str:
-        """`<base run>-<moment>`, or `untrained-s<seed>`."""
-        return self.directory.name.removesuffix(f"-{self.spec.identity}")
-
-    @property
-    def finished(self) -> bool:
-        """Whether it has reached the number of steps that its spec asks for."""
-        now = standing(self.directory)
-        return now.state == "done" and now.step >= self.spec.training.steps
-
     @cached_property
     def base(self) -> "BaseStanding":
         """What is known of the base."""
@@ -65,32 +48,11 @@ class Transfer:
         return BaseStanding.parse(read_json(self.directory / BASE, "description of a base"))
 
     @cached_property
-    def metrics(self) -> "pl.DataFrame":
-        """One row per evaluated step: step, seconds, loss, lr, and `accuracy.<probe set>` columns."""
-        from grokscope.training.metrics import read_metrics
-
-        return read_metrics(self.directory)
-
-    @cached_property
-    def traces(self) -> "xr.Dataset":
-        """The lens at every checkpoint, lazy: dims (step, probe, variable, stage, position)."""
-        from grokscope.mechanics.traces import open_traces
-
-        return open_traces(self.directory / TRACES)
-
-    @cached_property
     def curves(self) -> "pl.DataFrame":
         """Accuracies per checkpoint, also among queries with known atoms: `transfer.outcome.curves_of`."""
         from grokscope.transfer.outcome import curves_of
 
         return curves_of(self.traces)
-
-    @property
-    def steps(self) -> list[int]:
-        """Steps of the checkpoints that are kept with weights; 0 is the base."""
-        from grokscope.training.checkpoint import kept_steps
-
-        return kept_steps(self.directory)
 
     def model(self, step: int | None = None) -> "Reasoner":
         """The model with the averaged weights of a checkpoint, ready to evaluate, on the CPU.
@@ -101,17 +63,7 @@ class Transfer:
         Raises:
             InputError: there is no checkpoint of that step, or it is corrupt.
         """
-        from grokscope.training.checkpoint import weights_path
-
-        kept = self.steps
-        if not kept:
-            raise InputError(f"transfer {self.name} in {self.directory} has no checkpoint yet.")
-        wanted = kept[-1] if step is None else step
-        if wanted not in kept:
-            raise InputError(
-                f"step = {wanted}: transfer {self.name} keeps the checkpoints {', '.join(map(str, kept))}."
-            )
-        return load_model(self.spec, self.new, weights_path(self.directory, wanted))
+        return load_model(self.spec, self.new, self.weights(step))
 
     @cached_property
     def new(self) -> "NewFacts":
