@@ -145,6 +145,21 @@ def test_other_examinations_train_nothing(study: StudySpec, whole: Path, tmp_pat
         plan_transfers(StudySpec.parse(tree), out, Study.open(out).runs)
 
 
+def test_a_transfer_that_cannot_be_continued_stays_finished(
+    study: StudySpec, whole: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "copy"))
+    tree = study.tree()
+    tree["transfer"]["tuning"]["steps"] = 20
+    directory = prepared(StudySpec.parse(tree), out)[0]
+    for path in directory.glob("resume/step_*.safetensors"):
+        path.write_bytes(b"")
+    before = (directory / DONE).read_bytes()
+    with pytest.raises(InputError, match="resume state"):
+        do_transfer(directory, threads=1)
+    assert (directory / DONE).read_bytes() == before
+
+
 def test_a_moment_is_a_kept_checkpoint_or_a_sentence(trained: Path) -> None:
     run = Study.open(trained).runs["natural-s0"]
     assert step_of(run, "end") == 30

@@ -3,11 +3,14 @@
 import os
 from pathlib import Path
 
-from grokscope.files import remove, whole, write_json
+from grokscope.files import whole, write_json
 from grokscope.studies.directory import CORPUS, DONE, locked, standing, write_progress
+from grokscope.studies.end_mark import EndMark
 from grokscope.studies.run import check_fingerprint
 from grokscope.studies.transfer import BASE_WEIGHTS, CELLS, RESULT, Transfer, build, load_model
+from grokscope.training.manifest import read_manifest
 from grokscope.training.sinks import make_sinks
+from grokscope.training.start import with_threads
 from grokscope.transfer.outcome import outcome_of
 from grokscope.transfer.tune import fine_tune
 
@@ -35,7 +38,6 @@ def do_transfer(directory: Path, threads: int | None = None, patience: float = 1
         else:
             write_json(directory / CORPUS, new.summary())
         if now.state != "done" or now.step < spec.training.steps:
-            remove(directory / DONE)
             base = spec.base
             fine_tune(
                 load_model(spec, new, directory / BASE_WEIGHTS),
@@ -47,21 +49,24 @@ def do_transfer(directory: Path, threads: int | None = None, patience: float = 1
                 directory,
                 # All probes: what a query's atoms are is looked up among them.
                 lens=base.lens.replace(probes_per_set=None),
+                observers=[EndMark(directory)],
                 sinks=make_sinks(base.sinks, directory),
                 threads=threads,
                 report=lambda news: doing("fine-tuning", **news),
                 say=lambda sentence: print(sentence, flush=True),
             )
         doing("examining", step=spec.training.steps)
-        outcome = outcome_of(
-            transfer.base,
-            new,
-            spec.base.format,
-            spec.transfer.examine,
-            transfer.traces,
-            transfer.model,
-            transfer.steps,
-        )
+        # With the transfer's own threads, as for verdicts: `studies.causal.keep_verdict` says why.
+        with with_threads(read_manifest(directory).threads):
+            outcome = outcome_of(
+                transfer.base,
+                new,
+                spec.base.format,
+                spec.transfer.examine,
+                transfer.traces,
+                transfer.model,
+                transfer.steps,
+            )
         with whole(directory / CELLS) as draft:
             outcome.cells.write_csv(draft)
         write_json(directory / RESULT, outcome.result.tree())

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from grokscope.errors import InputError
-from grokscope.files import remove, write_json
+from grokscope.files import write_json
 from grokscope.mechanics.diagnosis import diagnose
 from grokscope.mechanics.traces import TraceWriter
 from grokscope.models.build import build_model
-from grokscope.models.protocol import Reasoner
 from grokscope.studies.causal import keep_verdict
 from grokscope.studies.directory import (
     CORPUS,
@@ -38,6 +37,7 @@ from grokscope.studies.directory import (
     standing,
     write_progress,
 )
+from grokscope.studies.end_mark import EndMark
 from grokscope.studies.population import begun_among
 from grokscope.studies.run import Run, check_fingerprint
 from grokscope.studies.spec import RunSpec
@@ -162,20 +162,6 @@ def _conclude(job: _Job) -> None:
     write_json(directory / DONE, end)
 
 
-class _EndMark:
-    """Takes the end mark of a finished run away once its continuation has begun, and not if it cannot."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def at_checkpoint(self, step: int, model: Reasoner) -> None:
-        """Nothing to look at."""
-
-    def forget_after(self, step: int) -> None:
-        """The state is read and the training goes on."""
-        remove(self.directory / DONE)
-
-
 def _train(job: _Job, threads: int | None) -> Outcome:
     one = _member(job)
     try:
@@ -207,7 +193,7 @@ def _member(job: _Job) -> Member:
         seeds=spec.seeds,
         directory=directory,
         observers=[
-            _EndMark(directory),
+            EndMark(directory),
             TraceWriter(directory / TRACES, corpus.probes, encoded, vocabulary, spec.lens),
         ],
         sinks=make_sinks(spec.sinks, directory),

@@ -18,6 +18,7 @@ from grokscope.models.protocol import Reasoner
 from grokscope.seeds import Seeds, generator
 from grokscope.training.data import TrainingData
 from grokscope.training.loop import TrainingResult, train
+from grokscope.training.observer import Observer
 from grokscope.training.progress import Report
 from grokscope.training.sinks import Sink
 from grokscope.training.spec import TrainingSpec
@@ -40,6 +41,7 @@ def fine_tune(
     seeds: Seeds,
     directory: Path,
     lens: LensSpec = LensSpec(),  # noqa: B008 (frozen)
+    observers: Sequence[Observer] = (),
     sinks: Sequence[Sink] = (),
     *,
     threads: int | None = None,
@@ -55,7 +57,8 @@ def fine_tune(
         base: how the base was trained.
         seeds: the base's; `order` draws the order of the examples.
         directory: of the transfer; made if it is not there. Traces of all probe sets go to `traces/`.
-        lens: what is read at every checkpoint. sinks, threads, report, say: as for `train`.
+        lens: what is read at every checkpoint. observers: look before that. sinks, threads, report, say: as
+        for `train`.
 
     Raises:
         InputError, Interrupted, Diverged: as `train` does.
@@ -69,7 +72,10 @@ def fine_tune(
         training,
         seeds,
         directory,
-        observers=[TraceWriter(directory / TRACES, new.probes, encoded, new.world.vocabulary, lens)],
+        observers=[
+            *observers,
+            TraceWriter(directory / TRACES, new.probes, encoded, new.world.vocabulary, lens),
+        ],
         sinks=sinks,
         threads=threads,
         report=report,
