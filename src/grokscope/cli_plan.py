@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 QUIET = 0.9
 """Below this share of a core, the machine is said to be doing other work."""
 UTILISATION = 0.4
+TRAINING = ("steps", "checkpoints", "saves")
+"""Parts of a run that its recorded clock covers."""
 HOUR = 3600.0
 
 
@@ -38,6 +41,12 @@ FIELDS: list[tuple[str, Any, Any]] = [
         ("workers", int | None, None, "Runs at a time on this machine; None: one per usable core."),
         ("threads", int | None, None, "Threads of each worker; None: usable cores // workers."),
         ("seconds", float, 30.0, "How long to measure this machine, once everything is compiled."),
+        (
+            "against",
+            Path | None,
+            None,
+            "Finished runs (a directory): what they took beside it.",
+        ),
         ("json", bool, False, "Print JSON: seconds, bytes, FLOP."),
     )
 ]
@@ -47,12 +56,47 @@ FIELDS: list[tuple[str, Any, Any]] = [
 def plan(study: StudySpec, command: Any) -> int:
     """Count, measure if asked of this machine, and print."""
     found, alone = _estimates(study, command)
+    recorded = {} if command.against is None else recorded_seconds(found, study, command.against)
     if command.json:
         tree = found.tree() | {"alone_seconds": None if alone is None else alone.seconds}
-        print(json.dumps(tree, indent=1))
-    else:
-        _print(found, alone, study)
+        print(json.dumps(tree | {"recorded_training_seconds": recorded}, indent=1))
+        return 0
+    _print(found, alone, study)
+    for what, one in (("as measured", found), ("by CPU time", alone)):
+        if recorded and one is not None:
+            print(against_sentence(what, one, recorded))
     return 0
+
+
+def recorded_seconds(found: "StudyEstimate", study: StudySpec, directory: Path) -> dict[str, float]:
+    """Clock of the training of the finished runs in a directory, by run: what `TRAINING` parts predict.
+
+    Raises:
+        InputError: no run of the study is finished there.
+    """
+    from grokscope.studies.directory import SPEC, run_directory
+    from grokscope.studies.run import Run
+
+    out: dict[str, float] = {}
+    for name, spec in study.expand().items():
+        place = run_directory(directory, name, spec)
+        if (place / SPEC).exists() and (run := Run.open(place)).finished:
+            at = run.metrics.filter(step=spec.training.steps)["seconds"]
+            out |= {name: float(at[0])} if len(at) else {}
+    if not out:
+        raise InputError(f"against = {directory}: no run of this study with as many steps is finished there.")
+    return out
+
+
+def against_sentence(what: str, found: "StudyEstimate", recorded: dict[str, float]) -> str:
+    """Predicted over recorded seconds of training."""
+    predicted = {run.name: sum(run.seconds.get(part, 0.0) for part in TRAINING) for run in found.runs}
+    ratios = [predicted[name] / seconds for name, seconds in recorded.items()]
+    total = sum(predicted[name] for name in recorded) / sum(recorded.values())
+    return (
+        f"{what}: predicted training takes {total:.2f} times what {len(recorded)} finished runs recorded "
+        f"({min(ratios):.2f} to {max(ratios):.2f} by run)"
+    )
 
 
 def _estimates(study: StudySpec, command: Any) -> tuple["StudyEstimate", "StudyEstimate | None"]:

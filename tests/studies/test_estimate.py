@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from grokscope import cli
+from grokscope.cli_plan import against_sentence, recorded_seconds
 from grokscope.errors import InputError
+from grokscope.files import write_json, write_text
 from grokscope.studies.devices import DEVICES, device_of
+from grokscope.studies.directory import DONE, SPEC, run_directory
 from grokscope.studies.estimate import (
     count_work,
     estimate_device,
@@ -20,6 +24,7 @@ from grokscope.studies.estimate import (
     makespan,
     run_seconds,
 )
+from grokscope.studies.files import load_study
 from grokscope.studies.measured import Speed, together
 from grokscope.studies.spec import StudySpec
 from grokscope.studies.stopwatch import measure
@@ -192,6 +197,32 @@ def test_the_command_plans_for_a_device_without_running_anything(
     assert "natural-s0" in said
     assert "40% of 3.12e+14 FLOP/s" in " ".join(said.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prediction_is_held_against_recorded_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same runs with as many steps only; the clock of a run covers training and looking."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "transfer": None}))
+    study, out = load_study(str(path)), tmp_path / "runs"
+    with pytest.raises(InputError, match="against"):
+        recorded_seconds(estimate_here(study, count_work(study), speed()), study, out)
+    for name, spec in study.expand().items():
+        place = run_directory(out, name, spec)
+        steps = spec.training.steps if name != "natural-s1" else 1
+        write_json(place / SPEC, spec.tree())
+        write_json(place / DONE, {"step": steps})
+        line = {"step": steps, "seconds": 2 * 0.02 * steps, "loss": 1.0, "lr": 1.0, "accuracy": {}}
+        write_text(place / "metrics.jsonl", json.dumps(line) + "\n")
+    found = estimate_here(study, count_work(study), speed(checkpoint=0.0, save=0.0))
+    recorded = recorded_seconds(found, study, out)
+    assert set(recorded) == {"natural-s0", "both_hops_full-s0", "both_hops_full-s1"}
+    assert "0.50 times what 3 finished runs recorded (0.50 to 0.50" in against_sentence("x", found, recorded)
+    options = ["plan", str(path), "--device", "H100", "--against", str(out)]
+    assert cli.main(options) == 0
+    assert "3 finished runs" in capsys.readouterr().out
+    assert cli.main([*options[:-1], str(tmp_path / "none")]) == 2
 
 
 @pytest.mark.parametrize(
