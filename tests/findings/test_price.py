@@ -106,7 +106,8 @@ def test_a_price_beyond_the_ladder_is_a_bound_and_few_seeds_are_descriptive() ->
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A price study of tiny transfers: nothing learned in 14 steps, so nothing can be told."""
-    tree = yaml.safe_load(TINY + TRANSFER)
+    tree = yaml.safe_load(TINY + TRANSFER) | {"regimes": ["natural"]}
+    tree["transfer"]["examine"] = {"probes": 4}
     tree["transfer"] |= {
         "bases": ["natural@end", "natural@saturation"],
         "variants": {

@@ -42,12 +42,16 @@ from grokscope.world.probes import ProbeSet
 
 LOOKS = (8, 24)
 """Probes of two looks: what a look costs whatever its size, and what each probe adds."""
-SHARES = {"steps": 0.5, "checkpoints": 0.3}
-"""Of the time asked for; the rest is for diagnosis and looks."""
+CYCLES = 4
+"""Checkpoints that are timed, each followed by steps, as in a run: what the writer's thread and the disk
+still have to do for a checkpoint is part of the steps after it."""
+SHARE = 0.6
+"""Of the time asked for that goes to steps; checkpoints, diagnosis and looks take what they take."""
+FEWEST = 3
+"""Steps after a checkpoint, however long they last."""
+SAVES = 2
 SETTLE_EVERY = 8
 """Steps that a GPU may be ahead of the clock."""
-FEWEST = {"steps": 3, "checkpoints": 3, "saves": 2}
-"""Taken however long that lasts."""
 
 
 def main() -> int:
@@ -139,26 +143,25 @@ def measure(
         def one_checkpoint(number: int) -> None:
             keeper.step = number
             keeper.checkpoint()
-            keeper.finish()
 
         def one_save(number: int) -> None:
             keeper.step += 1
             keeper.save()
-            keeper.finish()
 
         keeper.begin(None)
         one_checkpoint(0)
-        out: dict[str, Any] = {
-            "step": _repeat(one_step, seconds * SHARES["steps"], FEWEST["steps"], device),
-            "checkpoint": _repeat(
-                lambda i: one_checkpoint(i + 1),
-                seconds * SHARES["checkpoints"],
-                FEWEST["checkpoints"],
-                device,
-            ),
-        }
-        out["save"] = _repeat(one_save, 0.0, FEWEST["saves"], device)
+        steps, checkpoints = _Tally(device), _Tally(device)
+        for cycle in range(CYCLES):
+            checkpoints.take(partial(one_checkpoint, cycle + 1), 0.0, 1)
+            steps.take(partial(one_step, cycle), seconds * SHARE / CYCLES, FEWEST)
+        saves = _Tally(device)
+        saves.take(partial(one_save, 0), 0.0, SAVES)
         keeper.close()
+        out: dict[str, Any] = {
+            "step": steps.mean(),
+            "checkpoint": checkpoints.mean(),
+            "save": saves.mean(),
+        }
     out["diagnosis"] = _diagnosis(spec, directory, corpus.probes)
     out["look"] = {"wall": (0.0, 0.0), "cpu": (0.0, 0.0)}
     if spec.causal.enabled and VERDICT_SET in corpus.probes:
@@ -192,19 +195,29 @@ def _line(few: float, more: float, at_few: int, at_more: int) -> tuple[float, fl
     return max(0.0, few - at_few * each), each
 
 
-def _repeat(
-    call: Callable[[int], None], seconds: float, least: int, device: torch.device
-) -> dict[str, float]:
-    """Mean wall and CPU seconds of a call, over at least `least` calls and about `seconds`."""
-    wall, cpu, done = time.perf_counter(), time.process_time(), 0
-    while done < least or time.perf_counter() - wall < seconds:
-        call(done)
-        done += 1
-        if done % SETTLE_EVERY == 0:
-            _settle(device)
-    _settle(device)
-    spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-    return {clock: value / done for clock, value in spent.items()} | {"n": done}
+class _Tally:
+    """Wall and CPU seconds of calls."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.wall, self.cpu, self.done = device, 0.0, 0.0, 0
+
+    def take(self, call: Callable[[], None], seconds: float, least: int) -> None:
+        """Call for about so many seconds, and `least` times at least."""
+        _settle(self.device)
+        wall, cpu, done = time.perf_counter(), time.process_time(), 0
+        while done < least or time.perf_counter() - wall < seconds:
+            call()
+            done += 1
+            if done % SETTLE_EVERY == 0:
+                _settle(self.device)
+        _settle(self.device)
+        self.wall += time.perf_counter() - wall
+        self.cpu += time.process_time() - cpu
+        self.done += done
+
+    def mean(self) -> dict[str, float]:
+        """Seconds of one, and how many were timed."""
+        return {"wall": self.wall / self.done, "cpu": self.cpu / self.done, "n": self.done}
 
 
 def _timed(call: Callable[[], object]) -> dict[str, float]:
