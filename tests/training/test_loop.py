@@ -223,8 +223,7 @@ def test_the_trial_of_a_step_leaves_the_state_alone():
 def test_a_large_block_is_not_mapped_anew_every_time():
     """In a process of its own: what other tests left on the heap decides where a block comes from."""
     code = """
-import subprocess
-import sys
+import resource
 import torch
 from grokscope.training.start import keep_freed_memory
 
