@@ -67,21 +67,21 @@ class AttentionBlock(nn.Module):
 
 
 class MixerBlock(nn.Module):
-    """x^T = rms(x^T + swiglu(x^T)), map and norm over the T positions; then x = rms(x + swiglu(x))."""
+    """x^T = rms(x^T + swiglu(x^T)), map and norm over the T positions; then x = rms(x + swiglu(x)).
+
+    The norm over positions runs on x itself: its sums then go over rows of D numbers side by side.
+    """
 
     def __init__(self, spec: RecursiveSpec, positions: int, init: Init) -> None:
         super().__init__()
-        self.mixer = SwiGlu(positions, swiglu_inner(spec.expansion, positions), init)
-        self.norm1 = RmsNorm()
+        self.mixer = SwiGlu(positions, swiglu_inner(spec.expansion, positions), init, narrow=True)
+        self.norm1 = RmsNorm(axis=1)
         self.mlp = SwiGlu(spec.width, swiglu_inner(spec.expansion, spec.width), init)
         self.norm2 = RmsNorm()
 
     def forward(self, x_BTD: Tensor, tap: Tap | None = None) -> Tensor:
-        x_BDT = x_BTD.transpose(1, 2)
-        mixed_BDT: Tensor = self.mixer(x_BDT)
-        if tap is not None:
-            mixed_BDT = tap("mixer", mixed_BDT.transpose(1, 2)).transpose(1, 2)
-        x_BTD = self.norm1(x_BDT + mixed_BDT).transpose(1, 2)
+        mixed_BTD = tapped(tap, "mixer", self.mixer(x_BTD.transpose(1, 2)).transpose(1, 2))
+        x_BTD = self.norm1(x_BTD + mixed_BTD)
         out: Tensor = self.norm2(x_BTD + tapped(tap, "mlp", self.mlp(x_BTD)))
         return out
 
