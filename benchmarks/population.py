@@ -52,7 +52,7 @@ def together(made: Setup, members: int, quick: bool, device: str) -> Callable[[]
     state = stack([made.optimizer.start(model) for model in models])
     compile_it = variants(quick, device)[-1] == "compiled"
     step: Step = stacked_step(made.objective, made.optimizer, stacked_buffers(models), compile_it)
-    step = compiled(step) if compile_it else step
+    step = compiled(step, device) if compile_it else step
     numbers = itertools.count(made.spec.training.warmup)
 
     def ours() -> None:

@@ -66,7 +66,7 @@ def test_muon_update_is_orthogonal_and_has_the_size_of_adamws():
         "tall": torch.randn(96, 24, generator=draw),
         "other": torch.randn(24, 48, generator=draw),
     }
-    out = orthogonalise_all(matrices, [["wide", "tall"], ["other"]])
+    out = orthogonalise_all(matrices, [["wide"], ["tall"], ["other"]])
     for name, matrix in matrices.items():
         singular = torch.linalg.svdvals(out[name])
         assert float(singular.min()) > 0.6
@@ -78,16 +78,13 @@ def test_muon_update_is_orthogonal_and_has_the_size_of_adamws():
         assert 0.15 < float(rms) < 0.25
 
 
-def test_stacking_changes_no_matrix():
+def test_stacking_and_lying_down_change_no_matrix():
     draw = torch.Generator().manual_seed(0)
-    matrices = {name: torch.randn(16, 48, generator=draw) for name in "abc"}
-    matrices["t"] = torch.randn(48, 16, generator=draw)
-    together = orthogonalise_all(matrices, [list("abct")])
+    matrices = {name: torch.randn(48, 16, generator=draw) for name in "abc"}
+    together = orthogonalise_all(matrices, [list("abc")])
     for name, matrix in matrices.items():
-        lying = matrix if matrix.shape[0] < matrix.shape[1] else matrix.mT
-        alone = orthogonalise(lying)
-        expected = alone if lying is matrix else alone.mT
-        torch.testing.assert_close(together[name], expected, rtol=0.02, atol=2e-3)
+        torch.testing.assert_close(together[name], orthogonalise(matrix), rtol=0.02, atol=2e-3)
+        torch.testing.assert_close(together[name].mT, orthogonalise(matrix.mT), rtol=0.02, atol=2e-3)
 
 
 def test_every_parameter_has_one_rule():

@@ -75,7 +75,7 @@ class MixerBlock(nn.Module):
     def __init__(self, spec: RecursiveSpec, positions: int, init: Init) -> None:
         super().__init__()
         self.mixer = SwiGlu(positions, swiglu_inner(spec.expansion, positions), init, narrow=True)
-        self.norm1 = RmsNorm(axis=1)
+        self.norm1 = RmsNorm(axis=-2)
         self.mlp = SwiGlu(spec.width, swiglu_inner(spec.expansion, spec.width), init)
         self.norm2 = RmsNorm()
 

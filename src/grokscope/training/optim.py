@@ -195,33 +195,29 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     to 1.2).
 
     Args:
-        matrices: (..., rows, columns) with rows <= columns.
+        matrices: (..., rows, columns). The smaller of x x^T and x^T x is iterated; nothing is transposed.
     """
     a, b, c = NEWTON_SCHULZ
+    tall = matrices.shape[-2] > matrices.shape[-1]
     x: Tensor = (matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)).bfloat16()
     for _ in range(NEWTON_SCHULZ_STEPS):
-        square = x @ x.mT
-        x = a * x + (b * square + c * (square @ square)) @ x
+        square = x.mT @ x if tall else x @ x.mT
+        polynomial = b * square + c * (square @ square)
+        x = a * x + (x @ polynomial if tall else polynomial @ x)
     return x.float()
 
 
 def orthogonalise_all(matrices: Tensors, stacks: list[list[str]]) -> Tensors:
-    """Every matrix orthogonalised; those of one stack have the same shape up to transposition and go through
-    as one."""
+    """Every matrix orthogonalised; those of one stack have the same shape and go through as one."""
     out: Tensors = {}
     for names in stacks:
-        wide = torch.stack([_lying(matrices[name]) for name in names])
-        for name, x in zip(names, orthogonalise(wide).unbind(), strict=True):
-            out[name] = x if x.shape == matrices[name].shape else x.mT
+        together = orthogonalise(torch.stack([matrices[name] for name in names]))
+        out |= dict(zip(names, together.unbind(), strict=True))
     return out
-
-
-def _lying(matrix: Tensor) -> Tensor:
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
 
 
 def _same_shape(names: list[str], shapes: dict[str, tuple[int, ...]]) -> list[list[str]]:
     stacks: dict[tuple[int, ...], list[str]] = {}
     for name in names:
-        stacks.setdefault(tuple(sorted(shapes[name])), []).append(name)
+        stacks.setdefault(shapes[name], []).append(name)
     return list(stacks.values())
