@@ -22,7 +22,8 @@ class Findings:
     json: bool = False
     """Print JSON."""
     page: Path | None = None
-    """Also write this page (.md), with its figures in a folder `figures` beside it."""
+    """Also write this page (.md), its figures into `figures` and its tables into `data` beside it. Of a page
+    that is there only the generated part is replaced."""
 
 
 def do(command: Findings) -> int:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 import grokscope
@@ -82,6 +83,21 @@ def test_the_command_prints_json_and_a_page_with_figures(
     linked = [line.partition("](")[2].rstrip(")") for line in text.splitlines() if line.startswith("![")]
     assert len(linked) == 4
     assert all((page.parent / path).stat().st_size > 5_000 for path in linked)
+    data = {path.stem.rpartition("_")[2]: pl.read_csv(path) for path in (page.parent / "data").iterdir()}
+    assert sorted(data) == ["claims", "courses", "events", "numbers", "tuning"]
+    judged = [(claim.key, claim.result) for one in evaluate(study).findings for claim in one.claims]
+    assert list(zip(data["claims"]["claim"], data["claims"]["result"], strict=True)) == judged
+    natural = study.runs["natural-s0"].metrics
+    drawn = data["courses"].filter(pl.col("run") == "natural-s0")["accuracy.train_inferred"]
+    assert drawn.to_list() == pytest.approx(natural["accuracy.train_inferred"].to_list(), abs=1e-4)
+
+    page.write_text(f"What we make of it.\n\n{text}\nAnd of that.\n")
+    assert cli.main(["findings", str(study.directory), "--page", str(page)]) == 0
+    assert page.read_text() == f"What we make of it.\n\n{text}\nAnd of that.\n"
+    page.write_text("A page of somebody else.\n")
+    assert cli.main(["findings", str(study.directory), "--page", str(page)]) == 2
+    assert "has no place between" in capsys.readouterr().err
+    assert page.read_text() == "A page of somebody else.\n"
 
 
 def test_transfers_are_read_with_their_base_mixes_and_world(study: Study) -> None:

@@ -18,13 +18,19 @@ class Drawing:
     caption: str
 
 
-def page(found: Findings, command: str, drawings: Mapping[int, Sequence[Drawing]] | None = None) -> str:
+def page(
+    found: Findings,
+    command: str,
+    drawings: Mapping[int, Sequence[Drawing]] | None = None,
+    tables: str | None = None,
+) -> str:
     """The page.
 
     Args:
         found: the findings.
         command: what printed them.
         drawings: figures by number of the finding.
+        tables: where its numbers lie as CSV.
     """
     drawings = drawings or {}
     seeds = ", ".join(f"{regime} {len(runs)}" for regime, runs in found.seeds.items())
@@ -34,7 +40,8 @@ def page(found: Findings, command: str, drawings: Mapping[int, Sequence[Drawing]
         f"A seed varies {', '.join(found.varies)}. "
         f"Intervals are {found.confidence:.0%}; below {FEWEST} runs a group a result is descriptive. "
         "Methods: [statistics](statistics.md). In the tables, the paper is "
-        f"{CITATION}: one run per regime, so its intervals hold the spread of its probes alone.",
+        f"{CITATION}: one run per regime, so its intervals hold the spread of its probes alone."
+        + (f" Every number of the page and of its figures: `{tables}`." if tables else ""),
         *found.notes,
         table(["finding", "result", "because"], [
             [f"{one.number}. {one.title}", f"**{one.result}**", one.reason] for one in found.findings
