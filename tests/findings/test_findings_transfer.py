@@ -48,6 +48,16 @@ def test_a_circuit_that_transfers_contradicts_it() -> None:
     assert claim(found, "3.1").result == "supported"
 
 
+def test_a_mix_that_lags_a_little_is_no_failure_to_transfer() -> None:
+    lagging = [base("natural", s, (0.99 - s / 500, 0.96 - s / 500, 0.95 - s / 500)) for s in range(8)]
+    found = transfer(lagging)
+    assert [claim(found, key).result for key in ("3.2", "3.3")] == ["contradicted"] * 2
+    gap = next(note for note in found.notes if note.startswith("old-then-new less new-then-old"))
+    assert "-0.03 [" in gap
+    assert "8 bases" in gap
+    assert "not tested" in gap
+
+
 def test_without_a_mature_base_nothing_can_be_told() -> None:
     weak = [base("natural", s, (0.9, 0.0, 0.0), mature=False) for s in range(8)]
     found = transfer(weak)
@@ -55,7 +65,7 @@ def test_without_a_mature_base_nothing_can_be_told() -> None:
     assert {one.result for one in found.claims} == {"cannot tell"}
     assert "no mature base (none of the 8 natural bases" in claim(found, "3.1").reason
     some = transfer([*weak[:2], *as_published(8)[2:]])
-    assert some.notes == ("6 of 8 natural bases are mature; only they count.",)
+    assert some.notes[0] == "6 of 8 natural bases are mature; only they count."
 
 
 def test_only_bases_at_their_end_are_contrasted() -> None:

@@ -9,7 +9,7 @@ from grokscope.findings.drafts import rests_on
 from grokscope.findings.published import paper_tuned
 from grokscope.findings.rules import Draft, finding
 from grokscope.findings.transfers import Transferred
-from grokscope.findings.values import Finding, Number
+from grokscope.findings.values import Finding, Number, text
 from grokscope.mechanics.intervals import Rate
 from grokscope.statistics.exact import difference, location
 from grokscope.statistics.rates import over_runs
@@ -26,8 +26,8 @@ HYPOTHESIS = (
 )
 CLAIMS = {
     "3.1 new, old": "Mature models answer most new-then-old queries.",
-    "3.2 old, new": "Mature models answer fewer old-then-new than new-then-old queries.",
-    "3.3 new, new": "Mature models answer fewer new-then-new than new-then-old queries.",
+    "3.2 old, new": "Mature models do not answer most old-then-new queries.",
+    "3.3 new, new": "Mature models do not answer most new-then-new queries.",
     "3.4 bridge": "On old-then-new queries mature models still resolve most bridges.",
     "3.5 fake": f"{FAKE} models answer fewer new-then-old queries than mature ones.",
 }
@@ -44,6 +44,7 @@ def transfer(found: Sequence[Transferred]) -> Finding:
     notes = (
         [f"{len(mature)} of {len(natural)} {MATURE} bases are mature; only they count."] if natural else []
     )
+    notes += [said for mix in MIXES[1:] if (said := _gap(mature, mix, MIXES[0]))]
     return finding(3, TITLE, HYPOTHESIS, _drafts(natural, mature, fake), notes)
 
 
@@ -57,9 +58,10 @@ def _drafts(
         missing: Literal["not run", "cannot tell"] = "cannot tell" if natural else "not run"
         return [Draft(key, CLAIMS[key], "less", None, "", "rate", said, missing) for key in CLAIMS]
     drafts = [
-        _against(works, mature, new_old, "accuracy"),
-        *(_within(key, mature, mix, new_old) for key, mix in ((less_old, old_new), (less_new, new_new))),
-        _against(bridge, mature, old_new, "bridge"),
+        _against(works, mature, new_old, "accuracy", "more"),
+        _against(less_old, mature, old_new, "accuracy", "less"),
+        _against(less_new, mature, new_new, "accuracy", "less"),
+        _against(bridge, mature, old_new, "bridge", "more"),
     ]
     if not fake:
         said = f"the study has no finished transfer of {FAKE}."
@@ -67,26 +69,36 @@ def _drafts(
     return [*drafts, _between(fails, fake, mature, new_old)]
 
 
-def _against(key: str, bases: Sequence[Transferred], mix: str, what: Literal["accuracy", "bridge"]) -> Draft:
-    """A rate of one mix above a half."""
+def _against(
+    key: str,
+    bases: Sequence[Transferred],
+    mix: str,
+    what: Literal["accuracy", "bridge"],
+    wanted: Literal["more", "less"],
+) -> Draft:
+    """A rate of one mix above a half, or below."""
     rates, said = _rates(bases, mix, what)
     column = "exact_match" if what == "accuracy" else "bridge_found_rate"
     paper = paper_tuned(MATURE, mix, column, f"{_name(mix)} {what}")
     groups = (_number(bases, mix, what),)
     outcome = None if said else location([rate.value for rate in rates], WORKS)
-    return Draft(key, CLAIMS[key], "more", outcome, _name(mix), "rate", said or f"Tested against {WORKS:g}.",
+    return Draft(key, CLAIMS[key], wanted, outcome, _name(mix), "rate", said or f"Tested against {WORKS:g}.",
                  scale=lambda value: value + WORKS, groups=groups, paper=paper)  # fmt: skip
 
 
-def _within(key: str, bases: Sequence[Transferred], mix: str, other: str) -> Draft:
-    """One mix below another, within every base."""
+def _gap(bases: Sequence[Transferred], mix: str, other: str) -> str:
+    """One mix less another within every base, as a sentence; empty: there is nothing to compare.
+
+    How far a mix lags is shown and not tested: with enough runs any gap is significant, and a mix that is
+    answered a little less often is answered.
+    """
     one, two = (_rates(bases, name, "accuracy") for name in (mix, other))
-    said = one[1] or two[1]
-    outcome = None if said else difference([r.value for r in one[0]], [r.value for r in two[0]], paired=True)
-    groups = tuple(_number(bases, name, "accuracy") for name in (mix, other))
-    paper = paper_tuned(MATURE, mix, "exact_match", f"{_name(mix)} accuracy")
-    label = f"{_name(mix)} less {_name(other)}"
-    return Draft(key, CLAIMS[key], "less", outcome, label, "difference", said, groups=groups, paper=paper)
+    if not bases or one[1] or two[1]:
+        return ""
+    gap = difference([r.value for r in one[0]], [r.value for r in two[0]], paired=True)
+    label = f"{_name(mix)} less {_name(other)}, mature bases"
+    shown = Number(label, "difference", gap.value, gap.low, gap.high, "")
+    return f"{label}: {text(shown)} (mean over {gap.n[0]} bases, {gap.confidence:.0%} interval; not tested)."
 
 
 def _between(key: str, fake: Sequence[Transferred], mature: Sequence[Transferred], mix: str) -> Draft:

@@ -98,7 +98,7 @@ def plain(value: float, unit: Unit) -> str:
     if unit == "step":
         return f"{value:,.0f}"
     if unit == "difference":
-        return f"{value:+.2f}"
+        return f"{value:+.3f}" if abs(value) < 0.01 else f"{value:+.2f}"
     if unit == "factor":
         return f"{value:.1f} ×"
     if unit == "margins":
