@@ -147,7 +147,7 @@ def reading(model: Reasoner) -> Iterator[None]:
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), model.looking():
             yield
     finally:
         model.train(training)

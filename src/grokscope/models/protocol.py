@@ -8,6 +8,8 @@ Shapes: B batch, S input positions, T positions with prefix (prefix first), D wi
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -99,6 +101,13 @@ class Reasoner(nn.Module, ABC):
     def prefix_parameters(self) -> list[str]:
         """Names of prefix embeddings, as in `named_parameters`; they have a learning rate of their own."""
         return []
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """A span in which the weights stay as they are: without gradients and taps, `step` and `unembed` may
+        then go another way to the same numbers, up to rounding, and forward hooks set within it are not
+        called."""
+        yield
 
     def halt(self, state_BTD: Tensor) -> Tensor | None:
         """float32 halting logits (B, 2) from the final state, or None for a model without a halting head."""

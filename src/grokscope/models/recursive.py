@@ -17,6 +17,8 @@ Shapes: B batch, S input positions, P prefix positions, T = P + S, D width, V vo
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -27,6 +29,7 @@ from grokscope.errors import InputError
 from grokscope.models.attention import Attention, Rotary
 from grokscope.models.blocks import Linear, RmsNorm, SwiGlu
 from grokscope.models.init import Init
+from grokscope.models.mixer_passes import MixerMatrices, MixerPasses
 from grokscope.models.protocol import Reasoner
 from grokscope.models.spec import RecursiveSpec
 from grokscope.models.stages import recursive_stages
@@ -101,6 +104,13 @@ class Level(nn.Module):
         return x_BTD
 
 
+class Looking(NamedTuple):
+    """What `RecursiveModel.looking` prepares."""
+
+    level: MixerPasses
+    head_VD: Tensor
+
+
 class RecursiveModel(Reasoner):
     """The TRM of a `RecursiveSpec`.
 
@@ -140,6 +150,7 @@ class RecursiveModel(Reasoner):
         nn.init.constant_(self.halting.get_parameter("bias"), HALT_BIAS)
         self.register_buffer("h_init", init.state(spec.width))
         self.register_buffer("l_init", init.state(spec.width))
+        self._looking: Looking | None = None
 
     def start(self, tokens_BS: Tensor) -> RecursiveCarry:
         self._check_tokens(tokens_BS, exact=self.spec.mixer)
@@ -149,7 +160,13 @@ class RecursiveModel(Reasoner):
 
     def step(self, carry: RecursiveCarry, stage: int, tap: Tap | None = None) -> RecursiveCarry:
         self._check_step(stage)
-        return self._commit(carry, tap) if self.stages[stage].site == "z_H" else self._think(carry, tap)
+        commits = self.stages[stage].site == "z_H"
+        if self._looking is not None and tap is None and not torch.is_grad_enabled():
+            z_H_BTD, z_L_BTD, embedding_BTD = carry
+            if commits:
+                return carry._replace(z_H_BTD=self._looking.level(z_H_BTD, z_L_BTD))
+            return carry._replace(z_L_BTD=self._looking.level(z_L_BTD, z_H_BTD, embedding_BTD))
+        return self._commit(carry, tap) if commits else self._think(carry, tap)
 
     def sites(self, stage: int) -> tuple[str, ...]:
         state = self.stages[stage].site
@@ -169,8 +186,26 @@ class RecursiveModel(Reasoner):
         return carry._replace(z_L_BTD=state_BTD)
 
     def unembed(self, state_BTD: Tensor) -> Tensor:
+        if self._looking is not None and state_BTD.dtype == self.dtype and not torch.is_grad_enabled():
+            return F.linear(state_BTD, self._looking.head_VD).float()
         logits_BTV: Tensor = self.head(state_BTD)
         return logits_BTV.float()
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """See `Reasoner.looking`. A mixer on a CPU that nobody hooks into has passes of its own for it."""
+        outer = self._looking
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
+        if outer is None and self.spec.mixer and self.h_init.device.type == "cpu" and not hooked:
+            blocks = [
+                MixerMatrices(*(part.weight for part in (b.mixer.gate_up, b.mixer.down, b.mlp.gate_up, b.mlp.down)))
+                for b in self.level.blocks
+            ]
+            self._looking = Looking(MixerPasses(blocks, self.dtype), self.head.weight.detach().to(self.dtype))
+        try:
+            yield
+        finally:
+            self._looking = outer
 
     def hidden(self, tokens_BS: Tensor, loops: int | None = None) -> Tensor:
         """See `Reasoner.hidden`. Only the last of the outer cycles carries gradient.
