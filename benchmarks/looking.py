@@ -43,21 +43,21 @@ def lens_loop(model: Reasoner, tokens_PS: IntArray, target_PC: IntArray) -> list
 def interchange_loop(
     model: Reasoner, tokens_PS: IntArray, source_PS: IntArray, position: int
 ) -> list[torch.Tensor]:
-    """The map as one would write it: a run of the donor and a patched run per query, stage and position."""
-    said = []
+    """The map as one would write it: a run of the donor per query, and a patched run per query, stage and
+    position. Gives the logits (V,) of each.
+    """
+    answered = []
     with torch.no_grad():
         for tokens_S, source_S in zip(tokens_PS, source_PS, strict=True):
             base_1S, donor_1S = (torch.from_numpy(t[None].astype("int64")) for t in (tokens_S, source_S))
+            carry = model.start(donor_1S)
             for stage in range(len(model.stages)):
+                carry = model.step(carry, stage) if stage else carry
                 for place in range(model.prefix, model.prefix + len(tokens_S)):
-                    carry = model.start(donor_1S)
-                    for later in range(1, stage + 1):
-                        carry = model.step(carry, later)
                     state_11D = model.read(carry, stage)[:, place : place + 1]
-                    site = model.sites(stage)[0]
-                    patch = Intervention("replace", site, stage, (place,), state_11D)
-                    said.append(intervene(model, base_1S, [patch])[0, position].argmax())
-    return said
+                    patch = Intervention("replace", model.sites(stage)[0], stage, (place,), state_11D)
+                    answered.append(intervene(model, base_1S, [patch])[0, position])
+    return answered
 
 
 def looking(name: str, threads: int, quick: bool) -> list[dict[str, Any]]:

@@ -31,6 +31,12 @@ def clock(value: float) -> str:
     return f"{value / 1e-6:.3g} us"
 
 
+def _ratios(row: Row) -> tuple[float, float]:
+    """The loop's time per query over the instrument's: on one thread, on as many as the instrument has."""
+    each = row["seconds"] / row["probes"]
+    return row["loop_seconds_one"] / each, row["loop_seconds_all"] / each
+
+
 def _phase(name: str) -> Column:
     return name, lambda row: clock(row["seconds"][name]) if name in row["seconds"] else ""
 
@@ -102,6 +108,28 @@ COLUMNS: dict[str, list[Column]] = {
         ("ratio", field("speedup", ".0f")),
         ("of the ceiling", field("share", ".0%")),
     ],
+    "paper_size": [
+        ("instrument", field("instrument")),
+        ("dtype", field("dtype")),
+        ("probes", field("probes", ",")),
+        ("threads", field("threads")),
+        ("in all", lambda row: f"{row['seconds']:.0f} s"),
+        ("CPU time", lambda row: f"{row['cpu']:.0f} s"),
+        ("peak MB", field("peak_mb", ".0f")),
+        ("of the ceiling", field("share", ".0%")),
+        ("per query", lambda row: clock(row["seconds"] / row["probes"])),
+        ("loop, 1 thread", seconds("loop_seconds_one")),
+        ("loop, all threads", seconds("loop_seconds_all")),
+        ("ratio", lambda row: " and ".join(f"{ratio:.1f}" for ratio in _ratios(row))),
+    ],
+    "paper_same": [
+        ("instrument", field("instrument")),
+        ("dtype", field("dtype")),
+        ("tokens compared", field("compared", ",")),
+        ("largest difference from the loop", field("difference", ".1e")),
+        ("same token as the loop", field("agrees", ".2%")),
+        ("same token in both dtypes", field("agrees_across", ".2%")),
+    ],
     "corpus": [
         ("regime", field("regime")),
         ("facts", field("facts", ",")),
@@ -118,7 +146,9 @@ COLUMNS: dict[str, list[Column]] = {
         ("quartiles", lambda row: f"{clock(row['low'])} to {clock(row['high'])}"),
     ],
 }
-"""Columns of every section: heading, and how a row fills it."""
+"""Columns of every table: heading, and how a row fills it."""
+SECOND = {"paper_same": "paper_size"}
+"""Tables that show more columns of another's section."""
 
 
 def table(name: str, section: Mapping[str, Any]) -> str:
@@ -143,7 +173,7 @@ def fill(path: Path, results: Mapping[str, Any]) -> None:
 
     def replaced(match: re.Match[str]) -> str:
         device, name = match.group(1), match.group(2)
-        found = results.get(device, {}).get(name)
+        found = results.get(device, {}).get(SECOND.get(name, name))
         body = table(name, found) if found else "Not measured: no such machine was at hand."
         return f"<!-- table {device} {name} -->\n{body}\n<!-- end -->"
 

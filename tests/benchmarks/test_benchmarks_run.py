@@ -8,7 +8,7 @@ import torch
 from benchmarks.plain import PlainTrainer
 from benchmarks.shapes import build, corpus_of, setup, shape
 
-from benchmarks import gpu, looking, run, tables
+from benchmarks import gpu, looking, machine, paper_size, run, tables
 from grokscope.mechanics.interchange import Setting, draw_donors, interchange, source_of
 from grokscope.mechanics.lens import lens, targets
 from grokscope.training.step import eager_step
@@ -51,8 +51,9 @@ def test_loops_one_at_a_time_see_the_same(name):
     donors = draw_donors(model, setting, probe_set, [looking.ARM])[looking.ARM]
     source_PS = source_of(setting, donors).tokens_PMS[there : there + 1, 0]
     tokens_PS = encoded.tokens_NS[there : there + 1]
-    said = looking.interchange_loop(model, tokens_PS, source_PS, encoded.answer_position)
-    np.testing.assert_array_equal(maps["said"].values[0, :, :, there].reshape(-1), torch.stack(said))
+    answered = looking.interchange_loop(model, tokens_PS, source_PS, encoded.answer_position)
+    said = torch.stack(answered).argmax(-1)
+    np.testing.assert_array_equal(maps["said"].values[0, :, :, there].reshape(-1), said)
 
 
 def test_quick_run_fills_the_document(tmp_path, capsys):
@@ -72,6 +73,22 @@ def test_quick_run_fills_the_document(tmp_path, capsys):
     assert text.startswith("before\n<!-- table cpu matmul -->\n| dtype")
     assert "old" not in text
     assert "Not measured" in text
+
+
+def test_paper_size_looks_at_a_run_and_at_the_loop_beside_it(tmp_path):
+    """A donor or a row taken from another query, or a cell out of order, would show as a difference."""
+    made = paper_size.make_run(tmp_path / "run", True)
+    rows = paper_size.look(made, "float32", 1, True, tmp_path / "said.npz")
+    assert [row["instrument"] for row in rows] == ["lens", "interchange"]
+    for row in rows:
+        assert row["difference"] < 1e-3
+        assert row["agrees"] > 0.99
+    assert [row["compared"] for row in rows] == [2 * 7 * 5] * 2
+    assert np.load(tmp_path / "said.npz")["interchange"].shape == (1, 7, 5, 12)
+    table = tables.table(
+        "paper_size", {"rows": rows, "machine": machine.facts("cpu"), "load_before": 0, "took_seconds": 1}
+    )
+    assert "| lens | float32 | 12 | 1 |" in table
 
 
 def test_the_gpu_program_runs_on_a_cpu_and_says_what_it_did_not_measure(tmp_path, capsys):

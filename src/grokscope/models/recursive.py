@@ -105,10 +105,17 @@ class Level(nn.Module):
 
 
 class Looking(NamedTuple):
-    """What `RecursiveModel.looking` prepares."""
+    """What a span of `RecursiveModel.looking` has prepared."""
 
     level: MixerPasses
     head_VD: Tensor
+
+
+def matrices_of(block: nn.Module) -> MixerMatrices:
+    """The weights of a `MixerBlock`."""
+    mixer, mlp = (block.get_submodule(name) for name in ("mixer", "mlp"))
+    maps = [part.get_submodule(name) for part in (mixer, mlp) for name in ("gate_up", "down")]
+    return MixerMatrices(*(one.get_parameter("weight") for one in maps))
 
 
 class RecursiveModel(Reasoner):
@@ -197,11 +204,8 @@ class RecursiveModel(Reasoner):
         outer = self._looking
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
         if outer is None and self.spec.mixer and self.h_init.device.type == "cpu" and not hooked:
-            blocks = [
-                MixerMatrices(*(part.weight for part in (b.mixer.gate_up, b.mixer.down, b.mlp.gate_up, b.mlp.down)))
-                for b in self.level.blocks
-            ]
-            self._looking = Looking(MixerPasses(blocks, self.dtype), self.head.weight.detach().to(self.dtype))
+            passes = MixerPasses([matrices_of(block) for block in self.level.blocks], self.dtype)
+            self._looking = Looking(passes, self.head.weight.detach().to(self.dtype))
         try:
             yield
         finally:
