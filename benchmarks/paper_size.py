@@ -44,6 +44,8 @@ from grokscope.world.format import positions
 from grokscope.world.probes import ProbeSet
 
 SECTION = "paper_size"
+PAPER_SIZE = {"model": {"width": 256}, "corpus": {"probe_cap": 10_000}}
+"""What is changed in the reference's shape."""
 INSTRUMENTS = ("lens", "interchange")
 PROBES = {"lens": 10_000, "interchange": 1_000}
 LOOPED = 14
@@ -105,7 +107,7 @@ def whole(run: Path, threads: int, quick: bool, folder: Path) -> dict[str, Any]:
 
 def make_run(directory: Path, quick: bool) -> Path:
     """A run directory as `grokscope trace` and `patch` read it, with one checkpoint of random weights."""
-    spec = shape(SECTION, quick)
+    spec = shape("reference", quick, None if quick else PAPER_SIZE)
     write_json(directory / SPEC, spec.tree())
     write_json(directory / CORPUS, corpus_of(spec).summary())
     save_weights(weights_path(directory, 0), model_tensors(build(spec, "float32")))

@@ -24,7 +24,6 @@ from grokscope.world.spec import CorpusSpec, Regime, WorldSpec
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "reference": ("paper", {"model": {"width": 128}}),
     "pocket": ("pocket", {}),
-    "paper_size": ("paper", {"model": {"width": 256}, "corpus": {"probe_cap": 10_000}}),
 }
 """Name of a shape: the study it is taken from, and what is changed."""
 TINY: dict[str, dict[str, Any]] = {
@@ -33,11 +32,6 @@ TINY: dict[str, dict[str, Any]] = {
         "corpus": {"phi": 2.0},
         "model": {"width": 16, "l_cycles": 2, "prefix": 2},
         "training": {"batch": 8},
-    },
-    "paper_size": {
-        "world": {"entities": 30, "relations": 8, "degree": 5},
-        "corpus": {"phi": 2.0},
-        "model": {"width": 16, "l_cycles": 2, "prefix": 2},
     },
     "pocket": {
         "world": {"entities": 30, "relations": 8, "degree": 5},
