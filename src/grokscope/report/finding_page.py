@@ -41,19 +41,20 @@ def write_page(study: Study, found: Findings, path: Path) -> None:
         InputError: a run cannot be read, or the page that is there has no such place.
     """
     around = kept_text(path)
+    prefix = found.study if found.study == "findings" else f"findings_{found.study}"
     view, (runs, _) = gather(study), measured(study)
     tuned = tuning_curves(study)
     drawings: dict[int, list[Drawing]] = {}
     with style.styled():
         for number, name, alt, caption, figure in finding_figures(view.curves, runs, tuned):
-            stem = f"findings_{found.study}_{name}"
+            stem = f"{prefix}_{name}"
             style.save(figure, path.parent / "figures" / stem)
             drawings.setdefault(number, []).append(Drawing(f"figures/{stem}.png", alt, caption))
     for name, one in finding_tables(found, view.curves, view.events, tuned).items():
-        with whole(path.parent / "data" / f"findings_{found.study}_{name}.csv") as draft:
+        with whole(path.parent / "data" / f"{prefix}_{name}.csv") as draft:
             one.write_csv(draft, float_precision=4)
     command = f"grokscope findings {study.directory.name} --page {path.name}"
-    body = page(found, command, drawings, f"data/findings_{found.study}_*.csv")
+    body = page(found, command, drawings, f"data/{prefix}_*.csv")
     write_text(path, f"{around[0]}{BEGIN}\n{body}{END}{around[1]}")
 
 
