@@ -161,8 +161,9 @@ class Keeper:
             Diverged: a weight is not finite; nothing is saved.
             InputError: a file cannot be written; the state before is intact.
         """
-        self._begin_copy()
+        # Before the copy is begun: on few cores the two would wait for each other's threads.
         self._check_finite()
+        self._begin_copy()
         row = {
             "step": self.step,
             "seconds": round(self.seconds, 3),
