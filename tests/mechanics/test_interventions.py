@@ -70,7 +70,8 @@ def test_a_plan_runs_in_a_captured_graph():
     lowered = plan.lower(model, 3)
     with torch.no_grad():
         captured = torch.compile(lambda t: forward(model, t, lowered), backend="eager", fullgraph=True)
-        assert torch.equal(captured(tokens), forward(model, tokens, lowered))
+        # To rounding: a compiler is given GELU in another form.
+        torch.testing.assert_close(captured(tokens), forward(model, tokens, lowered), rtol=1e-5, atol=1e-5)
 
 
 def test_interventions_that_meet_apply_in_order():
