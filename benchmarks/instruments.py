@@ -12,25 +12,32 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from grokscope.mechanics.causal import Examined, examine
-from grokscope.mechanics.interchange import Setting
+from grokscope.mechanics.causal import STATE_ARMS, Examined, examine
+from grokscope.mechanics.donors import Donors
+from grokscope.mechanics.drawing import Setting, candidates, draw
 from grokscope.mechanics.layout import chosen_probes
 from grokscope.mechanics.lens import lens
 from grokscope.mechanics.rates import found_anywhere
-from grokscope.mechanics.share import HALF
+from grokscope.mechanics.share import HALF, NEEDED
 from grokscope.mechanics.tracing import causal_trace
 from grokscope.mechanics.unrolled import STATE
 from grokscope.mechanics.zoo import Wired
 from grokscope.mechanics.zoo.members import PROBES
+from grokscope.world.corpus import Corpus
 from grokscope.world.format import encode
 from grokscope.world.probes import ProbeSet
 from grokscope.world.spec import CorpusSpec, WorldSpec
 
-Row: TypeAlias = dict[str, float | str]
+Row: TypeAlias = dict[str, float | str | None]
 SHARE_KEYS = (
     "share", "low", "high", "width", "covers", "share_argmax", "share_agrees", "path_found", "drop", "part"
 )  # fmt: skip
 ABLATION_KEYS = ("sufficient", "necessary", "redundant")
+SHOWN_KEYS = (
+    "lens_anywhere", "lens_before_last", "lens_chance", "trace_head", "trace_relation1", "trace_relation2",
+    "iia_bridge", "iia_bridge_unconditioned", "iia_centroid", "iia_centroid_unconditioned",
+)  # fmt: skip
+"""What verdict and share do not rest on."""
 WORLD = WorldSpec(entities=64, relations=16, degree=10, ood_fraction=0.1)
 """640 facts, of which about 470 can be asked once at each hop with donors: a share of 0.5 that is drawn fact
 by fact is then known to 1.96 * 0.5 / sqrt(470) = 0.045, less than 0.1 wide with some room, as a design effect
@@ -39,8 +46,16 @@ gives 0.13 to 0.16."""
 CORPUS = CorpusSpec(phi=4.0, iid_fraction=0.1)
 
 
-def measure(wired: Wired, seed: int) -> Row:
-    """All instruments on probes on which the member's share is planted (`spread`). NaN: cannot tell.
+QUICK = ("bridge", *NEEDED)
+"""Arms that verdict and share are read from."""
+
+
+def measure(wired: Wired, seed: int, every: bool = True) -> Row:
+    """The instruments on probes on which the member's share is planted (`spread`). NaN: cannot tell.
+
+    Args:
+        wired: the member. seed: draws donors and noise.
+        every: all instruments; else those that verdict and share are read from, None for the others.
 
     Beside each instrument's own figures: `verdict_right`; `share_planted` (p), `share_real` (what came of it
     in this world), `share_agrees` (part of the probes used on which the share's verdict is the truth),
@@ -51,18 +66,37 @@ def measure(wired: Wired, seed: int) -> Row:
     probe_set = spread(wired.corpus.probes[PROBES])
     truth_P = wired.through_circuit(probe_set.queries)
     setting = Setting(wired.corpus.world, wired.corpus.composition, wired.format, seed=seed)
-    found = examine(wired.model, probe_set, setting, np.ones(len(probe_set), dtype=bool))
+    arms = STATE_ARMS if every else QUICK
+    drawn = draw(wired.model, probe_set, setting, arms, lenders(wired.corpus, probe_set, setting, arms))
+    known_P = np.ones(len(probe_set), dtype=bool)
+    found = examine(wired.model, probe_set, setting, known_P, drawn=drawn, shown=every)
     row: Row = {"member": wired.name, "seed": seed, "mechanism": wired.mechanism, "verdict": found.mechanism}
     row |= {"verdict_right": float(found.mechanism == wired.mechanism)}
     row |= {"undecided": float(found.mechanism == "undecided"), "probes": len(probe_set)}
     row |= {"share_planted": wired.share, "share_real": float(truth_P.mean())}
-    row |= _decoded(wired, probe_set)
-    row |= _traced(wired, probe_set, setting)
-    for arm in ("bridge", "centroid"):
-        rates = found.arms.get(arm)
-        row[f"iia_{arm}"] = rates.rate if rates else np.nan
-        row[f"iia_{arm}_unconditioned"] = rates.unconditioned if rates else np.nan
-    return row | _shared(wired, found, truth_P)
+    row |= dict.fromkeys(SHOWN_KEYS)
+    if every:
+        row |= _decoded(wired, probe_set)
+        row |= _traced(wired, probe_set, setting)
+        for arm in ("bridge", "centroid"):
+            rates = found.arms.get(arm)
+            row[f"iia_{arm}"] = rates.rate if rates else np.nan
+            row[f"iia_{arm}_unconditioned"] = rates.unconditioned if rates else np.nan
+    return row | _shared(wired, found, truth_P, every)
+
+
+_lent: dict[tuple[str, int, tuple[str, ...]], dict[str, Donors]] = {}
+
+
+def lenders(
+    corpus: Corpus, probe_set: ProbeSet, setting: Setting, arms: tuple[str, ...]
+) -> dict[str, Donors]:
+    """`candidates`, drawn once for all members of a world: the model has no say in them."""
+    key = (corpus.fingerprint, setting.seed, arms)
+    if key not in _lent:
+        _lent.clear()
+        _lent[key] = candidates(setting, probe_set, arms)
+    return _lent[key]
 
 
 def spread(probe_set: ProbeSet) -> ProbeSet:
@@ -96,9 +130,10 @@ def _traced(wired: Wired, probe_set: ProbeSet, setting: Setting) -> Row:
     return {f"trace_{token}": float(middle.sel(token=token)) for token in effect["token"].values.tolist()}
 
 
-def _shared(wired: Wired, found: Examined, truth_P: np.ndarray) -> Row:
+def _shared(wired: Wired, found: Examined, truth_P: np.ndarray, every: bool) -> Row:
     share, ablation = found.share, found.ablation
-    row: Row = {"used": len(share.probe_U)} | dict.fromkeys((*SHARE_KEYS, *ABLATION_KEYS), np.nan)
+    row: Row = {"used": len(share.probe_U)} | dict.fromkeys(SHARE_KEYS, np.nan)
+    row |= dict.fromkeys(ABLATION_KEYS, np.nan if every else None)
     if share.rate is not None and share.by_argmax is not None:
         rate = share.rate
         row |= {"share": rate.value, "low": rate.low, "high": rate.high, "width": rate.high - rate.low}

@@ -23,3 +23,12 @@ def test_a_circuit_and_a_memory_are_told_apart_and_saved_in_the_zoos_order(tmp_p
     assert table["verdict_right"].to_list() == [1.0, 1.0]
     worlds = pl.read_csv(tmp_path / "zoo_worlds.csv")
     assert worlds["covers"].to_list() == [1.0, 1.0]
+
+
+def test_without_the_other_instruments_verdict_and_share_are_the_same() -> None:
+    for name in ("deleted_50", "memoriser"):
+        every, quick = (one(name, 0, WORLD, CORPUS, every=measured) for measured in (True, False))
+        assert quick["lens_anywhere"] is None
+        said = {key: value for key, value in quick.items() if value is not None}
+        assert {"verdict", "share", "low", "high", "drop", "path_found", "used"} <= set(said)
+        assert said == pytest.approx({key: every[key] for key in said}, abs=1e-5, nan_ok=True)

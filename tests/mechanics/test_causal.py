@@ -40,17 +40,17 @@ def share_of(value: float, low: float, high: float, n: int = 200) -> Share:
     ],
 )
 def test_the_rule_reads_intervals_not_values(found, possible):
-    assert judge_share(found, None)[0] == possible
+    assert judge_share(found, False)[0] == possible
 
 
 def test_an_open_share_names_the_answers_that_would_decide_it():
     """More than it says, at the same share, do decide; fewer do not (0.98 needs a multiple of 50)."""
     facts = np.arange(1000)[:, None]
     rates = {n: clustered_rate(np.arange(n) < 0.98 * n, facts[:n]) for n in (100, 150, 200, 250)}
-    _, reason = judge_share(replace(share_of(0.98, 0, 1), rate=rates[100]), None)
+    _, reason = judge_share(replace(share_of(0.98, 0, 1), rate=rates[100]), False)
     needed = int(re.search(r"about (\d+) such answers", reason).group(1))
     assert {n: rate.low >= 0.95 for n, rate in rates.items()} == {n: n > needed for n in rates}
-    _, at_the_line = judge_share(share_of(0.95, 0.9, 0.98), None)
+    _, at_the_line = judge_share(share_of(0.95, 0.9, 0.98), False)
     assert "would decide" not in at_the_line
 
 

@@ -70,6 +70,51 @@ def test_write_then_read_and_resume_from_a_carry(model: Reasoner, data: st.DataO
         )
 
 
+@settings(max_examples=60, deadline=None)
+@given(models(), st.data())
+def test_one_position_of_a_pass_is_that_of_the_whole_pass(model: Reasoner, data: st.DataObject) -> None:
+    """Also with every value inside the pass changed, whichever positions the tap is shown."""
+    stage = data.draw(st.integers(1, len(model.stages) - 1))
+    position = data.draw(st.integers(0, model.prefix + model.positions - 1))
+    near = 1e-4 if model.dtype == torch.float32 else 0.1
+    with torch.no_grad():
+        carry = model.start(tokens(3, model.positions))
+        for index in range(1, stage):
+            carry = model.step(carry, index)
+        for tap in (None, lambda site, value: value if site.endswith("pattern") else value * 0.5 + 0.25):
+            whole = model.read(model.step(carry, stage, tap), stage)[:, position]
+            alone = model.step_at(carry, stage, position, tap)
+            assert alone.dtype == model.dtype
+            torch.testing.assert_close(alone, whole, atol=near, rtol=near)
+
+
+@settings(max_examples=40, deadline=None)
+@given(models(dtypes=("float32",)), st.data())
+def test_what_stays_at_its_position_changes_no_other(model: Reasoner, data: st.DataObject) -> None:
+    stage = data.draw(st.integers(1, len(model.stages) - 1))
+    position = data.draw(st.integers(0, model.prefix + model.positions - 1))
+    with torch.no_grad():
+        carry = model.start(tokens(3, model.positions))
+        for index in range(1, stage):
+            carry = model.step(carry, index)
+        plain = model.read(model.step(carry, stage, lambda _, value: value), stage)
+        staying = [site for site in model.sites(stage)[1:] if model.stays(stage, site)]
+        assert {site.rpartition(".")[2] for site in staying} in ({"attention", "mlp"}, {"mlp"})
+        for changed in staying:
+
+            def tap(site: str, value: Tensor, changed: str = changed) -> Tensor:
+                if site != changed:
+                    return value
+                value = value.clone()
+                value[:, position] = value[:, position] * 2.0 + 1.0
+                return value
+
+            state = model.read(model.step(carry, stage, tap), stage)
+            others = [t for t in range(state.shape[1]) if t != position]
+            assert torch.equal(state[:, others], plain[:, others])
+            assert not torch.equal(state[:, position], plain[:, position])
+
+
 @pytest.mark.parametrize("stage", range(5))
 def test_a_written_state_is_all_that_a_looped_model_without_injection_knows(stage: int) -> None:
     model = build(LoopedSpec(width=16, heads=2, layers=2, loops=2, injection=False), causal=True)

@@ -30,7 +30,7 @@ from grokscope.mechanics.interchange import Setting, source_of
 from grokscope.mechanics.intervals import Rate, clustered_rate, paired_difference
 from grokscope.mechanics.patching import Source, columns_of, patch_map
 from grokscope.mechanics.share import HALF, Share
-from grokscope.mechanics.unrolled import STATE, judge, reading, run_all, run_from
+from grokscope.mechanics.unrolled import STATE, judge, reading, run_all, run_to_end, take_rows
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import generator
 from grokscope.world.probes import ProbeSet
@@ -153,12 +153,13 @@ def _only_kept(
             own = run_all(model, torch.from_numpy(tokens_PS[part]), until=stage)
             present_BM = torch.from_numpy(others.present_PM[part])
             tokens_BMS = torch.from_numpy(others.tokens_PMS[part])
-            crowd = run_all(model, tokens_BMS.flatten(0, 1), until=stage)
+            tokens_XS, which_X = torch.unique(tokens_BMS.flatten(0, 1), dim=0, return_inverse=True)
+            crowd = take_rows(run_all(model, tokens_XS, until=stage), which_X)
             mixed = type(own)(
                 *[_mean_but(mine, theirs, present_BM, kept) for mine, theirs in zip(own, crowd, strict=True)]
             )
-            state_BTD = run_from(model, mixed, stage)
-            said.append(judge(model, state_BTD[:, model.prefix + answer_position], answer_P[part])[0])
+            state_BD = run_to_end(model, mixed, stage, model.prefix + answer_position)
+            said.append(judge(model, state_BD, answer_P[part])[0])
     return np.concatenate(said)
 
 

@@ -13,10 +13,12 @@ import xarray as xr
 from scipy import stats
 
 from grokscope.mechanics.ablation import Ablation, ablate
-from grokscope.mechanics.interchange import FEWEST, RANDOM, Drawn, Setting, accuracy, draw, interchange
+from grokscope.mechanics.drawing import RANDOM, Drawn, Setting, draw
+from grokscope.mechanics.interchange import FEWEST, accuracy_in, interchange
 from grokscope.mechanics.intervals import Rate, clustered_rate
-from grokscope.mechanics.share import EDGE, NEEDED, Cell, Share, settled, share
-from grokscope.mechanics.unrolled import inside_sites
+from grokscope.mechanics.needed import needed_maps
+from grokscope.mechanics.share import EDGE, NEEDED, Cell, Share, share
+from grokscope.mechanics.unrolled import STATE
 from grokscope.models.protocol import Reasoner
 from grokscope.world.probes import ProbeSet
 
@@ -91,6 +93,7 @@ def examine(
     confidence: float = 0.95,
     maps: xr.Dataset | None = None,
     drawn: Drawn | None = None,
+    shown: bool = True,
 ) -> Examined:
     """The mechanism behind the right answers of one probe set.
 
@@ -101,35 +104,30 @@ def examine(
         atoms_known_P: which probes have both atoms answered right.
         confidence: level of the intervals.
         maps: the interchange of these probes with `STATE_ARMS`, if it has been made already.
-        drawn: the donors of at least `NEEDED` for these probes, if they have been drawn already.
+        drawn: donors of these probes, if they have been drawn already: of `STATE_ARMS`, with `maps` of
+            `NEEDED`, with `shown` False also of the bridge arm.
+        shown: also measure what a verdict shows and its mechanism does not depend on: every cell of the
+            map, sufficiency and necessity. False: several times as fast, `ablation` None, `arms` empty.
 
     Raises:
         InputError: the probes do not have two hops, or the budget is too small.
     """
-    if maps is None:
-        maps = interchange(model, probe_set, setting, STATE_ARMS)
-    inside = []
-    if not settled(maps):
-        drawn = draw(model, probe_set, setting, NEEDED) if drawn is None else drawn
-        sites = inside_sites(model)
-        inside = [interchange(model, probe_set, setting, NEEDED, site=site, drawn=drawn) for site in sites]
+    if drawn is None:
+        drawn = draw(model, probe_set, setting, STATE_ARMS if maps is None else NEEDED)
+    if maps is None and shown:
+        maps = interchange(model, probe_set, setting, STATE_ARMS, drawn=drawn)
+    maps, *inside = needed_maps(model, probe_set, setting, drawn, maps)
     found = share(maps, *inside, confidence=confidence)
-    ablation = ablate(model, probe_set, setting, maps, found, confidence)
+    ablation = ablate(model, probe_set, setting, maps, found, confidence) if shown else None
     right_P = (maps["clean_said"] == maps["answer"]).values
     fact_PK = probe_set.fact_PK
     guess = clustered_rate(probe_set.guess_P == probe_set.queries.path_NK[:, 1], fact_PK, confidence)
     known_P = np.asarray(atoms_known_P, dtype=bool)
     known = clustered_rate(right_P[known_P], fact_PK[known_P], confidence) if known_P.any() else None
     arms: dict[str, Interchanged] = {}
-    if found.cells and found.cells[0].site == maps.attrs["site"]:
-        for arm in STATE_ARMS:
-            given, free = (accuracy(maps, arm, conditioned, confidence) for conditioned in (True, False))
-            cell = {"stage": found.cells[0].stage, "position": found.cells[0].column}
-            rate, low, high = (float(given[name].isel(cell)) for name in ("rate", "low", "high"))
-            arms[arm] = Interchanged(
-                rate, low, high, int(given["n"]), float(free["rate"].isel(cell)), int(free["n"])
-            )
-    possible, reason = judge_share(found, ablation)
+    if shown and found.cells and found.cells[0].site == maps.attrs["site"]:
+        arms = {arm: _interchanged(maps, arm, found.cells[0], confidence) for arm in STATE_ARMS}
+    possible, reason = judge_share(found, all(cell.site == STATE for cell in found.cells))
     exact = clustered_rate(right_P, fact_PK, confidence)
     if exact.low <= guess.high:
         possible = KNOWN
@@ -138,15 +136,30 @@ def examine(
     return Examined(probe_set.name, mechanism, possible, reason, exact, guess, known, found, ablation, arms)
 
 
-def judge_share(found: Share, ablation: Ablation | None) -> tuple[tuple[Mechanism, ...], str]:
-    """The rule for one probe set: the mechanisms that are possible, and the sentence that says why."""
+def _interchanged(maps: xr.Dataset, arm: str, cell: Cell, confidence: float) -> Interchanged:
+    """An arm's accuracy in one cell; NaN where there are too few pairs."""
+    (given, n), (free, n_free) = (
+        accuracy_in(maps, arm, (cell.stage, cell.column), conditioned, confidence)
+        for conditioned in (True, False)
+    )
+    rate, low, high = (given.value, given.low, given.high) if given else (np.nan,) * 3
+    return Interchanged(rate, low, high, n, free.value if free else np.nan, n_free)
+
+
+def judge_share(found: Share, in_state: bool) -> tuple[tuple[Mechanism, ...], str]:
+    """The rule for one probe set: the mechanisms that are possible, and the sentence that says why.
+
+    Args:
+        found: the share. in_state: whether its cells are states, which are all that goes on: only there do
+        what falls with the bridge and what falls without it tell of two routes.
+    """
     rate, used = found.rate, len(found.probe_U)
     if rate is None or used < FEWEST:
         return KNOWN, f"{used} right answers have donors, {FEWEST} are needed."
     said = f"share through the bridge {rate.value:.2f} ({rate.low:.3f} to {rate.high:.3f}, n = {rate.n})"
     both_U = (found.drop_U > ADDED) & (found.rest_U > ADDED) & (found.rest_U < 1 - ADDED)
     both = clustered_rate(both_U, np.arange(used)[:, None])
-    if ablation is not None and both.low > 0.5:
+    if in_state and both.low > 0.5:
         part = 1 - float(found.rest_U.mean())
         return (
             ("redundant",),
@@ -156,7 +169,7 @@ def judge_share(found: Share, ablation: Ablation | None) -> tuple[tuple[Mechanis
         "circuit": rate.high >= 1 - EDGE,
         "partial": rate.low < 1 - EDGE and rate.high > EDGE,
         "memorised": rate.low <= EDGE,
-        "redundant": ablation is not None and both.high > 0.5,
+        "redundant": in_state and both.high > 0.5,
     }
     possible = tuple(name for name in KNOWN if within[name])
     if possible == ("memorised",):

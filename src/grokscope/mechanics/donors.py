@@ -240,7 +240,7 @@ class DonorTable:
         if arm == "relation2":
             rows_N2 = self.every_of_relation[int(fact_F3[natural[1], 1])]
             one_N3, two_N3 = fact_F3[rows_N2[:, 0]], fact_F3[rows_N2[:, 1]]
-            fine_N = (one_N3[:, 2] != bridge) & (one_N3[:, 0] != head) & ~np.isin(two_N3[:, 2], banned)
+            fine_N = (one_N3[:, 2] != bridge) & (one_N3[:, 0] != head) & ~_either(two_N3[:, 2], banned)
             return _one_of(_where(rows_N2, fine_N), rng)
         firsts = [int(natural[0])]
         if arm == "head":
@@ -250,7 +250,7 @@ class DonorTable:
         for one in firsts:
             fresh_F = self.fresh_of_first[one][:, 1]
             seconds_F = fresh_F if arm == "same_bridge" else self.of_head[int(fact_F3[one, 2])]
-            fine_F = (fact_F3[seconds_F, 1] != relation2) & ~np.isin(fact_F3[seconds_F, 2], banned)
+            fine_F = (fact_F3[seconds_F, 1] != relation2) & ~_either(fact_F3[seconds_F, 2], banned)
             chosen = _one_of(seconds_F[fine_F], rng)
             if chosen is not None:
                 return np.array([one, int(chosen)])
@@ -261,6 +261,12 @@ def _address(fact_F3: Ints, fact_N2: NDArray[Any]) -> tuple[Ints, Ints, Ints]:
     """Head, relation 1 and relation 2 of compositions."""
     first_N3, second_N3 = fact_F3[fact_N2[:, 0]], fact_F3[fact_N2[:, 1]]
     return first_N3[:, 0], first_N3[:, 1], second_N3[:, 1]
+
+
+def _either(entity_N: Ints, two: tuple[int, int]) -> NDArray[np.bool_]:
+    """Whether it is one of two: `isin` takes ten times as long for a dozen entities."""
+    out_N: NDArray[np.bool_] = (entity_N == two[0]) | (entity_N == two[1])
+    return out_N
 
 
 def _where(rows: Ints, mask_N: NDArray[np.bool_]) -> Ints:

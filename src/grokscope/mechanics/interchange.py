@@ -11,8 +11,7 @@ stand beside it, and below `FEWEST` usable pairs the rate is NaN: cannot tell.
 Shapes: P probes, A arms, L stages, C columns (input positions, and the prefix if asked), K hops.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,81 +19,34 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from grokscope.errors import InputError
-from grokscope.mechanics.donors import ABSENT, DONOR_ARMS, Donors, DonorTable
-from grokscope.mechanics.intervals import clustered_rate
-from grokscope.mechanics.patching import DEFAULT_BUDGET, Source, columns_of, patch_map
-from grokscope.mechanics.unrolled import STATE, answers
+from grokscope.mechanics.donors import Donors
+from grokscope.mechanics.drawing import ARMS, RANDOM, Drawn, Setting, draw, draw_donors, source_of
+from grokscope.mechanics.intervals import Rate, clustered_rate
+from grokscope.mechanics.patching import columns_of, patch_and_clean
+from grokscope.mechanics.unrolled import STATE
 from grokscope.models.protocol import Reasoner
-from grokscope.seeds import generator
-from grokscope.world.format import Encoded, FormatSpec, encode
-from grokscope.world.graph import World
 from grokscope.world.probes import ProbeSet
-from grokscope.world.queries import Queries, queries_of
 
-RANDOM = "random"
-"""The control arm that patches noise with the norm of the bridge arm's source."""
-ARMS: tuple[str, ...] = (*DONOR_ARMS, RANDOM)
-SAME_BRIDGE = "same_bridge"
-CANDIDATES = 6
-"""Same-bridge donors tried, until one is itself answered right: a donor whose own bridge the model cannot
-resolve says nothing about the base."""
-CENTROID = 8
-"""Donors averaged into a centroid: their private parts shrink to 1 / sqrt(8), about a third."""
+__all__ = [
+    "ARMS",
+    "FEWEST",
+    "RANDOM",
+    "Drawn",
+    "Setting",
+    "accuracy",
+    "accuracy_in",
+    "as_map",
+    "cluster_facts",
+    "draw",
+    "draw_donors",
+    "interchange",
+    "source_of",
+    "success",
+    "usable",
+]
+
 FEWEST = 30
 """Fewest usable pairs: with 0 successes of fewer, a rate of 0.1 is still inside the 95 % interval (3 / n)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """What an interchange needs to know beside the model."""
-
-    world: World
-    trained: Queries
-    """The two-hop queries that were trained."""
-    format: FormatSpec
-    seed: int = 0
-    """Draws the donors and the noise."""
-    budget: int = DEFAULT_BUDGET
-    """Bytes for states and activations."""
-
-    def encode(self, queries: Queries) -> Encoded:
-        """Tokens of queries, padded as two-hop queries are."""
-        return encode(queries, self.world.vocabulary, self.format, hops=2)
-
-    def tokens_of(self, entity: NDArray[Any]) -> NDArray[np.int64]:
-        """Token ids of entity numbers; `ABSENT` stays."""
-        ids = np.asarray(self.world.vocabulary.entity_ids, dtype=np.int64)
-        return np.where(np.asarray(entity) == ABSENT, ABSENT, ids[np.maximum(entity, 0)])
-
-
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """Donors of a probe set per arm, and what the unpatched model knows of them: the same for every site and
-    stage, so that one examination draws once.
-    """
-
-    donors: Mapping[str, Donors]
-    source_right: Mapping[str, NDArray[np.bool_]]
-    """(P,) the donor's own query is answered right."""
-    natural_right: Mapping[str, NDArray[np.bool_]]
-    """(P,) so is the query that a successful patch makes the base into."""
-    atom_right: Mapping[str, NDArray[np.bool_]]
-    """(P,) and its second fact."""
-
-
-def draw(model: Reasoner, probe_set: ProbeSet, setting: Setting, arms: Sequence[str] = ARMS) -> Drawn:
-    """Draw the donors of some arms, and ask the model about them; arguments as for `interchange`."""
-    donors = draw_donors(model, setting, probe_set, arms)
-
-    def right(pick: Callable[[Donors], NDArray[np.int64]]) -> dict[str, NDArray[np.bool_]]:
-        return {arm: _right(model, setting, pick(donors[arm])) for arm in arms}
-
-    return Drawn(
-        donors,
-        right(lambda one: one.source_PM2[:, 0]),
-        right(lambda one: one.natural_PM2[:, 0]),
-        right(lambda one: one.natural_PM2[:, 0, 1:]),
-    )
 
 
 def interchange(
@@ -139,12 +91,10 @@ def interchange(
     answer_P = setting.tokens_of(probe_set.queries.path_NK[:, 1])
     columns = columns_of(model, base.tokens_NS.shape[1], with_prefix)
     drawn = draw(model, probe_set, setting, arms) if drawn is None else drawn
-    donors = drawn.donors
-    said_P, margin_P = answers(model, base.tokens_NS, base.answer_position, answer_P)
-    patched = patch_map(
+    clean, patched = patch_and_clean(
         model,
         base.tokens_NS,
-        [source_of(setting, donors[arm], seed=setting.seed if arm == RANDOM else None) for arm in arms],
+        [source_of(setting, drawn.donors[arm], setting.seed if arm == RANDOM else None) for arm in arms],
         tuple(columns.values()),
         base.answer_position,
         answer_P,
@@ -152,83 +102,63 @@ def interchange(
         setting.budget,
         site,
     )
-
-    cells, pairs, probes = ("arm", "stage", "position", "probe"), ("arm", "probe"), ("probe",)
-    roles = [base.roles[int(name)] if name.isdigit() else name for name in columns]
-    return xr.Dataset(
+    return as_map(
+        model,
+        probe_set,
+        setting,
+        {arm: drawn.donors[arm] for arm in arms},
         {
-            "said": (cells, np.stack([one.said_LCP for one in patched]).astype(np.int32)),
-            "margin": (cells, np.stack([one.margin_LCP for one in patched])),
-            "present": (pairs, np.stack([donors[arm].present_PM[:, 0] for arm in arms])),
-            "source_right": (pairs, np.stack([drawn.source_right[arm] for arm in arms])),
-            "natural_right": (pairs, np.stack([drawn.natural_right[arm] for arm in arms])),
-            "atom_right": (pairs, np.stack([drawn.atom_right[arm] for arm in arms])),
-            "expected": (pairs, np.stack([setting.tokens_of(donors[arm].expected_P) for arm in arms])),
-            "natural_fact": (pairs, np.stack([donors[arm].natural_PM2[:, 0, 1] for arm in arms])),
-            "clean_said": (probes, said_P),
-            "clean_margin": (probes, margin_P),
-            "answer": (probes, answer_P),
-            "guess": (probes, setting.tokens_of(probe_set.guess_P)),
+            "said": np.stack([one.said_LCP for one in patched]).astype(np.int32),
+            "margin": np.stack([one.margin_LCP for one in patched]),
+            "source_right": np.stack([drawn.source_right(arm) for arm in arms]),
+            "natural_right": np.stack([drawn.natural_right(arm) for arm in arms]),
+            "atom_right": np.stack([drawn.atom_right(arm) for arm in arms]),
+            "clean_said": clean.said_LCP[0, 0],
+            "clean_margin": clean.margin_LCP[0, 0],
         },
+        site,
+        list(columns),
+    )
+
+
+def as_map(
+    model: Reasoner,
+    probe_set: ProbeSet,
+    setting: Setting,
+    donors: Mapping[str, Donors],
+    measured: Mapping[str, NDArray[Any]],
+    site: str,
+    columns: Sequence[str],
+) -> xr.Dataset:
+    """What `interchange` returns.
+
+    Args:
+        model, probe_set, setting, site: as for it.
+        donors: by arm, in the order of the arms.
+        measured: its data variables that a model was run for, with the arms first.
+        columns: their names.
+    """
+    dims = {4: ("arm", "stage", "position", "probe"), 2: ("arm", "probe"), 1: ("probe",)}
+    roles_S = setting.encode(probe_set.queries).roles
+    drawn = {
+        "present": np.stack([one.present_PM[:, 0] for one in donors.values()]),
+        "expected": np.stack([setting.tokens_of(one.expected_P) for one in donors.values()]),
+        "natural_fact": np.stack([one.natural_PM2[:, 0, 1] for one in donors.values()]),
+        "answer": setting.tokens_of(probe_set.queries.path_NK[:, 1]),
+        "guess": setting.tokens_of(probe_set.guess_P),
+    }
+    return xr.Dataset(
+        {name: (dims[values.ndim], values) for name, values in {**measured, **drawn}.items()},
         coords={
-            "arm": list(arms),
+            "arm": list(donors),
             "stage": [stage.name for stage in model.stages],
             "position": list(columns),
-            "role": (("position",), roles),
+            "role": (("position",), [roles_S[int(one)] if one.isdigit() else one for one in columns]),
             "probe": np.asarray(probe_set.id_P, dtype=np.int64),
             "fact": (("probe", "hop"), np.asarray(probe_set.fact_PK, dtype=np.int64)),
         },
         attrs={"probe_set": probe_set.name, "pattern": probe_set.pattern, "site": site},
     )
-
-
-def draw_donors(
-    model: Reasoner, setting: Setting, probe_set: ProbeSet, arms: Sequence[str]
-) -> dict[str, Donors]:
-    """Donors per arm. Each arm has its own stream of draws, so that leaving one out changes no other;
-    transport and noise reuse the bridge arm's.
-    """
-    table = DonorTable(setting.world, setting.trained)
-    out: dict[str, Donors] = {}
-    for number, arm in enumerate(DONOR_ARMS):
-        wanted: tuple[str, ...] = (arm, "transport", RANDOM) if arm == "bridge" else (arm,)
-        if arm != "transport" and any(name in arms for name in wanted):
-            rng = generator("interchange", setting.seed, number)
-            most = CENTROID if arm == "centroid" else CANDIDATES
-            out[arm] = table.draw(arm, probe_set.fact_PK, rng, most)
-            if arm == SAME_BRIDGE:
-                out[arm] = _best_known(model, setting, out[arm])
-    if "bridge" in out:
-        bridge = out["bridge"]
-        out["transport"] = Donors(bridge.natural_PM2, bridge.natural_PM2, bridge.expected_P)
-        out[RANDOM] = bridge
-    return out
-
-
-def source_of(setting: Setting, donors: Donors, seed: int | None = None) -> Source:
-    """The tokens of donors; with a seed, noise with their states' norms."""
-    tokens_XS = setting.encode(donors.sources(setting.world)).tokens_NS.astype(np.int64)
-    present_PM = donors.present_PM
-    return Source(tokens_XS.reshape(*present_PM.shape, -1), present_PM, seed)
-
-
-def _best_known(model: Reasoner, setting: Setting, donors: Donors) -> Donors:
-    """The first donor whose own query the model answers right; where there is none, the first."""
-    each = [donors.choose(np.full(len(donors.expected_P), m)) for m in range(CANDIDATES)]
-    right_MP = [_right(model, setting, one.source_PM2[:, 0]) for one in each]
-    return donors.choose(np.argmax(right_MP, axis=0))
-
-
-def _right(model: Reasoner, setting: Setting, fact_PK: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(P,) whether the model answers the queries that chain these facts; False where there is none."""
-    there_P = fact_PK[:, 0] != ABSENT
-    right_P = np.zeros(len(fact_PK), dtype=bool)
-    if there_P.any():
-        queries = queries_of(setting.world, fact_PK[there_P])
-        encoded, token_P = setting.encode(queries), setting.tokens_of(queries.path_NK[:, -1])
-        said_P, _ = answers(model, encoded.tokens_NS, encoded.answer_position, token_P)
-        right_P[there_P] = said_P == token_P
-    return right_P
 
 
 def usable(maps: xr.Dataset, arm: str, conditioned: bool = True) -> NDArray[np.bool_]:
@@ -281,6 +211,22 @@ def accuracy(maps: xr.Dataset, arm: str, conditioned: bool = True, confidence: f
         },
         coords={name: maps[name] for name in ("stage", "position", "role")},
     )
+
+
+def accuracy_in(
+    maps: xr.Dataset,
+    arm: str,
+    cell: tuple[int, int],
+    conditioned: bool = True,
+    confidence: float = 0.95,
+) -> tuple[Rate | None, int]:
+    """`accuracy` in one cell (stage, column), None where there are too few pairs; and how many there are."""
+    rows_P = usable(maps, arm, conditioned)
+    n = int(rows_P.sum())
+    if n < FEWEST:
+        return None, n
+    hit_P = success(maps, arm)[cell][rows_P]
+    return clustered_rate(hit_P, cluster_facts(maps, arm)[rows_P], confidence), n
 
 
 def cluster_facts(maps: xr.Dataset, arm: str) -> NDArray[np.int64]:

@@ -5,14 +5,19 @@ The plain way runs a query once for every intervention: L * C runs of L passes (
 positions). Here the base is run once, its carry kept at every stage; and all interventions travel together:
 at stage s the base carry is copied once per column, its states there replaced, and those rows join the batch
 that goes on to stage s + 1. So each intervention costs only the passes after it, and there are L large
-passes in place of L * C * L small ones. Rows whose patch changes no bit (the same token at the embedding, a
-constant initial state) are not run.
+passes in place of L * C * L small ones.
+
+What cannot show is not run. Rows whose patch changes no bit (the same token at the embedding, a constant
+initial state) are left out. The last pass is run for the position of the answer alone: a state at the last
+stage speaks only there. A change inside a pass after which nothing mixes positions any more
+(`Reasoner.stays`) recomputes its own position; the others' states are the base's.
 
 Shapes: P probes, B probes of a chunk, M donors averaged into one source, L stages, C columns, S input
-positions, T positions with the prefix first, D width, V vocabulary, R rows of a batch.
+positions, T positions with the prefix first, X all of them or the answer's alone, D width, V vocabulary,
+R rows of a batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +27,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grokscope.errors import InputError
+from grokscope.mechanics.recorded import Recorded, Source, lent, record
 from grokscope.mechanics.unrolled import (
     LARGEST_PASS,
     STATE,
-    all_carries,
     chunks,
     device_of,
     has,
@@ -34,31 +39,25 @@ from grokscope.mechanics.unrolled import (
     judge,
     reading,
     step_rows,
+    step_rows_at,
     take_rows,
-    value_at,
     width_of,
 )
 from grokscope.models.protocol import Carry, Reasoner
 from grokscope.models.taps import Tap
 
+__all__ = [
+    "Patched",
+    "Source",
+    "columns_of",
+    "patch_and_clean",
+    "patch_map",
+    "probes_per_chunk",
+    "travel",
+]
+
 DEFAULT_BUDGET = 2**30
 """Bytes of states and activations at a time."""
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """Where patched-in states come from: the mean over the donors of each probe, or noise of the same
-    norm.
-    """
-
-    tokens_PMS: NDArray[np.int64]
-    """(P, M, S) the donors."""
-    present_PM: NDArray[np.bool_]
-    """(P, M) which of them count; a probe without donors is patched with its own state, that is, not at
-    all.
-    """
-    noise_seed: int | None = None
-    """Set: in place of the donors' state a Gaussian direction with that state's norm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,29 +103,60 @@ def patch_map(
     Raises:
         InputError: the budget does not hold a single probe, tokens do not fit, or no stage has the site.
     """
-    wanted = [
-        s for s in (range(len(model.stages)) if stages is None else sorted(stages)) if has(model, s, site)
-    ]
+    return patch_and_clean(
+        model, tokens_PS, sources, columns, answer_position, watch_P, stages, budget, site
+    )[1]
+
+
+def patch_and_clean(
+    model: Reasoner,
+    tokens_PS: NDArray[np.integer[Any]],
+    sources: Sequence[Source],
+    columns: Sequence[tuple[int, ...]],
+    answer_position: int,
+    watch_P: NDArray[np.int64],
+    stages: Sequence[int] | None = None,
+    budget: int = DEFAULT_BUDGET,
+    site: str = STATE,
+) -> tuple[Patched, list[Patched]]:
+    """`patch_map` and, before it, the clean answer (L = C = 1), which it has to know anyway."""
     if not any(has(model, stage.index, site) for stage in model.stages):
         raise InputError(f"site = {site!r}: allowed are {STATE} and {', '.join(inside_sites(model))}.")
     tokens_PS = np.asarray(tokens_PS).astype(np.int64)
+    wanted_LC = np.zeros((len(model.stages), len(columns)), dtype=bool)
+    for stage in range(len(model.stages)) if stages is None else stages:
+        wanted_LC[stage] = has(model, stage, site)
+    until = int(np.flatnonzero(wanted_LC.any(axis=1)).max(initial=0))
     shape = (len(model.stages), len(columns), len(tokens_PS))
-    out = [Patched(np.zeros(shape, np.int64), np.zeros(shape, np.float32)) for _ in sources]
+    clean, out = _empty((1, 1, len(tokens_PS))), [_empty(shape) for _ in sources]
     donors = max((source.present_PM.shape[1] for source in sources), default=1)
-    per_chunk = probes_per_chunk(model, tokens_PS.shape[1], len(wanted) * len(columns), donors, budget)
+    most = probes_per_chunk(model, tokens_PS.shape[1], int(wanted_LC.sum()), donors, budget)
+    answer = model.prefix + answer_position
     with reading(model):
-        for rows in chunks(len(tokens_PS), per_chunk):
-            base = all_carries(model, torch.from_numpy(tokens_PS[rows]).to(device_of(model)))
-            last_BTD = model.read(base[-1], len(model.stages) - 1)
-            clean = judge(model, last_BTD[:, model.prefix + answer_position], watch_P[rows])
-            for source, result in zip(sources, out, strict=True):
-                result.said_LCP[:, :, rows], result.margin_LCP[:, :, rows] = clean
-                values = _source_values(model, base, source, rows, site)
-                _chunk(model, base, values, site, columns, wanted, answer_position, watch_P, rows, result)
-    return out
+        for rows in chunks(len(tokens_PS), most):
+            tokens_BS = torch.from_numpy(tokens_PS[rows]).to(device_of(model))
+            base = record(model, tokens_BS, (site,), answer)
+            said = judge(model, base.end_BD, watch_P[rows])
+            for one in (clean, *out):
+                one.said_LCP[:, :, rows], one.margin_LCP[:, :, rows] = said
+            for source, one in zip(sources, out, strict=True):
+                values = lent(model, base, source, rows, (site,), answer, until)
+                address_R4, state_RD = travel(model, base, values, {site: wanted_LC}, columns, answer)
+                if len(address_R4):
+                    _, stage_R, column_R, probe_R = address_R4.T
+                    said_R, margin_R = judge(model, state_RD, watch_P[rows][probe_R])
+                    one.said_LCP[stage_R, column_R, probe_R + rows.start] = said_R
+                    one.margin_LCP[stage_R, column_R, probe_R + rows.start] = margin_R
+    return clean, out
 
 
-def probes_per_chunk(model: Reasoner, positions: int, patches: int, donors: int, budget: int) -> int:
+def _empty(shape: tuple[int, ...]) -> Patched:
+    return Patched(np.zeros(shape, np.int64), np.zeros(shape, np.float32))
+
+
+def probes_per_chunk(
+    model: Reasoner, positions: int, patches: int, donors: int, budget: int, sites: int = 1
+) -> int:
     """Probes whose patches are run together within `budget` bytes.
 
     Raises:
@@ -135,8 +165,9 @@ def probes_per_chunk(model: Reasoner, positions: int, patches: int, donors: int,
     width = width_of(model)
     state = (positions + model.prefix) * width * (2 if model.dtype == torch.bfloat16 else 4)
     # A row keeps up to three states, twice while rows are joined, and one final state; bases and
-    # donors keep their carries.
-    per_probe = state * (8 * patches + (3 * donors + 4) * len(model.stages)) + 8 * patches * model.vocab
+    # donors keep their carries, and a value per site.
+    kept = ((2 + sites) * donors + 3 + sites) * len(model.stages)
+    per_probe = state * (8 * patches + kept) + 8 * patches * model.vocab
     most = (budget - 64 * LARGEST_PASS * 2**14) // per_probe
     if most < 1:
         need = (per_probe + 64 * LARGEST_PASS * 2**14) / 2**20
@@ -144,114 +175,105 @@ def probes_per_chunk(model: Reasoner, positions: int, patches: int, donors: int,
     return int(min(most, 4096))
 
 
-def _chunk(
+def travel(
     model: Reasoner,
-    base: list[Carry],
-    values: list[Tensor],
-    site: str,
+    base: Recorded,
+    values: Mapping[tuple[int, str], Tensor],
+    wanted: Mapping[str, NDArray[np.bool_]],
     columns: Sequence[tuple[int, ...]],
-    wanted: Sequence[int],
-    answer_position: int,
-    watch_P: NDArray[np.int64],
-    rows: slice,
-    result: Patched,
-) -> None:
-    """All patches of one chunk of probes from one source, travelling together."""
-    carry: Carry | None = None
+    answer: int,
+) -> tuple[NDArray[np.int64], Tensor]:
+    """All patches of one chunk of probes from one source, travelling together.
+
+    Args:
+        model: any reasoner. base: the probes' run. values: what is put in (`lent`).
+        wanted: (L, C) by site, which cells are patched.
+        columns: positions on the T axis that are patched together. answer: where the last stage is read.
+
+    Returns:
+        (R, 4) number of the site, stage, column and probe of every row, and its final state (R, D).
+    """
+    last = len(model.stages) - 1
+    travelling: list[Carry] = []
     addresses: list[NDArray[np.int64]] = []
-    for stage in range(len(model.stages)):
-        if carry is not None:
-            carry = step_rows(model, carry, stage)
-        if stage not in wanted:
-            continue
-        joining, address_R3 = _patched(model, base, values[stage], site, columns, stage)
-        if joining is not None:
-            carry = joining if carry is None else joined([carry, joining])
-            addresses.append(address_R3)
-    if carry is None:
-        return
-    address_R3 = np.concatenate(addresses)
-    stage_R, column_R, probe_R = address_R3.T
-    state_RD = model.read(carry, len(model.stages) - 1)[:, model.prefix + answer_position]
-    said_R, margin_R = judge(model, state_RD, watch_P[rows][probe_R])
-    probe_R = probe_R + rows.start
-    result.said_LCP[stage_R, column_R, probe_R] = said_R
-    result.margin_LCP[stage_R, column_R, probe_R] = margin_R
+    ends: list[Tensor] = []
+    for stage in range(last + 1):
+        if travelling:
+            together = joined(travelling) if len(travelling) > 1 else travelling[0]
+            if stage < last:
+                travelling = [step_rows(model, together, stage)]
+            else:
+                ends.append(step_rows_at(model, together, last, answer))
+        for which, (site, wanted_LC) in enumerate(wanted.items()):
+            if (stage, site) not in values:
+                continue
+            for column in np.flatnonzero(wanted_LC[stage]).tolist():
+                own_BXD, value_BXD = base.value[stage, site], values[stage, site]
+                index = _index(model, own_BXD, stage, site, columns[column], answer)
+                changed_B = (own_BXD[:, index] != value_BXD[:, index]).flatten(1).any(1)
+                probe_R = changed_B.nonzero()[:, 0]
+                if not len(probe_R):
+                    continue
+                new_RXD = own_BXD[probe_R].clone()
+                new_RXD[:, index] = value_BXD[probe_R][:, index]
+                if stage < last:
+                    travelling.append(_joining(model, base, probe_R, new_RXD, stage, site, columns[column]))
+                elif site == STATE:
+                    ends.append(new_RXD[:, 0])
+                else:
+                    before = take_rows(base.carries[last - 1], probe_R)
+                    tap_of = _replacing(site, new_RXD, answer)
+                    ends.append(step_rows_at(model, before, last, answer, tap_of))
+                probe_N = probe_R.cpu().numpy()
+                addresses.append(np.stack(np.broadcast_arrays(which, stage, column, probe_N), axis=1))
+    if not addresses:
+        return np.zeros((0, 4), np.int64), torch.empty(0)
+    return np.concatenate(addresses), torch.cat(ends)
 
 
-def _patched(
+def _index(
+    model: Reasoner, own_BXD: Tensor, stage: int, site: str, where: tuple[int, ...], answer: int
+) -> list[int]:
+    """Where a column lies in a recorded value; nowhere if the last stage does not show it at the answer."""
+    if stage < len(model.stages) - 1:
+        return list(where)
+    if own_BXD.shape[1] == 1:
+        return [0] if answer in where else []
+    return list(where)
+
+
+def _joining(
     model: Reasoner,
-    base: list[Carry],
-    value_BTD: Tensor,
-    site: str,
-    columns: Sequence[tuple[int, ...]],
+    base: Recorded,
+    probe_R: Tensor,
+    new_RTD: Tensor,
     stage: int,
-) -> tuple[Carry | None, NDArray[np.int64]]:
-    """The base carry with each column replaced in turn, without the rows that this does not change."""
-    own_BTD = value_at(model, base, stage, site)
-    parts, addresses = [], []
-    for column, where in enumerate(columns):
-        index = list(where)
-        changed_B = (own_BTD[:, index] != value_BTD[:, index]).flatten(1).any(1)
-        probe_R = changed_B.nonzero()[:, 0]
-        if not len(probe_R):
-            continue
-        new_RTD = own_BTD[probe_R].clone()
-        new_RTD[:, index] = value_BTD[probe_R][:, index]
-        if site == STATE:
-            parts.append(model.write(take_rows(base[stage], probe_R), stage, new_RTD))
-        else:
-            before = take_rows(base[stage - 1], probe_R)
-            parts.append(step_rows(model, before, stage, _replacing(site, new_RTD)))
-        numbers_R = probe_R.cpu().numpy()
-        addresses.append(
-            np.stack([np.full_like(numbers_R, stage), np.full_like(numbers_R, column), numbers_R], 1)
-        )
-    if not parts:
-        return None, np.zeros((0, 3), np.int64)
-    return joined(parts), np.concatenate(addresses)
+    site: str,
+    where: tuple[int, ...],
+) -> Carry:
+    """The base carry at `stage` with a new value at one site."""
+    if site == STATE:
+        return model.write(take_rows(base.carries[stage], probe_R), stage, new_RTD)
+    before = take_rows(base.carries[stage - 1], probe_R)
+    if len(where) > 1 or not model.stays(stage, site):
+        return step_rows(model, before, stage, _replacing(site, new_RTD, where[0]))
+    carry = take_rows(base.carries[stage], probe_R)
+    state_RTD = model.read(carry, stage).clone()
+    state_RTD[:, where[0]] = step_rows_at(model, before, stage, where[0], _replacing(site, new_RTD, where[0]))
+    return model.write(carry, stage, state_RTD)
 
 
-def _source_values(
-    model: Reasoner, base: list[Carry], source: Source, rows: slice, site: str
-) -> list[Tensor]:
-    """What to patch in, per stage (B, T, D); an empty tensor at stages without the site."""
-    tokens_BMS, present_BM = source.tokens_PMS[rows], torch.from_numpy(source.present_PM[rows])
-    probes, donors = present_BM.shape
-    carries = all_carries(
-        model, torch.from_numpy(tokens_BMS.reshape(probes * donors, -1)).to(device_of(model))
-    )
-    weight_BM = (present_BM / present_BM.sum(1, keepdim=True).clamp(min=1)).to(device_of(model))
-    without_B11 = (~present_BM.any(1)).to(device_of(model))[:, None, None]
-    draws = None
-    if source.noise_seed is not None:
-        # A stream per probe: what is drawn must not depend on how many fit into memory together.
-        numbers = range(rows.start, rows.start + probes)
-        draws = [torch.Generator().manual_seed(source.noise_seed * 1_000_003 + one) for one in numbers]
-    out = []
-    for stage in range(len(model.stages)):
-        if not has(model, stage, site):
-            out.append(torch.empty(0))
-            continue
-        value_XTD = value_at(model, carries, stage, site)
-        value_BTD = value_XTD
-        if donors > 1:
-            value_BMTD = value_XTD.reshape(probes, donors, *value_XTD.shape[1:]).float()
-            value_BTD = torch.einsum("bm,bm...->b...", weight_BM, value_BMTD).to(model.dtype)
-        if draws is not None:
-            value_BTD = _noise_like(value_BTD, draws)
-        out.append(torch.where(without_B11, value_at(model, base, stage, site), value_BTD))
-    return out
+def _replacing(site: str, value_RXD: Tensor, position: int) -> Callable[[slice], Tap]:
+    """Taps that put in a slice of `value_RXD`, or of its one position where a pass computes only that."""
 
+    def tap_of(part: slice) -> Tap:
+        value = value_RXD[part]
 
-def _replacing(site: str, value_RTD: Tensor) -> Callable[[slice], Tap]:
-    """Taps that put in a slice of `value_RTD`."""
-    return lambda part: lambda name, own: value_RTD[part] if name == site else own
+        def tap(name: str, own: Tensor) -> Tensor:
+            if name != site:
+                return own
+            return value if own.shape[1] == value.shape[1] else value[:, position : position + 1]
 
+        return tap
 
-def _noise_like(state_BTD: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
-    each = [torch.randn(state_BTD.shape[1:], generator=one) for one in draws]
-    noise_BTD = torch.stack(each).to(state_BTD.device)
-    norms = state_BTD.float().norm(dim=-1, keepdim=True) / noise_BTD.norm(dim=-1, keepdim=True)
-    scaled_BTD: Tensor = (noise_BTD * norms).to(state_BTD.dtype)
-    return scaled_BTD
+    return tap_of

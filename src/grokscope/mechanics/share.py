@@ -37,17 +37,27 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from grokscope.errors import InputError
 from grokscope.mechanics.intervals import Rate, clustered_rate, paired_difference
 from grokscope.mechanics.rates import halves
+from grokscope.mechanics.through import HALF, NEEDED, margin_drop, moved, through_bridge, usable_for_share
 
-HALF = 0.5
-"""A margin below this part of the clean one is a lost answer: more than half of the evidence was the
-bridge's."""
+__all__ = [
+    "EDGE",
+    "HALF",
+    "NEEDED",
+    "Cell",
+    "Share",
+    "best_cell",
+    "choosing",
+    "settled",
+    "share",
+    "through_bridge",
+    "to_beat",
+    "usable_for_share",
+]
+
 EDGE = 0.05
 """A share this near to 0 or 1 is not told from it: the zoo's own error of a share."""
-NEEDED = ("other_bridge", "same_bridge")
-"""Arms a share is read from."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,7 @@ def share(maps: xr.Dataset, *inside: xr.Dataset, confidence: float = 0.95) -> Sh
         empty = np.zeros(0)
         return Share(None, None, empty, empty, (), probe_U, np.zeros(len(probe_U)), half_U)
     chosen = [
-        _chosen([pair[0][:, :, probe_U] for pair in both], _moved(maps)[:, :, probe_U], facts_UK, rows_U)
+        _chosen([pair[0][:, :, probe_U] for pair in both], moved(maps)[:, :, probe_U], facts_UK, rows_U)
         for rows_U in (half_U != 0, half_U != 1)
     ]
     values_4U = np.zeros((4, len(probe_U)))
@@ -127,80 +137,41 @@ def share(maps: xr.Dataset, *inside: xr.Dataset, confidence: float = 0.95) -> Sh
 
 def settled(maps: xr.Dataset) -> bool:
     """Whether no site inside a pass could be chosen, whatever its map shows: on both halves of the facts the
-    best state leaves at most `EDGE` of the answers to be better on.
+    best state leaves at most `EDGE` of the answers to be better on, or a half is empty.
 
     Raises:
         InputError: an arm is missing.
     """
-    probe_U = np.flatnonzero(usable_for_share(maps))
-    if not len(probe_U):
+    rows_2P = choosing(maps)
+    if rows_2P is None:
         return True
-    through_LCU = through_bridge(maps)[0][1:, :, probe_U]
-    half_U = halves(maps["fact"].values[probe_U, 0])
-    best = [through_LCU[:, :, half_U == half].mean(axis=2).max() for half in np.unique(half_U)]
+    through_LCP = through_bridge(maps)[0][1:]
+    best = [through_LCP[:, :, rows_P].mean(axis=2).max() for rows_P in rows_2P]
     return bool(min(best) >= 1 - EDGE)
 
 
-def usable_for_share(maps: xr.Dataset) -> NDArray[np.bool_]:
-    """(P,) probes that are answered right and have both donors.
-
-    Raises:
-        InputError: an arm is missing.
-    """
-    arms = maps["arm"].values.tolist()
-    for arm in NEEDED:
-        if arm not in arms:
-            raise InputError(
-                f"maps: the share needs the arms {' and '.join(NEEDED)}, there are {', '.join(arms)}."
-            )
-    right_P = (maps["clean_said"] == maps["answer"]).values & (maps["clean_margin"].values > 0)
-    out_P: NDArray[np.bool_] = right_P & maps["present"].sel(arm=list(NEEDED)).values.all(axis=0)
-    return out_P
+def choosing(maps: xr.Dataset) -> NDArray[np.bool_] | None:
+    """(2, P) by which probes the cell is chosen that half 0 and half 1 of the facts are scored in; None where
+    a half has no usable probe, so that no cell is chosen."""
+    probe_U = np.flatnonzero(usable_for_share(maps))
+    half_U = halves(maps["fact"].values[probe_U, 0]) if len(probe_U) else np.zeros(0, dtype=np.int64)
+    if half_U.all() or not half_U.any():
+        return None
+    rows_2P = np.zeros((2, maps.sizes["probe"]), dtype=bool)
+    for half in (0, 1):
+        rows_2P[half, probe_U[half_U != half]] = True
+    return rows_2P
 
 
-def through_bridge(maps: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(L, C, P) lost when the bridge alone changes, and stays when all else does: by the margin, by the
-    argmax; 0 where a probe is not usable.
-
-    Lost with a same-bridge donor that is itself not answered: the share that stay among lost answers with
-    answered donors, if that is more than half (lower end of Wilson's 95 % interval), else 0: a cell from
-    which lost answers do not mostly stay carries something beside the bridge, and being lost shows nothing.
-    """
-    use_P = usable_for_share(maps)
-    order = ("stage", "position", "probe")
-    other, same = (maps.sel(arm=arm) for arm in NEEDED)
-    line, answer = HALF * maps["clean_margin"], maps["answer"]
-    known_P = same["source_right"].values
-    out = []
-    for lost, stays in (
-        (other["margin"] < line, same["margin"] >= line),
-        (other["said"] != answer, same["said"] == answer),
-    ):
-        lost_LCP, stays_LCP = (one.transpose(*order).values & use_P for one in (lost, stays))
-        asked_LC = (lost_LCP & known_P).sum(axis=2)
-        stayed_LC = (lost_LCP & stays_LCP & known_P).sum(axis=2)
-        held_LC = np.where(_wilson_low(stayed_LC, asked_LC) > HALF, stayed_LC / np.maximum(asked_LC, 1), 0.0)
-        unknown_LCP = lost_LCP & ~known_P
-        out.append(np.where(unknown_LCP, held_LC[:, :, None], lost_LCP & stays_LCP & known_P))
-    return out[0], out[1]
-
-
-def _wilson_low(hits: NDArray[Any], n: NDArray[Any], z: float = 1.96) -> NDArray[np.float64]:
-    """Lower end of Wilson's 95 % interval; 0 where n = 0."""
-    n = np.maximum(n, 1)
-    rate = hits / n
-    half = z * np.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2)
-    out: NDArray[np.float64] = (rate + z * z / (2 * n) - half) / (1 + z * z / n)
-    return out
-
-
-def margin_drop(maps: xr.Dataset, arm: str) -> NDArray[np.float64]:
-    """(L, C, P) fall of the margin in parts of the clean one under an arm, cut to 0 .. 1."""
-    clean_P = maps["clean_margin"].values
-    margin_LCP = maps["margin"].sel(arm=arm).transpose("stage", "position", "probe").values
-    with np.errstate(divide="ignore", invalid="ignore"):
-        drop_LCP: NDArray[np.float64] = np.clip(1 - margin_LCP / clean_P, 0.0, 1.0)
-    return drop_LCP
+def to_beat(maps: xr.Dataset, rows_2P: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(2,) the share of either set of probes that goes through the state that they choose: a site inside a
+    pass is chosen only where it is better by more than `EDGE`."""
+    through_LCP, moved_LCP, facts_PK = through_bridge(maps)[0], moved(maps), maps["fact"].values
+    best = []
+    for rows_P in rows_2P:
+        state = _state(through_LCP[:, :, rows_P], moved_LCP[:, :, rows_P], facts_PK[rows_P])
+        best.append(through_LCP[*state, rows_P].mean())
+    return np.array(best)
 
 
 def best_cell(through_LCU: NDArray[Any], moved_LCU: NDArray[np.bool_]) -> tuple[int, int]:
@@ -227,8 +198,7 @@ def _chosen(
     """(map, stage, column) by some of the probes: of the states, the first map, unless another is surely
     better."""
     none_LCU = np.zeros_like(moved_LCU[:, :, rows_U])
-    state = best_cell(through[0][:, :, rows_U], moved_LCU[:, :, rows_U])
-    state = _last_as_good(through[0][:, :, rows_U], state, facts_UK[rows_U])
+    state = _state(through[0][:, :, rows_U], moved_LCU[:, :, rows_U], facts_UK[rows_U])
     best: tuple[int, int, int] = (0, *state)
     of_state_U = through[0][*state, rows_U]
     most = 0.0
@@ -238,6 +208,13 @@ def _chosen(
         if better.low > EDGE and better.value > most:
             best, most = (which, *cell), better.value
     return best
+
+
+def _state(
+    through_LCU: NDArray[np.float64], moved_LCU: NDArray[np.bool_], facts_UK: NDArray[np.int64]
+) -> tuple[int, int]:
+    """(stage, column) of the state that is chosen by some of the probes."""
+    return _last_as_good(through_LCU, best_cell(through_LCU, moved_LCU), facts_UK)
 
 
 def _last_as_good(
@@ -252,13 +229,3 @@ def _last_as_good(
         if paired_difference(through_LCU[stage, column], best_U, facts_UK).low >= -EDGE:
             return stage, column
     return cell
-
-
-def _moved(maps: xr.Dataset) -> NDArray[np.bool_]:
-    """(L, C, P) whether the bridge arm makes the base say the other answer, where it can."""
-    if "bridge" not in maps["arm"].values:
-        return np.zeros((maps.sizes["stage"], maps.sizes["position"], maps.sizes["probe"]), dtype=bool)
-    one = maps.sel(arm="bridge")
-    hit = (one["said"] == one["expected"]) & one["present"] & one["natural_right"] & one["atom_right"]
-    out_LCP: NDArray[np.bool_] = hit.transpose("stage", "position", "probe").values
-    return out_LCP

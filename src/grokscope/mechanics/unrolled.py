@@ -36,8 +36,8 @@ def answers(
     with reading(model):
         for rows in chunks(len(tokens_PS), batch):
             tokens_BS = torch.from_numpy(tokens_PS[rows].astype(np.int64)).to(device_of(model))
-            state_BTD = run_from(model, model.start(tokens_BS), 0)
-            one, two = judge(model, state_BTD[:, model.prefix + answer_position], watch_P[rows])
+            state_BD = run_to_end(model, model.start(tokens_BS), 0, model.prefix + answer_position)
+            one, two = judge(model, state_BD, watch_P[rows])
             said.append(one)
             margin.append(two)
     empty = np.zeros(0)
@@ -52,15 +52,31 @@ def step_rows(
     model: Reasoner, carry: Carry, stage: int, tap_of: Callable[[slice], Tap] | None = None
 ) -> Carry:
     """`model.step`, in parts small enough for the cache; `tap_of` gives the tap for a slice of the rows."""
-    rows, positions, width = carry[0].shape
-    most = max(1, LARGEST_PASS * 2**14 // (positions * width))
     parts = [
-        model.step(take_rows(carry, part), stage)
-        if tap_of is None
-        else model.step(take_rows(carry, part), stage, tap_of(part))
-        for part in chunks(rows, most)
+        model.step(take_rows(carry, part), stage, None if tap_of is None else tap_of(part))
+        for part in _cached(carry)
     ]
     return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def step_rows_at(
+    model: Reasoner,
+    carry: Carry,
+    stage: int,
+    position: int,
+    tap_of: Callable[[slice], Tap] | None = None,
+) -> Tensor:
+    """`model.step_at` in the same parts: state_BD at one position."""
+    parts = [
+        model.step_at(take_rows(carry, part), stage, position, None if tap_of is None else tap_of(part))
+        for part in _cached(carry)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _cached(carry: Carry) -> Iterator[slice]:
+    rows, positions, width = carry[0].shape
+    return chunks(rows, max(1, LARGEST_PASS * 2**14 // (positions * width)))
 
 
 def run_all(model: Reasoner, tokens_BS: Tensor, until: int) -> Carry:
@@ -71,12 +87,14 @@ def run_all(model: Reasoner, tokens_BS: Tensor, until: int) -> Carry:
     return carry
 
 
-def run_from(model: Reasoner, carry: Carry, stage: int) -> Tensor:
-    """Final state_BTD from the carry at `stage` on, in parts small enough for the cache."""
+def run_to_end(model: Reasoner, carry: Carry, stage: int, position: int) -> Tensor:
+    """Final state_BD at one position, all that the last pass is run for, from the carry at `stage` on."""
     last = len(model.stages) - 1
-    for later in range(stage + 1, last + 1):
+    if stage == last:
+        return model.read(carry, last)[:, position]
+    for later in range(stage + 1, last):
         carry = step_rows(model, carry, later)
-    return model.read(carry, last)
+    return step_rows_at(model, carry, last, position)
 
 
 def all_carries(model: Reasoner, tokens_BS: Tensor) -> list[Carry]:
@@ -96,22 +114,6 @@ def inside_sites(model: Reasoner) -> tuple[str, ...]:
     states."""
     names = dict.fromkeys(site for stage in model.stages for site in model.sites(stage.index)[1:])
     return tuple(name for name in names if not name.endswith("pattern"))
-
-
-def value_at(model: Reasoner, carries: Sequence[Carry], stage: int, site: str) -> Tensor:
-    """The value at a site, given the carries at all stages: the state read, or what the pass to `stage`
-    computes."""
-    if site == STATE:
-        return model.read(carries[stage], stage)
-    seen: list[Tensor] = []
-
-    def look(name: str, value: Tensor) -> Tensor:
-        if name == site:
-            seen.append(value)
-        return value
-
-    step_rows(model, carries[stage - 1], stage, lambda _: look)
-    return torch.cat(seen)
 
 
 def judge(

@@ -14,19 +14,18 @@ import numpy as np
 import xarray as xr
 
 from grokscope.mechanics.causal import STATE_ARMS, Examined, Interchanged, Mechanism, Verdict, examine
-from grokscope.mechanics.interchange import Setting, accuracy, draw, interchange
+from grokscope.mechanics.drawing import Asked, Setting, draw
+from grokscope.mechanics.interchange import accuracy, interchange
 from grokscope.mechanics.intervals import Rate, clustered_rate
 from grokscope.mechanics.layout import some_probes
 from grokscope.mechanics.lens import lens
 from grokscope.mechanics.paths import InferencePath, inference_path
 from grokscope.mechanics.routing import Route, routing
 from grokscope.mechanics.spec import CausalSpec
-from grokscope.mechanics.unrolled import answers
 from grokscope.models.protocol import Reasoner
 from grokscope.spec import Stored
 from grokscope.world.format import Encoded
 from grokscope.world.probes import ProbeSet
-from grokscope.world.queries import queries_of
 
 MAP_ARMS = ("bridge", "centroid", "transport")
 """Arms whose maps are kept."""
@@ -181,12 +180,10 @@ def look(
 
 def atoms_known(model: Reasoner, probe_set: ProbeSet, setting: Setting) -> np.ndarray:
     """(P,) which probes have all their facts answered right as atomic queries by this model."""
-    known_P = np.ones(len(probe_set), dtype=bool)
-    for fact_P in probe_set.fact_PK.T:
-        queries = queries_of(setting.world, fact_P[:, None])
-        encoded, token_P = setting.encode(queries), setting.tokens_of(queries.path_NK[:, -1])
-        said_P, _ = answers(model, encoded.tokens_NS, encoded.answer_position, token_P)
-        known_P &= said_P == token_P
+    asked = Asked(model, setting)
+    known_P: np.ndarray = np.logical_and.reduce(
+        [asked.right(fact_P[:, None]) for fact_P in probe_set.fact_PK.T]
+    )
     return known_P
 
 

@@ -9,6 +9,7 @@ Shapes: B batch, T positions, H heads, K head width, D = H * K width.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grokscope.models.blocks import Linear
@@ -22,7 +23,7 @@ ROTARY_BASE = 10_000.0
 
 def attend(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, causal: bool) -> Tensor:
     """softmax(q k^T / sqrt(K)) v per head (B, T, H, K), over all positions or those up to its own."""
-    form = by_sums if q_BTHK.shape[1] <= FEW else by_products
+    form = by_sums if k_BTHK.shape[1] <= FEW else by_products
     return form(q_BTHK, k_BTHK, v_BTHK, causal)
 
 
@@ -68,11 +69,13 @@ class Rotary(nn.Module):
         self.register_buffer("cos_TK", angle_TK.cos(), persistent=False)
         self.register_buffer("sin_TK", angle_TK.sin(), persistent=False)
 
-    def forward(self, x_BTHK: Tensor) -> Tensor:
-        cos, sin = (table[: x_BTHK.shape[1], None, :] for table in (self.cos_TK, self.sin_TK))
+    def forward(self, x_BTHK: Tensor, first: int = 0) -> Tensor:
+        """Turned heads, whose first position is `first`."""
+        last = first + x_BTHK.shape[1]
+        cos, sin = (table[first:last, None, :] for table in (self.cos_TK, self.sin_TK))
         wide = x_BTHK.float()
-        first, second = wide.chunk(2, dim=-1)
-        return (wide * cos + torch.cat([-second, first], dim=-1) * sin).to(x_BTHK.dtype)
+        low, high = wide.chunk(2, dim=-1)
+        return (wide * cos + torch.cat([-high, low], dim=-1) * sin).to(x_BTHK.dtype)
 
 
 class Attention(nn.Module):
@@ -94,11 +97,31 @@ class Attention(nn.Module):
         self.out = Linear(init.residual(width, width), bias)
         self.rotary = rotary
 
-    def forward(self, x_BTD: Tensor, tap: Tap | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, tap: Tap | None = None, at: int | None = None) -> Tensor:
+        """What attention adds (B, T, D); with `at`, at that position alone (B, 1, D)."""
+        if at is not None:
+            return self._at(x_BTD, tap, at)
         batch, positions, width = x_BTD.shape
         q, k, v = self.qkv(x_BTD).view(batch, positions, 3, self.heads, width // self.heads).unbind(2)
         if self.rotary is not None:
             q, k = self.rotary(q), self.rotary(k)
         mixed_BTHK = attend(q, k, v, self.causal) if tap is None else by_products(q, k, v, self.causal, tap)
         out: Tensor = self.out(mixed_BTHK.reshape(batch, positions, width))
+        return tapped(tap, "attention", out)
+
+    def _at(self, x_BTD: Tensor, tap: Tap | None, at: int) -> Tensor:
+        """One position asks, and sees all, or those up to its own: so no mask is needed."""
+        if self.causal:
+            x_BTD = x_BTD[:, : at + 1]
+        batch, positions, width = x_BTD.shape
+        weight = self.qkv.weight.to(x_BTD.dtype)
+        bias = None if self.qkv.bias is None else self.qkv.bias.to(x_BTD.dtype)
+        q_BD = F.linear(x_BTD[:, at], weight[:width], None if bias is None else bias[:width])
+        q = q_BD.view(batch, 1, self.heads, width // self.heads)
+        kv = F.linear(x_BTD, weight[width:], None if bias is None else bias[width:])
+        k, v = kv.view(batch, positions, 2, self.heads, width // self.heads).unbind(2)
+        if self.rotary is not None:
+            q, k = self.rotary(q, at), self.rotary(k)
+        mixed_B1HK = attend(q, k, v, False) if tap is None else by_products(q, k, v, False, tap)
+        out: Tensor = self.out(mixed_B1HK.reshape(batch, 1, width))
         return tapped(tap, "attention", out)

@@ -17,6 +17,11 @@ GELU_SLOPE = (8 / math.pi) ** 0.5
 GELU_CUBIC = 0.044715
 
 
+def only(x_BTD: Tensor, at: int | None) -> Tensor:
+    """All positions, or one of them as (B, 1, D)."""
+    return x_BTD if at is None else x_BTD[:, at : at + 1]
+
+
 class Linear(nn.Module):
     """x W^T + b; the float32 weight (outputs, inputs) is cast to the dtype of x at use, without autocast.
 

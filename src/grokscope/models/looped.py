@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from grokscope.errors import InputError
 from grokscope.models.attention import Attention, Rotary
-from grokscope.models.blocks import LayerNorm, Linear, Mlp, RmsNorm, SwiGlu
+from grokscope.models.blocks import LayerNorm, Linear, Mlp, RmsNorm, SwiGlu, only
 from grokscope.models.init import Init
 from grokscope.models.protocol import Reasoner
 from grokscope.models.spec import LoopedSpec
@@ -56,13 +56,15 @@ class Block(nn.Module):
         self.norm1 = make_norm(spec) if normed else nn.Identity()
         self.norm2 = make_norm(spec) if normed else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, tap: Tap | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, tap: Tap | None = None, at: int | None = None) -> Tensor:
+        """The state after the block; with `at`, at that position alone (B, 1, D)."""
+        own_BTD = only(x_BTD, at)
         if self.norm_position == "pre":
-            x_BTD = x_BTD + self.attention(self.norm1(x_BTD), tap)
-            out: Tensor = x_BTD + tapped(tap, "mlp", self.mlp(self.norm2(x_BTD)))
+            own_BTD = own_BTD + self.attention(self.norm1(x_BTD), tap, at)
+            out: Tensor = own_BTD + tapped(tap, "mlp", self.mlp(self.norm2(own_BTD)))
         else:
-            x_BTD = self.norm1(x_BTD + self.attention(x_BTD, tap))
-            out = self.norm2(x_BTD + tapped(tap, "mlp", self.mlp(x_BTD)))
+            own_BTD = self.norm1(own_BTD + self.attention(x_BTD, tap, at))
+            out = self.norm2(own_BTD + tapped(tap, "mlp", self.mlp(own_BTD)))
         return out
 
 
@@ -116,6 +118,13 @@ class LoopedModel(Reasoner):
         self._check_step(stage)
         return self._pass(carry, stage, tap)
 
+    def step_at(self, carry: LoopedCarry, stage: int, position: int, tap: Tap | None = None) -> Tensor:
+        self._check_step(stage)
+        return self._pass(carry, stage, tap, position).state_BTD[:, 0]
+
+    def stays(self, stage: int, site: str) -> bool:
+        return site in ("block0.attention", "block0.mlp")
+
     def sites(self, stage: int) -> tuple[str, ...]:
         if stage == 0:
             return ("state",)
@@ -156,7 +165,9 @@ class LoopedModel(Reasoner):
     def block_matrices(self) -> list[str]:
         return [name for name, p in self.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
 
-    def _pass(self, carry: LoopedCarry, stage: int, tap: Tap | None = None) -> LoopedCarry:
+    def _pass(
+        self, carry: LoopedCarry, stage: int, tap: Tap | None = None, at: int | None = None
+    ) -> LoopedCarry:
         loop, layer = divmod(stage - 1, self.spec.layers)
         state_BTD = carry.state_BTD
         if layer == 0 and loop > 0:
@@ -165,7 +176,7 @@ class LoopedModel(Reasoner):
             if self.spec.injection:
                 state_BTD = state_BTD + tapped(tap, "injection", carry.embedding_BTD)
         block = self.blocks[layer if self.spec.shared else stage - 1]
-        return carry._replace(state_BTD=block(state_BTD, within(tap, "block0")))
+        return carry._replace(state_BTD=block(state_BTD, within(tap, "block0"), at))
 
     def _reembedding(self, state_BTD: Tensor, temperature: float) -> Tensor:
         """softmax(temperature * state E^T) E, E the token embedding; no norm before it."""

@@ -68,6 +68,19 @@ class Reasoner(nn.Module, ABC):
             InputError: `stage` is not one of 1 .. len(stages) - 1.
         """
 
+    def step_at(self, carry: Carry, stage: int, position: int, tap: Tap | None = None) -> Tensor:
+        """What `read` shows after `step` at one position of the T axis alone: state_BD.
+
+        A model overrides this where it can leave out what only other positions need: the last pass is read at
+        the answer alone. A tap may then be shown values of that position alone, (B, 1, D).
+        """
+        return self.read(self.step(carry, stage, tap), stage)[:, position]
+
+    def stays(self, stage: int, site: str) -> bool:
+        """Whether a change inside the pass to `stage`, at one position of `site`, changes the state there at
+        no other position: nothing mixes positions any more after it. Where a model does not know: False."""
+        return False
+
     def sites(self, stage: int) -> tuple[str, ...]:
         """Where one can intervene at `stage`: the state, then the sites inside the pass that leads to it."""
         return (self.stages[stage].site,)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from grokscope.errors import InputError
 from grokscope.models.attention import Attention, Rotary
-from grokscope.models.blocks import Linear, RmsNorm, SwiGlu
+from grokscope.models.blocks import Linear, RmsNorm, SwiGlu, only
 from grokscope.models.init import Init
 from grokscope.models.mixer_passes import MixerMatrices, MixerPasses
 from grokscope.models.protocol import Reasoner
@@ -63,9 +63,10 @@ class AttentionBlock(nn.Module):
         self.mlp = SwiGlu(spec.width, swiglu_inner(spec.expansion, spec.width), init)
         self.norm2 = RmsNorm()
 
-    def forward(self, x_BTD: Tensor, tap: Tap | None = None) -> Tensor:
-        x_BTD = self.norm1(x_BTD + self.attention(x_BTD, tap))
-        out: Tensor = self.norm2(x_BTD + tapped(tap, "mlp", self.mlp(x_BTD)))
+    def forward(self, x_BTD: Tensor, tap: Tap | None = None, at: int | None = None) -> Tensor:
+        """The state after the block; with `at`, at that position alone (B, 1, D)."""
+        own_BTD = self.norm1(only(x_BTD, at) + self.attention(x_BTD, tap, at))
+        out: Tensor = self.norm2(own_BTD + tapped(tap, "mlp", self.mlp(own_BTD)))
         return out
 
 
@@ -82,10 +83,11 @@ class MixerBlock(nn.Module):
         self.mlp = SwiGlu(spec.width, swiglu_inner(spec.expansion, spec.width), init)
         self.norm2 = RmsNorm()
 
-    def forward(self, x_BTD: Tensor, tap: Tap | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, tap: Tap | None = None, at: int | None = None) -> Tensor:
+        """The state after the block; with `at`, at that position alone (B, 1, D)."""
         mixed_BTD = tapped(tap, "mixer", self.mixer(x_BTD.transpose(1, 2)).transpose(1, 2))
-        x_BTD = self.norm1(x_BTD + mixed_BTD)
-        out: Tensor = self.norm2(x_BTD + tapped(tap, "mlp", self.mlp(x_BTD)))
+        own_BTD = only(self.norm1(x_BTD + mixed_BTD), at)
+        out: Tensor = self.norm2(own_BTD + tapped(tap, "mlp", self.mlp(own_BTD)))
         return out
 
 
@@ -97,10 +99,14 @@ class Level(nn.Module):
         kind = MixerBlock if spec.mixer else AttentionBlock
         self.blocks = nn.ModuleList(kind(spec, positions, init) for _ in range(spec.layers))
 
-    def forward(self, z_BTD: Tensor, injection_BTD: Tensor, tap: Tap | None = None) -> Tensor:
+    def forward(
+        self, z_BTD: Tensor, injection_BTD: Tensor, tap: Tap | None = None, at: int | None = None
+    ) -> Tensor:
+        """The state after the last block; with `at`, at that position alone (B, 1, D)."""
         x_BTD = z_BTD + tapped(tap, "injection", injection_BTD)
+        last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, within(tap, f"block{index}"))
+            x_BTD = block(x_BTD, within(tap, f"block{index}"), at if index == last else None)
         return x_BTD
 
 
@@ -175,6 +181,16 @@ class RecursiveModel(Reasoner):
             return carry._replace(z_L_BTD=self._looking.level(z_L_BTD, z_H_BTD, embedding_BTD))
         return self._commit(carry, tap) if commits else self._think(carry, tap)
 
+    def step_at(self, carry: RecursiveCarry, stage: int, position: int, tap: Tap | None = None) -> Tensor:
+        self._check_step(stage)
+        if self.stages[stage].site == "z_H":
+            return self._commit(carry, tap, position).z_H_BTD[:, 0]
+        return self._think(carry, tap, position).z_L_BTD[:, 0]
+
+    def stays(self, stage: int, site: str) -> bool:
+        # Not "mixer": the norm after it runs over positions.
+        return site in (f"block{self.spec.layers - 1}.{part}" for part in ("attention", "mlp"))
+
     def sites(self, stage: int) -> tuple[str, ...]:
         state = self.stages[stage].site
         if stage == 0:
@@ -247,12 +263,12 @@ class RecursiveModel(Reasoner):
             embedding_BTD = POSITION_SCALE * (embedding_BTD + positions_TD)
         return math.sqrt(self.spec.width) * embedding_BTD
 
-    def _think(self, carry: RecursiveCarry, tap: Tap | None = None) -> RecursiveCarry:
-        z_L_BTD = self.level(carry.z_L_BTD, carry.z_H_BTD + carry.embedding_BTD, tap)
+    def _think(self, carry: RecursiveCarry, tap: Tap | None = None, at: int | None = None) -> RecursiveCarry:
+        z_L_BTD = self.level(carry.z_L_BTD, carry.z_H_BTD + carry.embedding_BTD, tap, at)
         return carry._replace(z_L_BTD=z_L_BTD)
 
-    def _commit(self, carry: RecursiveCarry, tap: Tap | None = None) -> RecursiveCarry:
-        return carry._replace(z_H_BTD=self.level(carry.z_H_BTD, carry.z_L_BTD, tap))
+    def _commit(self, carry: RecursiveCarry, tap: Tap | None = None, at: int | None = None) -> RecursiveCarry:
+        return carry._replace(z_H_BTD=self.level(carry.z_H_BTD, carry.z_L_BTD, tap, at))
 
     def _cycle(self, carry: RecursiveCarry) -> RecursiveCarry:
         for _ in range(self.spec.l_cycles):

@@ -25,7 +25,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from grokscope.mechanics.donors import ABSENT, DonorTable
-from grokscope.mechanics.interchange import CENTROID, FEWEST, Setting, interchange, success
+from grokscope.mechanics.drawing import CENTROID, Setting
+from grokscope.mechanics.interchange import FEWEST, interchange, success
 from grokscope.mechanics.intervals import Rate, clustered_rate
 from grokscope.mechanics.layout import select
 from grokscope.mechanics.lens import lens

@@ -1,0 +1,85 @@
+"""What the lines of `calibrate` say of verdicts and shares.
+
+Every rate has an interval. Members of one world share its facts, its probes and the draws of their mixtures,
+so that where members are pooled the worlds are the clusters.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from grokscope.mechanics.intervals import Rate, clustered_rate
+
+ALL = "all members"
+MIXTURES = "all mixtures"
+"""Rows of the summary that pool members: those of mechanism "partial", whose p is a share between 0 and 1."""
+
+
+def summary(rows: list[Mapping[str, Any]]) -> pl.DataFrame:
+    """One line per member, then the mixtures pooled, then all members.
+
+    Columns: `worlds`; `decided`, verdicts that are not undecided, and `right` of them with its interval;
+    `told`, worlds with a share; `p`; `error`, the mean of |share - p|, and `bias`, of share - p (a redundant
+    member's p is its part of the evidence, and so is what is compared); `covered`, how often the share's
+    interval holds p, with its own interval; `width`, its mean width. Null: not defined.
+    """
+    frame = pl.DataFrame(rows, infer_schema_length=None).fill_nan(None)
+    lines = [
+        {"member": member, "mechanism": mechanism} | _line(part)
+        for (member, mechanism), part in frame.group_by("member", "mechanism", maintain_order=True)
+    ]
+    mixtures = frame.filter(pl.col("mechanism") == "partial")
+    for name, part in ((MIXTURES, mixtures), (ALL, frame)):
+        if part["member"].n_unique() > 1:
+            line = _line(part)
+            if name == ALL:
+                line |= dict.fromkeys(name for name in line if name not in VERDICTS)
+            lines.append({"member": name, "mechanism": None} | line | {"p": None})
+    return pl.DataFrame(lines, infer_schema_length=None)
+
+
+VERDICTS = ("worlds", "decided", "right", "right_low", "right_high")
+"""Columns that say something of members pooled whatever their p is."""
+
+
+def wrong(rows: list[Mapping[str, Any]]) -> list[str]:
+    """A sentence for every verdict that is decided and not right."""
+    return [
+        f"{row['member']}, world {row['seed']}: {row['verdict']}, is {row['mechanism']}"
+        f" (share {row['share']:.3f}, {row['low']:.3f} to {row['high']:.3f})."
+        for row in rows
+        if row["verdict"] not in ("undecided", row["mechanism"])
+    ]
+
+
+def _line(part: pl.DataFrame) -> dict[str, Any]:
+    decided = part.filter(pl.col("verdict") != "undecided")
+    redundant = pl.col("mechanism") == "redundant"
+    estimate = pl.when(redundant).then(pl.col("part")).otherwise(pl.col("share"))
+    told = part.with_columns((estimate - pl.col("share_planted")).alias("off")).drop_nulls("off")
+    covers = part.drop_nulls("covers")
+    right, covered = (_rate(*one) for one in ((decided, "verdict_right"), (covers, "covers")))
+    return {
+        "worlds": part["seed"].n_unique(),
+        "decided": len(decided),
+        "right": right and right.value,
+        "right_low": right and right.low,
+        "right_high": right and right.high,
+        "told": len(told),
+        "p": part["share_planted"].mean(),
+        "error": told["off"].abs().mean(),
+        "bias": told["off"].mean(),
+        "covered": covered and covered.value,
+        "covered_low": covered and covered.low,
+        "covered_high": covered and covered.high,
+        "width": covers["width"].mean(),
+    }
+
+
+def _rate(part: pl.DataFrame, column: str) -> Rate | None:
+    """A rate over members and worlds, clustered by world; None without any line."""
+    if not len(part):
+        return None
+    return clustered_rate(part[column].to_numpy() > 0, np.asarray(part["seed"])[:, None])
