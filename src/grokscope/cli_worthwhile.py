@@ -53,7 +53,7 @@ def do(command: Worthwhile | Price) -> int:
 def _price(command: Price) -> int:
     from grokscope.files import whole
     from grokscope.findings.price import HEADS, cells, prices, rows, rungs, table
-    from grokscope.findings.worthwhile import ENOUGH
+    from grokscope.findings.ways import ENOUGH
     from grokscope.report.printed import print_table
     from grokscope.studies.run import Study, open_directory
 

@@ -14,7 +14,8 @@ from grokscope.errors import InputError
 from grokscope.files import write_json, write_text
 from grokscope.findings import bought
 from grokscope.findings.transfers import Transferred
-from grokscope.findings.worthwhile import Reached, Worth, ways_of, worthwhile
+from grokscope.findings.ways import Reached, Worth
+from grokscope.findings.worthwhile import ways_of, worthwhile
 from grokscope.findings.worthwhile_text import rows, sentences
 from grokscope.mechanics.intervals import Rate
 from grokscope.report.worthwhile_figure import iso_accuracy

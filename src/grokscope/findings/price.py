@@ -19,7 +19,7 @@ from math import log2
 import polars as pl
 
 from grokscope.errors import InputError
-from grokscope.findings.worthwhile import ENOUGH
+from grokscope.findings.ways import ENOUGH
 from grokscope.statistics.exact import Effect, difference
 from grokscope.statistics.times import Median, Time, kaplan_meier
 from grokscope.studies.run import Study

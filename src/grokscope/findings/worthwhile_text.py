@@ -1,6 +1,6 @@
 """What `worthwhile` found, in sentences and as rows of a table."""
 
-from grokscope.findings.worthwhile import ENOUGH, Against, Way, Worth
+from grokscope.findings.ways import ENOUGH, Against, Way, Worth
 from grokscope.studies.devices import Device
 
 HEADS = (

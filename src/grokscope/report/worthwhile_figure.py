@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from grokscope.findings.worthwhile import Way, Worth
+from grokscope.findings.ways import Way, Worth
 from grokscope.report import style
 
 COLORS = ("#56B4E9", "#0072B2", "#009E73", "#D55E00", "#CC79A7")
