@@ -15,41 +15,26 @@ from grokscope.findings.values import Findings
 from grokscope.report.tuning_figures import tuning_curves
 from grokscope.studies.plan import plan, prepare
 from grokscope.studies.run import Study
-from grokscope.studies.spec import StudySpec
-from grokscope.studies.worker import do_run
 from grokscope.world.probes import MIXES
 from tests.studies.test_transfers import transfer_here
+from tests.studies.tiny import tiny_study, trained
 
-STUDY = StudySpec.parse(
-    {
-        "name": "tiny",
-        "world": {"entities": 24, "relations": 12, "degree": 8, "ood_fraction": 0.1},
-        "corpus": {"phi": 3.0, "iid_fraction": 0.05, "probe_cap": 40},
-        "format": {"attention": "causal", "output": "answer"},
-        "model": {"kind": "looped", "width": 16, "heads": 2, "layers": 1, "loops": 2},
-        "training": {
-            "steps": 8, "batch": 32, "warmup": 2, "loss": "softmax", "dtype": "float32", "compile": "off",
-            "first_checkpoint": 4, "dense_every": 4, "optimizer": {"lr": 0.01},
-        },
-        "regimes": ["natural", "both_hops_full"],
-        "causal": {"enabled": False},
-        "transfer": {
-            "bases": ["natural@end", "untrained"],
-            "facts": {"count": 12, "probes": 20, "retention": {"items": 20}},
-            "tuning": {"steps": 8, "first_checkpoint": 4, "dense_every": 4},
-            "examine": {"probes": 20, "window": 1},
-        },
-    }
-)  # fmt: skip
+STUDY = tiny_study(
+    regimes=["natural", "both_hops_full"],
+    causal={"enabled": False},
+    transfer={
+        "bases": ["natural@end", "untrained"],
+        "facts": {"count": 12, "probes": 20, "retention": {"items": 20}},
+        "tuning": {"steps": 8, "first_checkpoint": 4, "dense_every": 4},
+        "examine": {"probes": 20, "window": 1},
+    },
+)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     out = tmp_path_factory.mktemp("findings") / "tiny"
-    planned = plan(STUDY, out)
-    prepare(STUDY, out, planned)
-    for one in planned:
-        do_run(one.directory)
+    trained(STUDY, out)
     transfer_here(STUDY, out)
     return Study.open(out)
 

@@ -14,36 +14,20 @@ from grokscope.report import write_report
 from grokscope.report.gather import command_of, gather, moments
 from grokscope.report.tables import StudyView, select
 from grokscope.studies.files import load_study
-from grokscope.studies.plan import plan, prepare
 from grokscope.studies.run import Study
-from grokscope.studies.spec import StudySpec
-from grokscope.studies.worker import do_run
+from tests.studies.tiny import tiny_study, trained
 
-SPEC = StudySpec.parse(
-    {
-        "name": "tiny",
-        "world": {"entities": 24, "relations": 12, "degree": 8, "ood_fraction": 0.1},
-        "corpus": {"phi": 3.0, "iid_fraction": 0.05, "probe_cap": 60},
-        "format": {"attention": "causal", "output": "answer"},
-        "model": {"kind": "looped", "width": 16, "heads": 2, "layers": 1, "loops": 2},
-        "training": {
-            "steps": 12, "batch": 32, "warmup": 2, "loss": "softmax", "dtype": "float32", "compile": "off",
-            "first_checkpoint": 4, "dense_every": 4, "optimizer": {"lr": 0.01},
-        },
-        "regimes": ["natural", "both_hops_half"],
-        "seeds": [3],
-    }
-)  # fmt: skip
+SPEC = tiny_study(
+    corpus={"probe_cap": 60}, training={"steps": 12}, regimes=["natural", "both_hops_half"], seeds=[3]
+)
 RUN = "both_hops_half-s3"
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, StudyView]:
-    """Both runs planned, one of them made."""
+    """Two runs wanted, one of them made."""
     out = tmp_path_factory.mktemp("tiny")
-    planned = plan(SPEC, out)
-    prepare(SPEC, out, [run for run in planned if run.name == RUN])
-    do_run(next(run.directory for run in planned if run.name == RUN), threads=1)
+    trained(SPEC, out, RUN)
     study = Study.open(out)
     return study, gather(study)
 

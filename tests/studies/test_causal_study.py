@@ -11,36 +11,20 @@ from grokscope.report.causal_context import causal_reasons, causal_sentences
 from grokscope.report.gather import gather
 from grokscope.studies.causal import SCHEMA, examined_steps
 from grokscope.studies.directory import CAUSAL, SPEC, VERDICT, read_spec
-from grokscope.studies.plan import plan, prepare
+from grokscope.studies.plan import plan
 from grokscope.studies.run import Run, Study
-from grokscope.studies.spec import RunSpec, StudySpec
+from grokscope.studies.spec import RunSpec
 from grokscope.studies.summary import UNTESTED, print_summary, summary_rows
 from grokscope.studies.worker import do_run
+from tests.studies.tiny import tiny_study, trained
 
-STUDY = StudySpec.parse(
-    {
-        "name": "tiny",
-        "world": {"entities": 24, "relations": 12, "degree": 8, "ood_fraction": 0.1},
-        "corpus": {"phi": 3.0, "iid_fraction": 0.05, "probe_cap": 40},
-        "format": {"attention": "causal", "output": "answer"},
-        "model": {"kind": "looped", "width": 16, "heads": 2, "layers": 1, "loops": 2},
-        "training": {
-            "steps": 8, "batch": 32, "warmup": 2, "loss": "softmax", "dtype": "float32", "compile": "off",
-            "first_checkpoint": 4, "dense_every": 4, "optimizer": {"lr": 0.01},
-        },
-        "regimes": ["natural"],
-        "causal": {"probes": 12, "steps": "all", "dense_probes": 6},
-    }
-)  # fmt: skip
+STUDY = tiny_study(regimes=["natural"], causal={"probes": 12, "steps": "all", "dense_probes": 6})
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
     out = tmp_path_factory.mktemp("tiny")
-    planned = plan(STUDY, out)
-    prepare(STUDY, out, planned)
-    do_run(planned[0].directory)
-    return out, Run.open(planned[0].directory)
+    return out, Run.open(trained(STUDY, out)[0])
 
 
 def test_interventions_are_no_part_of_a_runs_identity(done: tuple[Path, Run]) -> None:

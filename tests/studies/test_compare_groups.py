@@ -7,35 +7,21 @@ import pytest
 from grokscope import cli
 from grokscope.errors import InputError
 from grokscope.studies.groups import runs_of
-from grokscope.studies.plan import plan, prepare
-from grokscope.studies.spec import StudySpec
-from grokscope.studies.worker import do_run
+from tests.studies.tiny import tiny_study, trained
 
-STUDY = StudySpec.parse(
-    {
-        "name": "tiny",
-        "world": {"entities": 24, "relations": 12, "degree": 8, "ood_fraction": 0.2},
-        "corpus": {"phi": 3.0, "iid_fraction": 0.05, "probe_cap": 40},
-        "format": {"attention": "causal", "output": "answer"},
-        "model": {"kind": "looped", "width": 16, "heads": 2, "layers": 1, "loops": 2},
-        "training": {
-            "steps": 2, "batch": 32, "warmup": 1, "loss": "softmax", "dtype": "float32", "compile": "off",
-            "first_checkpoint": 2, "dense_every": 2, "optimizer": {"lr": 0.01},
-        },
-        "regimes": ["natural", "both_hops_full"],
-        "seeds": [0, 1],
-        "causal": {"enabled": False},
-    }
-)  # fmt: skip
+STUDY = tiny_study(
+    world={"ood_fraction": 0.2},
+    training={"steps": 2, "warmup": 1, "first_checkpoint": 2, "dense_every": 2},
+    regimes=["natural", "both_hops_full"],
+    seeds=[0, 1],
+    causal={"enabled": False},
+)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tiny")
-    planned = plan(STUDY, out)
-    prepare(STUDY, out, planned)
-    for row in planned:
-        do_run(row.directory)
+    trained(STUDY, out)
     return out
 
 
