@@ -1,146 +1,130 @@
 """The optimiser study's table: python -m benchmarks.optimisers STUDY_DIRECTORY ... [--against FAMILY]
 
-Every directory holds one family of `studies/optimisers.yaml`. A time is that of the first checkpoint whose
-accuracy reaches a threshold, so it is late by up to one distance of checkpoints. A run that never gets there
-is censored at its last checkpoint: it counts in the median as later than that (Kaplan-Meier), and not as
-missing.
+Every directory holds one family of `studies/optimisers.yaml`. When a run got to a level, and how two recipes
+compare, is as `grokscope worthwhile` has it: a run that never got there is censored at its last look, counts
+in the median as later than that (Kaplan-Meier), and makes a ratio an "at least".
+
+Runs of a study share a machine with each other and with whatever else it does, so the clock of a run says
+little of its recipe. The seconds are therefore steps times a step's time, measured here: the steps of all
+recipes in turn, compiled if they were trained so, one thread.
 """
 
 import argparse
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from scipy import stats
-
+from benchmarks.clock import take_turns
+from benchmarks.shapes import setup
+from benchmarks.steps import as_trained, stepper
 from grokscope.errors import InputError
+from grokscope.findings.ways import Against, Reached
+from grokscope.findings.worthwhile import compared, reached
+from grokscope.statistics.times import kaplan_meier
+from grokscope.studies.cost import run_cost
 from grokscope.studies.run import Run, Study
 
-THRESHOLDS = (0.5, 0.9)
-CONFIDENCE = 0.95
-FEWEST = 3
-"""Pairs of runs from which on a ratio has an interval."""
+LEVELS = (0.5, 0.9)
+HEAD = (
+    "recipe", "regime", "runs", "step", *(f"steps to {level}" for level in LEVELS),
+    f"seconds to {LEVELS[-1]}", f"steps to {LEVELS[-1]}, times those of", "verdicts",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Reached:
-    """When a run reached a threshold, or until when it had not."""
+def table(
+    studies: Mapping[str, Study], against: str, probe_set: str, seconds: Mapping[str, float] | None = None
+) -> str:
+    """Markdown: one line per family and regime.
 
-    step: int
-    seconds: float
-    """Clock time of the training up to there, its evaluations included."""
-    censored: bool
-
-
-def reached(run: Run, probe_set: str, threshold: float) -> Reached:
-    """The first checkpoint with at least this accuracy on a probe set.
+    Args:
+        studies: by family.
+        against: the family that the others are compared with.
+        probe_set: whose accuracy counts.
+        seconds: of one step, by family; None: not measured.
 
     Raises:
-        InputError: the run has no such probe set.
+        InputError: a run has no such probe set.
     """
-    column = f"accuracy.{probe_set}"
-    if column not in run.metrics.columns:
-        raise InputError(f"probe set {probe_set!r}: {run.directory} has no accuracies of that name.")
-    rows = run.metrics.select("step", "seconds", column).rows()
-    for step, seconds, accuracy in rows:
-        if accuracy is not None and accuracy >= threshold:
-            return Reached(step, seconds, False)
-    return Reached(rows[-1][0], rows[-1][1], True)
-
-
-def median(values: Sequence[float], censored: Sequence[bool]) -> tuple[float, bool]:
-    """Kaplan-Meier median: the first time by which half have got there; or the last time that anyone was
-    watched, and True, if half never did."""
-    survival = stats.ecdf(stats.CensoredData.right_censored(values, censored)).sf
-    there = survival.probabilities <= 0.5
-    return (float(survival.quantiles[there][0]), False) if there.any() else (float(max(values)), True)
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times as long one takes as the other: geometric mean over seeds, and its t interval."""
-
-    value: float
-    low: float
-    high: float
-    p_value: float
-    """Of "equally long", two-sided, paired by seed."""
-    pairs: int
-
-
-def ratio(ours: Mapping[int, Reached], base: Mapping[int, Reached]) -> Ratio | None:
-    """Steps against steps of the same seeds; None, cannot tell: fewer than `FEWEST` pairs, or one of them
-    censored."""
-    seeds = sorted(set(ours) & set(base))
-    if len(seeds) < FEWEST or any(one[seed].censored for one in (ours, base) for seed in seeds):
-        return None
-    logs = np.log([ours[seed].step / base[seed].step for seed in seeds])
-    if np.ptp(logs) == 0:
-        return None
-    test = stats.ttest_1samp(logs, 0.0)
-    interval = test.confidence_interval(CONFIDENCE)
-    low, high = math.exp(interval.low), math.exp(interval.high)
-    return Ratio(math.exp(logs.mean()), low, high, float(test.pvalue), len(seeds))
-
-
-def table(studies: Mapping[str, Study], against: str, probe_set: str) -> str:
-    """Markdown: one line per family and regime."""
-    head = ["recipe", "regime", "runs"]
-    head += [f"{what} to {level}" for what in ("steps", "seconds") for level in THRESHOLDS]
-    head += [f"steps to {THRESHOLDS[-1]}, times those of {against}", "verdicts"]
+    head = [f"{name} {against}" if name.endswith("times those of") else name for name in HEAD]
     lines = [head, ["---"] * len(head)]
     for family, study in studies.items():
-        for regime, runs in _by_regime(study).items():
-            base = _by_regime(studies[against]).get(regime, {}) if against in studies else {}
-            lines.append(_line(family, regime, runs, {} if family == against else base, probe_set))
+        for regime, runs in finished(study).items():
+            base = finished(studies[against]).get(regime, {}) if against in studies else {}
+            pairs = "world" in study.spec.vary
+            step = None if seconds is None else seconds[family]
+            lines.append(
+                [family, *_line(regime, runs, {} if family == against else base, probe_set, pairs, step)]
+            )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def finished(study: Study) -> dict[str, dict[str, Run]]:
+    """Finished runs by regime and name."""
+    found: dict[str, dict[str, Run]] = {}
+    for name, run in study.runs.items():
+        if run.finished:
+            found.setdefault(run.spec.regime.name, {})[name] = run
+    return found
+
+
+def step_seconds(studies: Mapping[str, Study], rounds: int = 11) -> dict[str, float]:
+    """Seconds of a step of every family with a finished run, one thread, in turns."""
+    first = {
+        family: run
+        for family, study in studies.items()
+        for runs in list(finished(study).values())[:1]
+        for run in list(runs.values())[:1]
+    }
+    with as_trained(1, "cpu"):
+        calls = {
+            family: stepper(setup(run.spec), "eager" if run.spec.training.compile == "off" else "compiled")
+            for family, run in first.items()
+        }
+        return {name: one.seconds for name, one in take_turns(calls, rounds, least=0.5).items()}
+
+
 def _line(
-    family: str, regime: str, runs: Mapping[int, Run], base: Mapping[int, Run], probe_set: str
+    regime: str,
+    runs: Mapping[str, Run],
+    base: Mapping[str, Run],
+    probe_set: str,
+    pairs: bool,
+    step: float | None,
 ) -> list[str]:
-    times = [[reached(run, probe_set, level) for run in runs.values()] for level in THRESHOLDS]
-    last = THRESHOLDS[-1]
-    ours, theirs = ({s: reached(r, probe_set, last) for s, r in some.items()} for some in (runs, base))
-    against = ratio(ours, theirs)
+    def when(some: Mapping[str, Run], level: float) -> list[Reached]:
+        return [reached(name, run, level, probe_set, run_cost(run.spec).flop) for name, run in some.items()]
+
+    times = [when(runs, level) for level in LEVELS]
+    middle = kaplan_meier([one.time for one in times[-1]]).median.by
+    last = max(one.time.until for one in times[-1])
     found = Counter(run.verdict.verdict for run in runs.values() if run.verdict is not None)
     return [
-        family,
         regime,
         str(len(runs)),
-        *(_cell([one.step for one in level], level, ".0f") for level in times),
-        *(_cell([one.seconds for one in level], level, ".0f") for level in times),
-        _ratio(against) if base else "",
+        "-" if step is None else f"{step * 1e3:.1f} ms",
+        *(_steps(level) for level in times),
+        "-" if step is None else f"{'> ' if middle is None else ''}{(middle or last) * step:.0f}",
+        _against(compared(times[-1], when(base, LEVELS[-1]), pairs)) if base else "",
         ", ".join(f"{name} {count}" for name, count in found.items()) or "none made",
     ]
 
 
-def _cell(values: Sequence[float], level: Sequence[Reached], form: str) -> str:
-    censored = [one.censored for one in level]
-    middle, never = median(values, censored)
-    got = censored.count(False)
-    return f"{'> ' if never else ''}{middle:{form}} ({got} of {len(level)})"
+def _steps(runs: Sequence[Reached]) -> str:
+    """Median, how many got there, and their span."""
+    middle = kaplan_meier([one.time for one in runs]).median.by
+    got = sorted(one.time.by for one in runs if one.time.by is not None)
+    said = f"> {max(one.time.until for one in runs):.0f}" if middle is None else f"{middle:.0f}"
+    span = f"; {got[0]:.0f} to {got[-1]:.0f}" if got else ""
+    return f"{said} ({len(got)} of {len(runs)}{span})"
 
 
-def _ratio(found: Ratio | None) -> str:
-    if found is None:
+def _against(found: Against) -> str:
+    """`compared` has the recipe as what waits: its factor is how many times the steps it takes."""
+    if found.factor is None:
         return "cannot tell"
-    return (
-        f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f}, p = {found.p_value:.2g}, n = {found.pairs})"
-    )
-
-
-def _by_regime(study: Study) -> dict[str, dict[int, Run]]:
-    """Finished runs by regime and seed."""
-    found: dict[str, dict[int, Run]] = {}
-    for name, run in study.runs.items():
-        if run.finished:
-            seed = int(name.rpartition("-s")[2])
-            found.setdefault(run.spec.regime.name, {})[seed] = run
-    return found
+    bounds = f"{found.low:.2f} to {found.high:.2f}, " if found.low and found.high else ""
+    kind = "" if found.kind == "ratio" else f"{found.kind} "
+    return f"{kind}{found.factor:.2f} ({bounds}p = {found.p_value:.2g}, n = {found.runs[0]})"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -149,10 +133,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("studies", type=Path, nargs="+", help="directories of finished studies")
     parser.add_argument("--against", default="muon", help="the family that the others are compared with")
     parser.add_argument("--probe-set", default="test_ood")
+    parser.add_argument("--no-clock", action="store_true", help="do not measure the steps' seconds")
     options = parser.parse_args(argv)
-    studies = [Study.open(directory) for directory in options.studies]
     try:
-        print(table({study.spec.family: study for study in studies}, options.against, options.probe_set))
+        studies = {study.spec.family: study for study in map(Study.open, options.studies)}
+        seconds = None if options.no_clock else step_seconds(studies)
+        print(table(studies, options.against, options.probe_set, seconds))
     except InputError as error:
         parser.error(str(error))
 

@@ -1,79 +1,66 @@
-"""The optimiser study and its table: what never got there is later, not missing."""
+"""The optimiser study's table, from runs that are finished."""
 
-import math
-
-import numpy as np
 import pytest
-from benchmarks.optimisers import Reached, main, median, ratio, reached
+from benchmarks.optimisers import _against, main
 
-from grokscope.errors import InputError
-from grokscope.studies.directory import run_directory
-from grokscope.studies.execute import plan
+from grokscope.findings.ways import Reached
+from grokscope.findings.worthwhile import compared
+from grokscope.statistics.times import Time
 from grokscope.studies.files import load_study
-from grokscope.studies.plan import prepare
-from grokscope.studies.run import Run
-from grokscope.studies.spec import StudySpec
-from grokscope.studies.worker import do_run
-from grokscope.training.metrics import MetricsFile
+from tests.studies.tiny import tiny_study, trained
 
 
 def test_families_are_the_pocket_studys_recipe_but_for_what_their_names_say():
-    pocket, base = load_study("pocket"), load_study("optimisers")
-    free = {"steps": 1, "checkpoints_per_doubling": 4}
-    assert base.training.replace(**free) == pocket.training.replace(**free)
-    assert (base.world, base.model, base.format, base.corpus) == (
-        pocket.world, pocket.model, pocket.format, pocket.corpus,
-    )  # fmt: skip
+    pocket, base = load_study("pocket").expand(), load_study("optimisers").expand()
+    assert {name: base[name].identity for name in base} == {name: pocket[name].identity for name in base}
     assert load_study("optimisers", "muon_grokfast").training.optimizer.grokfast == 2.0
     assert load_study("optimisers", "adamw_grokfast").training.optimizer.kind == "adamw"
     assert load_study("optimisers", "muon_cosine").training.schedule == "cosine"
 
 
-def test_a_censored_run_is_late_not_missing():
-    assert median([100, 200, 300], [False, False, False]) == (200, False)
-    assert median([100, 200, 900], [False, False, True]) == (200, False)
-    assert median([100, 900, 900], [False, True, True]) == (900, True)
-    assert median([900, 900, 900], [True, True, True]) == (900, True)
-
-
-def test_a_ratio_needs_pairs_that_both_got_there():
-    def times(*steps):
-        return {seed: Reached(step, 1.0, False) for seed, step in enumerate(steps)}
-
-    found = ratio(times(100, 210, 290), times(300, 600, 900))
-    logs = np.log([100 / 300, 210 / 600, 290 / 900])
-    assert found is not None
-    assert found.value == pytest.approx(math.exp(logs.mean()))
-    half = 4.302653 * logs.std(ddof=1) / math.sqrt(3)  # t quantile of 2 degrees of freedom, 0.975
-    assert (found.low, found.high) == pytest.approx(tuple(np.exp([logs.mean() - half, logs.mean() + half])))
-    assert found.low < found.value < found.high < 1
-    assert ratio(times(100, 200), times(300, 600)) is None
-    assert ratio({**times(100, 210, 290), 1: Reached(900, 1.0, True)}, times(300, 600, 900)) is None
-
-
 def test_the_table_is_printed_from_finished_runs(tmp_path, capsys):
-    tiny = {
-        "world": {"entities": 12, "relations": 8, "degree": 5, "ood_fraction": 0.15},
-        "corpus": {"phi": 2, "iid_fraction": 0.1},
-        "model": {"kind": "looped", "width": 16, "heads": 2, "layers": 1, "loops": 1},
-        "training": {"steps": 4, "batch": 16, "warmup": 1, "loss": "softmax", "compile": "off"},
-        "causal": {"enabled": False},
-        "regimes": ["natural"],
-    }
-    for family in ("muon", "adamw"):
-        study = StudySpec.parse({**tiny, "name": "optimisers", "family": family})
-        planned = plan(study, tmp_path / family)
-        prepare(study, tmp_path / family, planned)
-        do_run(planned[0].directory, threads=1)
-    run = Run.open(run_directory(tmp_path / "muon", "natural-s0", study.expand()["natural-s0"]))
-    rows = MetricsFile(run.directory).rows()
-    assert reached(run, "test_ood", 0.0).step == 0
-    assert reached(run, "test_ood", 1.1) == Reached(4, rows[-1]["seconds"], True)
-    with pytest.raises(InputError, match="probe set 'nowhere'"):
-        reached(run, "nowhere", 0.5)
+    """Nothing reaches a level in four steps: all is censored, nothing missing."""
+    for family, kind in (("muon", "muon"), ("adamw", "adamw")):
+        study = tiny_study(
+            name="optimisers",
+            family=family,
+            regimes=["natural"],
+            causal={"enabled": False},
+            training={"steps": 4, "optimizer": {"kind": kind, "lr": 1e-4}},
+        )
+        trained(study, tmp_path / family)
     main([str(tmp_path / "muon"), str(tmp_path / "adamw")])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[2].startswith("| muon | natural | 1 | > 4 (0 of 1) |")
-    assert lines[3].startswith("| adamw | natural | 1 |")
-    assert "cannot tell" in lines[3]
-    assert "cannot tell" not in lines[2]
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()
+    ]
+    head, muon, adamw = (dict(zip(lines[0], line, strict=True)) for line in (lines[0], lines[2], lines[3]))
+    against = "steps to 0.9, times those of muon"
+    assert against in head
+    assert (muon["recipe"], muon["runs"], muon[against], muon["verdicts"]) == ("muon", "1", "", "none made")
+    assert (adamw["recipe"], adamw[against]) == ("adamw", "cannot tell")
+    for line in (muon, adamw):
+        assert line["steps to 0.9"] == "> 1 (0 of 1)"  # with a window of three, step 1 is the last look
+        step, seconds = float(line["step"].removesuffix(" ms")), line["seconds to 0.9"]
+        assert seconds.startswith("> ")
+        assert step > 0
+
+
+def test_a_probe_set_that_is_none_is_one_sentence(tmp_path, capsys):
+    trained(tiny_study(regimes=["natural"], causal={"enabled": False}), tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path), "--no-clock", "--probe-set", "nowhere"])
+    assert "probe_set = 'nowhere'" in capsys.readouterr().err
+
+
+def test_a_recipe_that_takes_twice_the_steps_is_two_of_the_others():
+    def run(seed: int, by: float | None) -> Reached:
+        seconds = None if by is None else 1.0
+        return Reached("", "natural", seed, 0.9, Time(0.0, by, 4000.0), 1.0, seconds, 1, 0, 1, 1.0, 1)
+
+    def runs(*steps: float | None) -> list[Reached]:
+        return [run(seed, step) for seed, step in enumerate(steps)]
+
+    muon = runs(100, 210, 290)
+    assert _against(compared(runs(200, 420, 580), muon, True)).startswith("2.00 (")
+    assert _against(compared(runs(200, 420, None), muon, True)).startswith("at least ")
+    assert _against(compared(runs(200, 420, None), runs(100, None, 290), True)) == "cannot tell"

@@ -68,12 +68,13 @@ def reached(name: str, run: Run, level: float, probe_set: str, step_flop: float)
         raise InputError(f"probe_set = {probe_set!r}: run {name} has no such probes.")
     steps, values = metrics["step"].to_list(), metrics[column].to_list()
     step = first_stable(steps, values, level, window).step
-    until = float(steps[max(0, len(steps) - window)])
+    # A run with fewer looks than a window was not looked at at all; times are compared as logarithms.
+    until = max(1.0, float(steps[max(0, len(steps) - window)]))
     if step is None:
         time, seconds = Time(until, None, until), None
     else:
         before = [one for one in steps if one < step]
-        time = Time(float(before[-1]) if before else 0.0, float(max(step, 1)), max(until, float(step), 1.0))
+        time = Time(float(before[-1]) if before else 0.0, float(max(step, 1)), max(until, float(step)))
         seconds = float(metrics["seconds"][steps.index(step)])
     counts = read_json(run.directory / CORPUS, "corpus summary")
     return Reached(
@@ -126,12 +127,14 @@ def _way(group: list[Reached], waiting: list[Reached] | None, pairs: bool) -> Wa
         ),
         step_flop=first.step_flop,
         seconds=median(clocks) if 2 * len(clocks) > len(group) else None,
-        against=None if waiting is None or waiting is group else _against(waiting, group, pairs),
+        against=None if waiting is None or waiting is group else compared(waiting, group, pairs),
         efficient=None,
     )
 
 
-def _against(waiting: list[Reached], group: list[Reached], pairs: bool) -> Against:
+def compared(waiting: list[Reached], group: list[Reached], pairs: bool) -> Against:
+    """How many times fewer steps a group takes than those that wait, of one level; paired by seed if
+    `pairs`."""
     one, two = ({run.seed: run.time for run in runs} for runs in (waiting, group))
     seeds = sorted(set(one) & set(two))
     paired = pairs and bool(seeds)
