@@ -1,18 +1,17 @@
-"""Running a study on this machine: one worker process per run, as many at a time as there are cores.
+"""Running a study on this machine: worker processes, as many at a time as there are cores.
 
 A worker is `python -m grokscope.studies.worker RUN_DIRECTORY`. It is told nothing but the
 directory: what it needs stands in `spec.json` there, so any other executor (a cluster queue, two shells) can
-start the same. Given several directories, it trains those runs together, as a population.
+start the same. Given several directories, it trains those runs together, as a population. Given none, it
+takes one job after another, as `jobs` says; every run that is trained has a process of its own, transfers
+share one.
 """
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -22,12 +21,14 @@ from grokscope.errors import InputError
 from grokscope.files import remove
 from grokscope.studies.cost import disk_sentences
 from grokscope.studies.directory import INTERRUPTED, LOG, PROGRESS
+from grokscope.studies.jobs import JobProcess
 from grokscope.studies.plan import PlannedRun, plan, prepare, start_order
 from grokscope.studies.population import Population, groups
 from grokscope.studies.progress import Display, display
 from grokscope.studies.run import Run, Study
 from grokscope.studies.spec import RunSpec, StudySpec
 from grokscope.studies.transfer_plan import check_transfers, plan_transfers, prepare_transfer, run_and_moment
+from grokscope.studies.transfer_spec import TransferRunSpec
 
 POLL_SECONDS = 0.2
 
@@ -153,11 +154,28 @@ def _opening_line(run: PlannedRun) -> str:
     return f"{run.name}: {what}" + (f"; {run.note}" if run.note else "")
 
 
-@dataclass
 class _Worker:
-    runs: list[PlannedRun]
-    process: subprocess.Popen[bytes]
-    log_starts: list[int]
+    """A process, and the runs it is working on."""
+
+    def __init__(self, runs: list[PlannedRun], threads: int) -> None:
+        for run in runs:
+            (run.directory / LOG).touch()
+        self.process = JobProcess(runs[0].directory / LOG, threads)
+        self.give(runs)
+
+    def give(self, runs: list[PlannedRun]) -> None:
+        for run in runs:
+            remove(run.directory / PROGRESS)
+            (run.directory / LOG).touch()
+        self.runs = runs
+        self.log_starts = [(run.directory / LOG).stat().st_size for run in runs]
+        self.process.give([run.directory for run in runs])
+
+    def results(self, code: int, stopping: bool) -> Iterator[tuple[PlannedRun, str]]:
+        """What became of the runs, from the exit code; in a population, each has an end of its own."""
+        for run, log_start in zip(self.runs, self.log_starts, strict=True):
+            finished = code == 0 or (len(self.runs) > 1 and Run.open(run.directory).finished)
+            yield run, "done" if finished else _end(code, run, log_start, stopping)
 
 
 def _supervise(
@@ -172,57 +190,48 @@ def _supervise(
     active: list[_Worker] = []
     results = {run.name: "interrupted" for runs in todo for run in runs}
     forwarded = 0
+
+    def starting(runs: list[PlannedRun]) -> None:
+        for run in runs:
+            table.state(run, "starting")
+
     try:
         while active or (waiting and not caught):
             while waiting and len(active) < workers and not caught:
-                active.append(_start(waiting.pop(0), threads))
-                for run in active[-1].runs:
-                    table.state(run, "starting")
+                active.append(_Worker(waiting.pop(0), threads))
+                starting(active[-1].runs)
             if len(caught) > forwarded:
                 # The first signal asks the workers to save and leave; a second one does not wait for that.
                 for worker in active:
-                    worker.process.send_signal(signal.SIGTERM if forwarded == 0 else signal.SIGKILL)
+                    worker.process.send(signal.SIGTERM if forwarded == 0 else signal.SIGKILL)
                 forwarded = len(caught)
                 table.say("stopping: waiting for the workers to save (once more to leave at once)")
-            for worker in [worker for worker in active if worker.process.poll() is not None]:
-                active.remove(worker)
-                for run, result in _results(worker, stopping=bool(caught)):
+            for worker in list(active):
+                code = worker.process.answer()
+                if code is None:
+                    continue
+                for run, result in worker.results(code, stopping=bool(caught)):
                     results[run.name] = result
                     table.state(run, result)
+                if waiting and not caught and code == 0 and _share(worker.runs, waiting[0]):
+                    worker.give(waiting.pop(0))
+                    starting(worker.runs)
+                else:
+                    active.remove(worker)
+                    worker.process.leave()
             table.update()
             time.sleep(POLL_SECONDS)
     finally:
         for worker in active:
-            worker.process.kill()
+            worker.process.send(signal.SIGKILL)
     return results
 
 
-def _start(runs: list[PlannedRun], threads: int) -> _Worker:
-    logs = [run.directory / LOG for run in runs]
-    for run, log in zip(runs, logs, strict=True):
-        remove(run.directory / PROGRESS)
-        log.touch()
-    directories = [str(run.directory) for run in runs]
-    command = [sys.executable, "-m", "grokscope.studies.worker", *directories]
-    starts = [log.stat().st_size for log in logs]
-    with logs[0].open("ab") as handle:
-        # A session of its own: Ctrl-C in a terminal reaches the parent alone, which asks each worker once.
-        process = subprocess.Popen(
-            [*command, "--threads", str(threads), "--parent", str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=handle,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return _Worker(runs, process, starts)
-
-
-def _results(worker: _Worker, stopping: bool) -> Iterator[tuple[PlannedRun, str]]:
-    """What became of the runs of a process that has ended; in a population, each has an end of its own."""
-    code = worker.process.returncode
-    for run, log_start in zip(worker.runs, worker.log_starts, strict=True):
-        finished = code == 0 or (len(worker.runs) > 1 and Run.open(run.directory).finished)
-        yield run, "done" if finished else _end(code, run, log_start, stopping)
+def _share(done: list[PlannedRun], following: list[PlannedRun]) -> bool:
+    """Whether a process that has done one job takes the other: transfers, and runs that are only to be
+    diagnosed. There, starting a process is a good part of the work; a training gets a process of its own, and
+    gives back all its memory. So does what comes after a failure."""
+    return all(isinstance(run.spec, TransferRunSpec) or not run.steps_left for run in (*done, *following))
 
 
 def _end(code: int, run: PlannedRun, log_start: int, stopping: bool) -> str:

@@ -9,14 +9,26 @@ from grokscope.studies.end_mark import EndMark
 from grokscope.studies.run import check_fingerprint
 from grokscope.studies.transfer import BASE_WEIGHTS, CELLS, RESULT, Transfer, build, load_model
 from grokscope.training.manifest import read_manifest
+from grokscope.training.shared import SharedSteps
 from grokscope.training.sinks import make_sinks
 from grokscope.training.start import with_threads
 from grokscope.transfer.outcome import outcome_of
 from grokscope.transfer.tune import fine_tune
 
 
-def do_transfer(directory: Path, threads: int | None = None, patience: float = 10.0) -> None:
+def do_transfer(
+    directory: Path,
+    threads: int | None = None,
+    patience: float = 10.0,
+    shared: SharedSteps | None = None,
+) -> None:
     """Do the transfer of a directory.
+
+    Args:
+        directory: of the transfer.
+        threads: of PyTorch, for a transfer that is new.
+        patience: seconds to wait for another process that is just saving and leaving.
+        shared: compiled steps of this process; what is computed does not depend on them.
 
     Raises:
         InputError: the spec cannot be honoured, another process has it, or a file is damaged.
@@ -54,6 +66,7 @@ def do_transfer(directory: Path, threads: int | None = None, patience: float = 1
                 threads=threads,
                 report=lambda news: doing("fine-tuning", **news),
                 say=lambda sentence: print(sentence, flush=True),
+                shared=shared,
             )
         doing("examining", step=spec.training.steps)
         # With the transfer's own threads, as for verdicts: `studies.causal.keep_verdict` says why.

@@ -4,7 +4,8 @@ Everything it needs stands in `RUN_DIRECTORY/spec.json`. Exit codes: 0 finished;
 saved; 2 wrong input; 3 diverged. What went wrong is one line `error: ...` on standard error.
 
 Several directories are trained together, as a population. What went wrong with one of them stands in its own
-log; the exit code is then that of the first such run, when the others have finished.
+log; the exit code is then that of the first such run, when the others have finished. Without a directory it
+does the jobs that it is given, one after another: `grokscope.studies.jobs`.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from grokscope.studies.directory import (
     write_progress,
 )
 from grokscope.studies.end_mark import EndMark
+from grokscope.studies.jobs import serve
 from grokscope.studies.population import begun_among
 from grokscope.studies.run import Run, check_fingerprint
 from grokscope.studies.spec import RunSpec
@@ -46,6 +48,7 @@ from grokscope.studies.transfer_worker import do_transfer
 from grokscope.training.data import training_data
 from grokscope.training.loop import train
 from grokscope.training.population import Member, Outcome, train_together
+from grokscope.training.shared import SharedSteps
 from grokscope.training.sinks import make_sinks
 from grokscope.training.stops import Diverged, Interrupted
 from grokscope.world.corpus import Corpus, build_corpus
@@ -58,21 +61,30 @@ PARENT_POLL_SECONDS = 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do the run or the transfer and return the exit code."""
+    """Do the run or the transfer, or one job after another, and return the exit code."""
     parser = argparse.ArgumentParser(description="Train, trace and diagnose the run of a directory.")
-    parser.add_argument("directories", type=Path, nargs="+")
+    parser.add_argument("directories", type=Path, nargs="*", help="none: jobs come by standard input")
     parser.add_argument("--threads", type=int, default=None, help="of PyTorch, for a run that is new")
     parser.add_argument("--parent", type=int, default=None, help="save and leave when this process is gone")
     options = parser.parse_args(argv)
     if options.parent is not None:
         threading.Thread(target=_leave_with, args=(options.parent,), daemon=True).start()
-    together: list[Path] = options.directories
+    shared = SharedSteps()
+
+    def work(directories: list[Path]) -> int:
+        return _work(directories, options.threads, shared)
+
+    return work(options.directories) if options.directories else serve(work)
+
+
+def _work(together: list[Path], threads: int | None, shared: SharedSteps) -> int:
+    """Do a transfer, a run, or several runs together; the exit code. What went wrong is said."""
     failed: dict[Path, Exception]
     try:
         if len(together) == 1 and is_transfer(together[0]):
-            do_transfer(together[0], options.threads, LOCK_PATIENCE)
+            do_transfer(together[0], threads, LOCK_PATIENCE, shared)
             return 0
-        failed = do_runs(together, options.threads)
+        failed = do_runs(together, threads)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return INTERRUPTED

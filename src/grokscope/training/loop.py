@@ -26,6 +26,7 @@ from grokscope.training.metrics import write_table
 from grokscope.training.observer import Observer
 from grokscope.training.optim import Optimizer, TrainState
 from grokscope.training.progress import Report, choose_display
+from grokscope.training.shared import SharedSteps, form_of
 from grokscope.training.sinks import Sink
 from grokscope.training.spec import TrainingSpec
 from grokscope.training.start import (
@@ -68,6 +69,7 @@ def train(
     threads: int | None = None,
     report: Report | None = None,
     say: Callable[[str], None] = print,
+    shared: SharedSteps | None = None,
 ) -> TrainingResult:
     """Train a model up to `spec.steps`, from the start or from where its directory stands.
 
@@ -86,6 +88,8 @@ def train(
         report: called about once a second with the progress, instead of a display; see
             `grokscope.training.progress`.
         say: gets the plain sentences.
+        shared: compiled steps of earlier trainings in this process, to which this one's is added; None: it
+            compiles its own.
 
     Raises:
         InputError: a setting cannot be honoured, the run cannot be resumed as it was, a file is damaged, or
@@ -113,7 +117,11 @@ def train(
         if before is None or (progress and progress.step < spec.steps):
             loops = loops_at(0, spec.loop_choices, seeds.order)
             example = (state, batches(0), optimizer.scalars(0).to(device), loops)
-            step, backend = make_step(objective, optimizer, past.wanted_compile(spec), example, say)
+            wanted = past.wanted_compile(spec)
+            form = None if wanted == "off" else form_of(objective, optimizer, example[1])
+            step, backend = (shared or SharedSteps()).take(
+                form, lambda: make_step(objective, optimizer, wanted, example, say)
+            )
             manifest = manifest_here(torch.get_num_threads(), backend, device, model.dtype)
             if before:
                 check_same(before, manifest, directory)

@@ -20,6 +20,7 @@ from grokscope.training.data import TrainingData
 from grokscope.training.loop import TrainingResult, train
 from grokscope.training.observer import Observer
 from grokscope.training.progress import Report
+from grokscope.training.shared import SharedSteps
 from grokscope.training.sinks import Sink
 from grokscope.training.spec import TrainingSpec
 from grokscope.transfer.spec import TransferSpec
@@ -47,6 +48,7 @@ def fine_tune(
     threads: int | None = None,
     report: Report | None = None,
     say: Callable[[str], None] = print,
+    shared: SharedSteps | None = None,
 ) -> TrainingResult:
     """Fine-tune up to `spec.tuning.steps`, from the start or from where the directory stands.
 
@@ -57,8 +59,8 @@ def fine_tune(
         base: how the base was trained.
         seeds: the base's; `order` draws the order of the examples.
         directory: of the transfer; made if it is not there. Traces of all probe sets go to `traces/`.
-        lens: what is read at every checkpoint. observers: look before that. sinks, threads, report, say: as
-        for `train`.
+        lens: what is read at every checkpoint. observers: look before that. sinks, threads, report, say,
+            shared: as for `train`.
 
     Raises:
         InputError, Interrupted, Diverged: as `train` does.
@@ -80,6 +82,7 @@ def fine_tune(
         threads=threads,
         report=report,
         say=say,
+        shared=shared,
     )
 
 
