@@ -124,12 +124,13 @@ def targets(probe_set: ProbeSet, vocabulary: Vocabulary) -> tuple[list[str], NDA
 
 
 def stage_states(model: Reasoner, tokens_BS: Tensor) -> Iterator[Tensor]:
-    """The states (B, S, D) of one stage after the other, from one unrolled pass; the prefix is cut."""
+    """The states (B, S, D) of one stage after the other, from one unrolled pass; the prefix is cut, and what
+    is left is put together (`unrolled.judge` says why)."""
     carry = model.start(tokens_BS)
     for stage in model.stages:
         if stage.index > 0:
             carry = step_rows(model, carry, stage.index)
-        yield model.read(carry, stage.index)[:, model.prefix :]
+        yield model.read(carry, stage.index)[:, model.prefix :].contiguous()
 
 
 def _measured(model: Reasoner, state_BSD: Tensor, target_BC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
