@@ -142,6 +142,8 @@ def test_transfers_are_counted_after_the_runs() -> None:
         without.seconds + makespan([one.total_seconds for one in here.transfers], 2)
     )
     plain, wide = here.transfers[:2]
+    # Two workers start once each, and compile two kinds of step each, for eight transfers.
+    assert (plain.seconds["start"], plain.seconds["compile"]) == (3.0 * 2 / 8, 5.0 * 4 / 8)
     assert wide.seconds["steps"] == pytest.approx(2 * plain.seconds["steps"]) == pytest.approx(2 * 30 * 0.02)
     assert plain.training_flop < wide.training_flop < 2 * plain.training_flop
     looked = len(work.transfers[0].looks)

@@ -231,11 +231,13 @@ def run_seconds(spec: RunSpec, speed: Speed, probes: dict[str, int]) -> dict[str
 
 def transfer_seconds(transfer: TransferWork, work: Work, speed: Speed) -> dict[str, float]:
     """Seconds of a transfer by part. Measured are a base's step, checkpoint and look: a step is taken to grow
-    with its batch, a checkpoint with its probes, and an examination to be a look of the causal verdict."""
+    with its batch, a checkpoint with its probes, and an examination to be a look of the causal verdict. Each
+    worker starts once, and compiles every kind of step once, for all transfers together."""
     fixed, each = speed.look
+    kinds, count = len({one.step_kind for one in work.transfers}), len(work.transfers)
     return {
-        "start": speed.start,
-        "compile": speed.compile,
+        "start": speed.start * min(1.0, speed.workers / count),
+        "compile": speed.compile * min(1.0, speed.workers * kinds / count),
         "steps": transfer.steps * speed.step * transfer.batch / work.batch,
         "checkpoints": transfer.checkpoints * speed.checkpoint * transfer.probes / sum(work.probes.values()),
         "saves": 0.0,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from grokscope.models.build import build_model
+from grokscope.spec import digest
 from grokscope.studies.cost import look_flop, trace_bytes
 from grokscope.studies.spec import StudySpec
 from grokscope.studies.transfer import build
@@ -34,6 +35,8 @@ class TransferWork:
     """Probes of each examination: every mix, and the old queries that show the path."""
     disk: int
     """Bytes at most."""
+    step_kind: str
+    """Transfers of one kind share a compiled step within a process."""
 
 
 def transfer_work(study: StudySpec) -> list[TransferWork]:
@@ -83,4 +86,5 @@ def _counted(spec: TransferRunSpec) -> TransferWork:
         looks=tuple(min(most, len(new.probes[name])) for name in examined),
         disk=disk_estimate(model, training)
         + trace_bytes(as_run, new.probes, new.world.vocabulary, len(model.stages)),
+        step_kind=digest([training.tree(), spec.model.tree()]),
     )
