@@ -13,6 +13,7 @@ from grokscope.mechanics.spec import DiagnosisSpec
 from grokscope.mechanics.traces import TraceWriter, open_traces
 from grokscope.seeds import Seeds
 from grokscope.training.data import training_data
+from grokscope.training.evaluate import correct
 from grokscope.training.loop import train
 from grokscope.training.spec import OptimizerSpec, TrainingSpec
 
@@ -47,6 +48,7 @@ def test_traces_and_metrics_agree_at_every_checkpoint(run):
     for name in corpus().probes:
         traced = select(trace, name)["exact"].values.mean(axis=1)
         np.testing.assert_allclose(traced, metrics[f"accuracy.{name}"].to_numpy(), atol=1e-12)
+        assert metrics[f"accuracy.{name}"][-1] == correct(run[0], encoded("looped", name)).mean()
     assert metrics["accuracy.id_atomic"][-1] > metrics["accuracy.id_atomic"][0] + 0.1
 
 

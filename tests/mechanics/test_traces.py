@@ -1,9 +1,11 @@
 """Shards: same input, same bytes; whole or not at all; lazily one dataset."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from grokscope.errors import InputError
@@ -12,8 +14,9 @@ from grokscope.mechanics.layout import join, select
 from grokscope.mechanics.lens import lens
 from grokscope.mechanics.spec import LensSpec
 from grokscope.mechanics.traces import TraceWriter, open_traces, shards, write_shard
+from grokscope.training.evaluate import correct
 
-from .tiny import corpus, encoded, model, read
+from .tiny import FORMATS, corpus, encoded, model, read
 
 
 def writer(directory, kind="recursive", **spec):
@@ -40,6 +43,27 @@ def test_same_input_same_bytes(tmp_path):
     assert content(tmp_path / "a") == first
     writer(tmp_path / "a").at_checkpoint(100, model("recursive", seed=2))
     assert content(tmp_path / "a") != first
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_it_says_of_whole_sets_is_the_accuracy(kind, dtype, tmp_path):
+    """Training takes it for its own evaluation. Some labels are what the model says, so that it is right there."""
+    reasoner, probes = model(kind, dtype=dtype), corpus().probes
+    tokens = {name: encoded(kind, name) for name in probes}
+    rng = np.random.default_rng(0)
+    for name, one in tokens.items():
+        said_NS = reasoner(torch.from_numpy(one.tokens_NS)).argmax(-1).numpy()
+        told_NS = (one.labels_NS != 0) & (rng.random((len(said_NS), 1)) < 0.5)
+        tokens[name] = replace(one, labels_NS=np.where(told_NS, said_NS, one.labels_NS))
+    direct = {name: float(correct(reasoner, one).mean()) for name, one in tokens.items()}
+    assert 0.2 < min(direct.values()) < max(direct.values()) < 0.8
+    vocabulary = corpus().world.vocabulary
+    assert TraceWriter(tmp_path / "all", probes, tokens, vocabulary).at_checkpoint(0, reasoner) == direct
+    few = TraceWriter(tmp_path / "few", probes, tokens, vocabulary, LensSpec(probes_per_set=50))
+    small = [name for name in probes if len(probes[name]) <= 50]
+    assert small != list(probes)
+    assert list(few.at_checkpoint(0, reasoner)) == small
 
 
 def test_what_is_read_is_what_the_lens_says(tmp_path):

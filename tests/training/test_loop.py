@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
+from grokscope.training import keeper
 from grokscope.training.data import Batches, loops_at
 from grokscope.training.evaluate import correct
 from grokscope.training.loop import train
@@ -149,6 +150,29 @@ def test_the_loss_line_is_the_mean_of_its_steps(tmp_path, monkeypatch):
     ends = [row["step"] for row in rows]
     for before, row in zip(ends, rows[1:], strict=False):
         assert row["loss"] == pytest.approx(np.mean(seen[before : row["step"]]), rel=1e-6)
+
+
+def test_what_an_observer_has_read_is_not_evaluated_again(tmp_path, monkeypatch):
+    evaluated: list[int] = []
+    original = keeper.correct
+    monkeypatch.setattr(keeper, "correct", lambda *args: evaluated.append(1) or original(*args))
+
+    class Reader:
+        def at_checkpoint(self, step, model):
+            return {"test_ood": 0.25, "elsewhere": 1.0} if step else None
+
+        def forget_after(self, step):
+            pass
+
+    wanted = tiny.spec(steps=4)
+    train(
+        tiny.model(), tiny.data(), tiny.probes(), wanted, tiny.SEEDS, tmp_path, [Reader()],
+        report=lambda _: None,
+    )  # fmt: skip
+    rows = [json.loads(line)["accuracy"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [list(row) for row in rows] == [list(tiny.probes())] * 2
+    assert rows[1]["test_ood"] == 0.25 != rows[0]["test_ood"]
+    assert len(evaluated) == 2 * len(tiny.probes()) - 1
 
 
 def test_report_replaces_the_display(tmp_path):

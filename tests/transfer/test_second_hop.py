@@ -18,11 +18,12 @@ def setting():
 def examined(flaw, mix):
     """Accuracy among known atoms, the stations of the failing, and those of old queries."""
     new, model = wired.new_facts(), wired.model(flaw)
+    knows_F = known_atoms(model, setting())
     deadline, _ = deadline_of(model, new.probes["test_iid"], setting())
     assert model.stages[deadline].name == "loop0.layer0", "r2 reads in the second pass"
-    found = measure(model, new.probes[mix], setting(), ~new.new_F, deadline)
+    found = measure(model, new.probes[mix], setting(), ~new.new_F, knows_F, deadline)
     assert found.known_P.all(), "every atom is answered, whatever the flaw"
-    old = measure(model, new.probes["test_iid"], setting(), ~new.new_F, deadline)
+    old = measure(model, new.probes["test_iid"], setting(), ~new.new_F, knows_F, deadline)
     fails_P = found.known_P & ~found.right_P
     return found, stations(found, fails_P, 0.95), stations(old, old.right_P, 0.95)
 

@@ -63,14 +63,20 @@ class TraceWriter:
             for name, probe_set in probes.items()
             if len(probe_set)
         }
+        self.complete = [name for name, (some, _) in self.sets.items() if len(some) == len(probes[name])]
 
-    def at_checkpoint(self, step: int, model: Reasoner) -> None:
-        """Read all probes and write the shard of `step` (an existing one is replaced whole)."""
-        parts = [
-            lens(model, probe_set, encoded, self.vocabulary, self.batch)
-            for probe_set, encoded in self.sets.values()
-        ]
-        write_shard(self.directory / shard_name(step), join(parts))
+    def at_checkpoint(self, step: int, model: Reasoner) -> dict[str, float]:
+        """Read all probes and write the shard of `step` (an existing one is replaced whole).
+
+        Returns:
+            The accuracy of every set that was read as a whole.
+        """
+        parts = {
+            name: lens(model, probe_set, encoded, self.vocabulary, self.batch)
+            for name, (probe_set, encoded) in self.sets.items()
+        }
+        write_shard(self.directory / shard_name(step), join(list(parts.values())))
+        return {name: float(parts[name]["exact"].values.mean()) for name in self.complete}
 
     def forget_after(self, step: int) -> None:
         """Remove the shards of later steps, and drafts that an ended process left behind."""

@@ -155,7 +155,7 @@ class Keeper:
         self.sums[1] = 0
 
     def checkpoint(self) -> None:
-        """Evaluate, let the observers look, and save; complete when the resume state is written.
+        """Let the observers look, evaluate, and save; complete when the resume state is written.
 
         Raises:
             Diverged: a weight is not finite; nothing is saved.
@@ -164,18 +164,20 @@ class Keeper:
         # Before the copy is begun: on few cores the two would wait for each other's threads.
         self._check_finite()
         self._begin_copy()
+        read: dict[str, float] = {}
+        with self.writing():
+            for observer in self.observers:
+                read |= observer.at_checkpoint(self.step, self.model) or {}
         row = {
             "step": self.step,
             "seconds": round(self.seconds, 3),
             "loss": self._mean_loss(),
             "lr": rate(self.spec, max(0, self.step - 1)) * self.spec.optimizer.lr,
             "accuracy": {
-                name: float(correct(self.model, probe).mean()) for name, probe in self.probes.items()
+                name: read[name] if name in read else float(correct(self.model, probe).mean())
+                for name, probe in self.probes.items()
             },
         }
-        with self.writing():
-            for observer in self.observers:
-                observer.at_checkpoint(self.step, self.model)
         if self.step in scheduled_steps(self.spec, self.step):
             self.sums[0] = 0
         self.last = row

@@ -1,8 +1,8 @@
 """The training loop: start or resume, step, and at every checkpoint evaluate, let observers look, and save.
 
 Nothing in a run depends on when it was interrupted: the step number gives the data, the rates and the number
-of loops, and all else that changes is in the resume state. At a checkpoint the order is: accuracies,
-observers, weights, metrics line, resume state, and only then weights that `keep` no longer covers are
+of loops, and all else that changes is in the resume state. At a checkpoint the order is: observers,
+accuracies, weights, metrics line, resume state, and only then weights that `keep` no longer covers are
 deleted. From the weights on this happens beside the next steps. A process killed anywhere in between resumes
 from the state before and does it again.
 """

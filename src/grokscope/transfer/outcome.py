@@ -19,7 +19,14 @@ from grokscope.mechanics.phases import Event, first_stable
 from grokscope.models.protocol import Reasoner
 from grokscope.transfer.place import place_of
 from grokscope.transfer.result import BaseStanding, Forgotten, MixResult, TransferResult
-from grokscope.transfer.second_hop import Stations, cell_rates, deadline_of, measure, stations
+from grokscope.transfer.second_hop import (
+    Stations,
+    cell_rates,
+    deadline_of,
+    known_atoms,
+    measure,
+    stations,
+)
 from grokscope.transfer.spec import ExamineSpec
 from grokscope.world.arrays import BoolArray
 from grokscope.world.format import FormatSpec
@@ -126,17 +133,17 @@ def _examine(
 ) -> tuple[list[MixResult], list[pl.DataFrame], str]:
     """Every mix at one checkpoint, the rows of its cells, and the deadline's sentence."""
     setting = Setting(new.world, new.composed, fmt, spec.seed)
-    old_F = ~new.new_F
+    old_F, knows_F = ~new.new_F, known_atoms(model, setting)
     deadline, said, old = len(model.stages) - 2, "there are no old queries to show a path.", None
     if OLD_PATH in new.probes:
         some = _some(new.probes[OLD_PATH], setting, spec.probes)
         deadline, said = deadline_of(model, some, setting)
-        found = measure(model, some, setting, old_F, deadline)
+        found = measure(model, some, setting, old_F, knows_F, deadline)
         old = stations(found, found.known_P & found.right_P, spec.confidence)
     results, tables = [], []
     for name in [name for name in MIXES if name in new.probes]:
         some = _some(new.probes[name], setting, spec.probes)
-        found = measure(model, some, setting, old_F, deadline)
+        found = measure(model, some, setting, old_F, knows_F, deadline)
         groups = {"known": found.known_P, "failing": found.known_P & ~found.right_P}
         known, failing = (stations(found, group_P, spec.confidence) for group_P in groups.values())
         results.append(_mix(step, new.probes[name], traces, known, failing, old, spec))

@@ -80,7 +80,12 @@ class Measured:
 
 
 def measure(
-    model: Reasoner, probe_set: ProbeSet, setting: Setting, old_F: BoolArray, deadline: int
+    model: Reasoner,
+    probe_set: ProbeSet,
+    setting: Setting,
+    old_F: BoolArray,
+    knows_F: BoolArray,
+    deadline: int,
 ) -> Measured:
     """Measure one probe set.
 
@@ -89,13 +94,13 @@ def measure(
         probe_set: two-hop probes.
         setting: the world of old and new facts, with everything that was ever composed.
         old_F: (F,) facts whose queries may lend their states.
+        knows_F: (F,) facts that the model answers (`known_atoms`).
         deadline: last stage (index) at which a resolved bridge is in time.
 
     Raises:
         InputError: the probes do not have two hops.
     """
     encoded = setting.encode(probe_set.queries)
-    knows_F = known_atoms(model, setting)
     part = select(lens(model, probe_set, encoded, setting.world.vocabulary), probe_set.name)
     cells = in_cell(part.isel(stage=slice(0, deadline + 1)), "bridge")
     nowhere_P = np.zeros(len(probe_set), dtype=bool)
