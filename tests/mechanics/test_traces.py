@@ -48,7 +48,7 @@ def test_same_input_same_bytes(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", FORMATS)
 def test_what_it_says_of_whole_sets_is_the_accuracy(kind, dtype, tmp_path):
-    """Training takes it for its own evaluation. Some labels are what the model says, so that it is right there."""
+    """Training takes it for its own evaluation. Some labels are what the model says, and so are right."""
     reasoner, probes = model(kind, dtype=dtype), corpus().probes
     tokens = {name: encoded(kind, name) for name in probes}
     rng = np.random.default_rng(0)
