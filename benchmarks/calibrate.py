@@ -18,12 +18,14 @@ import polars as pl
 import torch
 
 from benchmarks.instruments import CORPUS, WORLD, Row, measure
-from benchmarks.zoo_summary import summary, wrong
+from benchmarks.zoo_summary import markdown, summary, wrong
+from grokscope.errors import InputError
 from grokscope.files import write_text
 from grokscope.mechanics.zoo import members, wire
 from grokscope.world.spec import CorpusSpec, WorldSpec
 
 OUT = Path("docs/data")
+BEGIN, END = "<!-- zoo -->", "<!-- end -->"
 ALL_INSTRUMENTS = 20
 """Worlds in which the instruments beside verdict and share are measured: with 20 a rate is known to about its
 spread over worlds / 4, and they cost several times what the share does."""
@@ -68,6 +70,7 @@ def main() -> None:
     parser.add_argument("--members", nargs="*", default=list(members()), help="some members only")
     parser.add_argument("--out", type=Path, default=OUT, help="folder for the CSV files")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--page", type=Path, help="a document: the summary goes between its marks")
     arguments = parser.parse_args()
     path = arguments.out / "zoo_worlds.csv"
     known = pl.read_csv(path, infer_schema_length=None).to_dicts() if path.is_file() else []
@@ -92,6 +95,8 @@ def main() -> None:
     with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=240, float_precision=3):
         print(summary(list(rows.values())))
     print("\n".join(wrong(list(rows.values()))))
+    if arguments.page is not None:
+        fill(arguments.page, list(rows.values()))
 
 
 def is_measured(row: Row | None, every: bool) -> bool:
@@ -147,6 +152,19 @@ def save(rows: list[Row], out: Path) -> None:
     write_text(out / "zoo_worlds.csv", frame.write_csv(float_precision=4))
     write_text(out / "zoo_calibration.csv", table(rows).write_csv(float_precision=3))
     write_text(out / "zoo_summary.csv", summary(in_order(rows)).write_csv(float_precision=4))
+
+
+def fill(page: Path, rows: list[Row]) -> None:
+    """Replace what stands between `<!-- zoo -->` and `<!-- end -->`, nothing else.
+
+    Raises:
+        InputError: the page has no such place.
+    """
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise InputError(f"page = {str(page)!r}: it has no {BEGIN} and {END}.")
+    write_text(page, f"{before}{BEGIN}\n{markdown(summary(in_order(rows)))}\n{END}{after}")
 
 
 if __name__ == "__main__":

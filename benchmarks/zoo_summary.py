@@ -54,6 +54,39 @@ def wrong(rows: list[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def markdown(frame: pl.DataFrame) -> str:
+    """`summary` as a table for a page."""
+    head = ["member", "verdict", "worlds", "decided", "of them right", "p"]
+    head += ["mean error", "bias", "p in the interval", "its width"]
+    lines = [head, ["---"] * len(head)]
+    for row in frame.to_dicts():
+        name = row["member"] if row["mechanism"] is None else f"`{row['member']}`"
+        lines.append(
+            [
+                name,
+                row["mechanism"] or "",
+                str(row["worlds"]),
+                str(row["decided"]),
+                _interval(row, "right"),
+                _number(row["p"], ".2f"),
+                *(_number(row[key], ".3f") for key in ("error", "bias")),
+                _interval(row, "covered"),
+                _number(row["width"], ".3f"),
+            ]
+        )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "-"
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
 def _line(part: pl.DataFrame) -> dict[str, Any]:
     decided = part.filter(pl.col("verdict") != "undecided")
     redundant = pl.col("mechanism") == "redundant"

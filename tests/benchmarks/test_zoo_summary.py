@@ -2,8 +2,10 @@
 
 import polars as pl
 import pytest
-from benchmarks.calibrate import in_order, is_measured, save, table
+from benchmarks.calibrate import BEGIN, END, fill, in_order, is_measured, save, table
 from benchmarks.zoo_summary import ALL, MIXTURES, summary, wrong
+
+from grokscope.errors import InputError
 
 
 def line(member: str, seed: int, **rest: object) -> dict[str, object]:
@@ -83,3 +85,19 @@ def test_lines_survive_the_file_and_say_which_instruments_were_measured(tmp_path
         assert summary(read)[column].to_list() == pytest.approx(
             summary(in_order(ROWS))[column].to_list(), abs=1e-4
         )
+
+
+def test_the_page_gets_the_table_between_its_marks_and_keeps_the_rest(tmp_path) -> None:
+    page = tmp_path / "zoo.md"
+    page.write_text(f"before\n\n{BEGIN}\nold\n{END}\n\nafter\n")
+    fill(page, ROWS)
+    text = page.read_text()
+    assert text.startswith(f"before\n\n{BEGIN}\n| member |")
+    assert text.endswith(f"|\n{END}\n\nafter\n")
+    assert "old" not in text
+    line = next(line for line in text.splitlines() if line.startswith("| `deleted_50` |"))
+    numbers = summary(in_order(ROWS)).filter(pl.col("member") == "deleted_50").to_dicts()[0]
+    assert f"| {numbers['error']:.3f} | {numbers['bias']:.3f} |" in line
+    page.write_text("no marks")
+    with pytest.raises(InputError, match="has no <!-- zoo -->"):
+        fill(page, ROWS)
