@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.clock import take_time
-from benchmarks.machine import ceiling
+from benchmarks.machine import ceiling, flops
 from benchmarks.shapes import build, corpus_of, shape
 from grokscope.mechanics.interchange import Setting, draw_donors, interchange, source_of
 from grokscope.mechanics.interventions import Intervention, intervene
@@ -96,8 +95,6 @@ def _rows(name: str, threads: int, dtype: str, quick: bool) -> list[dict[str, An
     for instrument, (call, queries) in fast.items():
         batched = take_time(call, 1 if quick else 3)
         loop = take_time(slow[instrument], 1 if quick else 3)
-        with FlopCounterMode(display=False) as counter:
-            call()
         each, loop_each = batched.seconds / queries, loop.seconds / one.stop
         rows.append(
             {
@@ -111,7 +108,7 @@ def _rows(name: str, threads: int, dtype: str, quick: bool) -> list[dict[str, An
                 "cpu": batched.cpu / queries,
                 "loop_seconds": loop_each,
                 "speedup": loop_each / each,
-                "share": counter.get_total_flops() / batched.seconds / peak,
+                "share": flops(call) / batched.seconds / peak,
             }
         )
     return rows

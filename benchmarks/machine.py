@@ -1,18 +1,22 @@
 """What the numbers were measured on, and what its matrix multiplication can do at best."""
 
 import datetime
+import math
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import grokscope
 from benchmarks.clock import take_time
+from grokscope.models.products import by_onednn, linear
 from grokscope.training.manifest import compiler_version, cpu_capability
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -85,12 +89,16 @@ def square(side: int, dtype: str) -> Product:
 
 
 def ceiling(dtype: str, quick: bool, device: str) -> float:
-    """FLOP per second of the best square product, with the threads that are set."""
+    """FLOP per second of the best square product of any library, with the threads that are set."""
     rates = []
     for side in (128,) if quick else (4096, 8192) if device == "cuda" else SQUARES:
         product = square(side, dtype)
-        timing = take_time(product.call(device), 3 if quick else 7, 0.0 if quick else 0.1, device)
-        rates.append(product.flops / timing.low)
+        calls = [product.call(device)]
+        if device == "cpu" and by_onednn(DTYPES[dtype]):
+            calls.append(partial(linear, torch.randn(side, side), torch.randn(side, side)))
+        for call in calls:
+            timing = take_time(call, 3 if quick else 7, 0.0 if quick else 0.1, device)
+            rates.append(product.flops / timing.low)
     return max(rates)
 
 
@@ -119,6 +127,18 @@ def seconds_alone(products: Counter[Product], quick: bool, device: str) -> float
     return sum(
         count * take_time(one.call(device), rounds, least, device).seconds for one, count in products.items()
     )
+
+
+def flops(call: Callable[[], object]) -> int:
+    """Operations of the matrix products that a call makes, those of `products.linear` included."""
+    mapping = {torch.ops.mkldnn._linear_pointwise: _linear_flops} if by_onednn(torch.float32) else {}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        call()
+    return int(counter.get_total_flops())
+
+
+def _linear_flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x_shape) * weight_shape[0]
 
 
 def matmul(quick: bool, device: str) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,6 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import machine, tables
 from benchmarks.alone import MEGABYTE, forget_peak, peak
@@ -125,8 +125,7 @@ def look(directory: Path, dtype: str, threads: int, quick: bool, said: Path | No
         probes, _ = some_probes(every, setting.encode(every.queries), 12 if quick else PROBES[name])
         few, _ = some_probes(probes, setting.encode(probes.queries), 2 if quick else 16)
         call = _lens if name == "lens" else _interchange
-        with FlopCounterMode(display=False) as counter:
-            call(model, few, setting)
+        operations = machine.flops(partial(call, model, few, setting)) / len(few)
         forget_peak()
         wall, cpu = time.perf_counter(), time.process_time()
         found[name] = call(model, probes, setting)
@@ -139,7 +138,7 @@ def look(directory: Path, dtype: str, threads: int, quick: bool, said: Path | No
             "seconds": wall,
             "cpu": cpu,
             "peak_mb": peak() / MEGABYTE,
-            "share": counter.get_total_flops() / len(few) * len(probes) / wall / ceiling,
+            "share": operations * len(probes) / wall / ceiling,
         }
         rows.append(row | _beside_loops(model, probes, setting, found[name], threads, quick))
     if said:

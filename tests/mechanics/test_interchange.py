@@ -68,7 +68,8 @@ def test_chunks_and_company_change_nothing():
     for arm in ("same_bridge", "bridge", "random"):
         for stage in (1, 2):
             one, two = (x["margin"].sel(arm=arm).isel(stage=stage).values for x in (whole, parts))
-            np.testing.assert_allclose(one, two, atol=1e-5)
+            # A chunk with one row left multiplies with a vector, which is added up in another order.
+            np.testing.assert_allclose(one, two, atol=1e-4)
     last = parts["said"].sel(arm="bridge").isel(stage=-1)
     assert (last == parts["clean_said"]).all()
 

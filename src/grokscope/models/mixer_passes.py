@@ -5,14 +5,16 @@ only the order of the sums within a matrix product is the library's own. What is
 
 - weights are cast once, not in every pass;
 - the mixer's maps multiply x (T, D) from the left: nothing is transposed, and what lies side by side in
-  memory is always D numbers (T = 21 fills no vector register);
+  memory is always D numbers (T = 21 fills no vector register). Where oneDNN's float32 product is used, which
+  has no batches, the states of a part lie as (T, B, D), and one product serves all rows;
 - rows go through in parts whose inner activations stay in the cache, in buffers that are used again: memory
   given back would come back page by page, filled with zeros.
 
 Shapes: R rows of a batch, B rows of a part, T positions with the prefix, D width, K inner width of the
-mixer, M of the MLP.
+mixer, M of the MLP, X what else there is. Tensors of a part without a suffix are (B, T, D) or (T, B, D).
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from grokscope.models.blocks import EPS
+from grokscope.models.products import by_onednn, linear
 
 GATES_AT_ONCE = 3 * 2**18
 """Gates of the mixer (B K D) that a thread works on at a time: twelve rows of width 256."""
@@ -50,52 +53,70 @@ class MixerPasses:
             self.blocks = [MixerMatrices(*(one.detach().to(dtype) for one in block)) for block in blocks]
             positions, inner = blocks[0].down_TK.shape
             width, mlp_inner = blocks[0].mlp_down_DM.shape
+            self.over = 0 if by_onednn(dtype) else 1  # the axis of positions
             self.most = most = max(1, torch.get_num_threads() * GATES_AT_ONCE // (inner * width))
-            self.gate_BKD, self.up_BKD = (torch.empty(most, inner, width, dtype=dtype) for _ in range(2))
-            self.mlp_gates_X2M = torch.empty(most * positions, 2 * mlp_inner, dtype=dtype)
-            self.mlp_inner_XM = torch.empty(most * positions, mlp_inner, dtype=dtype)
-            self.sum_BTD = torch.empty(most, positions, width, dtype=dtype)
-            self.wide_BTD, self.square_BTD = (torch.empty(most, positions, width) for _ in range(2))
+            self.gate, self.up = (torch.empty(most * inner * width, dtype=dtype) for _ in range(2))
+            self.mlp_gates = torch.empty(most * positions * 2 * mlp_inner, dtype=dtype)
+            self.mlp_inner = torch.empty(most * positions * mlp_inner, dtype=dtype)
+            self.state, self.sum = (torch.empty(most * positions * width, dtype=dtype) for _ in range(2))
+            self.wide, self.square = (torch.empty(most * positions * width) for _ in range(2))
 
-    def __call__(self, z_RTD: Tensor, *injected_RTD: Tensor) -> Tensor:
-        """The level's output for z_RTD plus the sum of what is injected."""
-        out_RTD = torch.empty(z_RTD.shape, dtype=self.dtype)
-        for start in range(0, len(z_RTD), self.most):
+    def __call__(self, z_RTD: Tensor, *injected_RTD: Tensor, at: int | None = None) -> Tensor:
+        """The level's output for z_RTD plus the sum of what is injected; with `at`, at that position alone
+        (R, 1, D).
+        """
+        rows, positions, width = z_RTD.shape
+        out_RTD = torch.empty(rows, positions if at is None else 1, width, dtype=self.dtype)
+        for start in range(0, rows, self.most):
             part = slice(start, start + self.most)
-            x_BTD = out_RTD[part]
-            x_BTD.copy_(injected_RTD[0][part])
-            for other_RTD in (*injected_RTD[1:], z_RTD):
-                x_BTD.add_(other_RTD[part])
-            for block in self.blocks:
-                self._mix(x_BTD, block)
-                self._mlp(x_BTD, block)
+            out, *given = (self._laid(one[part]) for one in (out_RTD, *injected_RTD, z_RTD))
+            x = _of(self.state, given[0].shape).copy_(given[0])
+            for other in given[1:]:
+                x.add_(other)
+            for number, block in enumerate(self.blocks, start=1):
+                self._norm(self._mixed(x, block).add_(x), self.over, x)
+                ends = number == len(self.blocks)
+                if ends and at is not None:
+                    x = x.narrow(self.over, at, 1).contiguous()
+                self._norm(self._mapped(x, block).add_(x), -1, out if ends else x)
         return out_RTD
 
-    def _mix(self, x_BTD: Tensor, block: MixerMatrices) -> None:
-        """x = rms over T of (x + down (silu(gate x) * up x))."""
-        rows, inner = len(x_BTD), self.gate_BKD.shape[1]
-        gate_BKD, up_BKD = self.gate_BKD[:rows], self.up_BKD[:rows]
-        torch.bmm(block.gate_up_2KT[:inner].expand(rows, -1, -1), x_BTD, out=gate_BKD)
-        torch.bmm(block.gate_up_2KT[inner:].expand(rows, -1, -1), x_BTD, out=up_BKD)
+    def _laid(self, state_BTD: Tensor) -> Tensor:
+        """A view of states with the axis of positions where the passes have it."""
+        return state_BTD.transpose(0, 1) if self.over == 0 else state_BTD
+
+    def _mixed(self, x: Tensor, block: MixerMatrices) -> Tensor:
+        """down (silu(gate x) * up x) over T, of (B, T, D) or (T, B, D)."""
+        inner = block.down_TK.shape[1]
+        if self.over == 0:
+            x_XT = x.flatten(1).t()
+            gate_KX, up_KX = linear(block.gate_up_2KT, x_XT).chunk(2)
+            return linear(block.down_TK, F.silu(gate_KX, inplace=True).mul_(up_KX).t()).view(x.shape)
+        rows, _, width = x.shape
+        gate_BKD, up_BKD = (_of(one, (rows, inner, width)) for one in (self.gate, self.up))
+        torch.bmm(block.gate_up_2KT[:inner].expand(rows, -1, -1), x, out=gate_BKD)
+        torch.bmm(block.gate_up_2KT[inner:].expand(rows, -1, -1), x, out=up_BKD)
         F.silu(gate_BKD, inplace=True).mul_(up_BKD)
-        sum_BTD = torch.bmm(block.down_TK.expand(rows, -1, -1), gate_BKD, out=self.sum_BTD[:rows])
-        self._norm(sum_BTD.add_(x_BTD), -2, x_BTD)
+        return torch.bmm(block.down_TK.expand(rows, -1, -1), gate_BKD, out=_of(self.sum, x.shape))
 
-    def _mlp(self, x_BTD: Tensor, block: MixerMatrices) -> None:
-        """x = rms over D of (x + down (silu(gate x) * up x))."""
-        rows, positions, width = x_BTD.shape
-        gates_X2M, inner_XM = (b[: rows * positions] for b in (self.mlp_gates_X2M, self.mlp_inner_XM))
-        sum_BTD = self.sum_BTD[:rows]
-        torch.mm(x_BTD.view(-1, width), block.mlp_gate_up_2MD.t(), out=gates_X2M)
+    def _mapped(self, x: Tensor, block: MixerMatrices) -> Tensor:
+        """down (silu(gate x) * up x) over D."""
+        x_XD = x.flatten(0, 1)
+        rows, inner = len(x_XD), block.mlp_down_DM.shape[1]
+        gates_X2M = linear(x_XD, block.mlp_gate_up_2MD, _of(self.mlp_gates, (rows, 2 * inner)))
         gate_XM, up_XM = gates_X2M.chunk(2, dim=-1)
-        torch.ops.aten.silu.out(gate_XM, out=inner_XM).mul_(up_XM)
-        torch.mm(inner_XM, block.mlp_down_DM.t(), out=sum_BTD.view(-1, width))
-        self._norm(sum_BTD.add_(x_BTD), -1, x_BTD)
+        inner_XM = torch.ops.aten.silu.out(gate_XM, out=_of(self.mlp_inner, (rows, inner))).mul_(up_XM)
+        return linear(inner_XM, block.mlp_down_DM, _of(self.sum, x_XD.shape)).view(x.shape)
 
-    def _norm(self, sum_BTD: Tensor, axis: int, out_BTD: Tensor) -> None:
-        """`blocks.rms` over an axis, into out_BTD."""
-        rows = len(sum_BTD)
-        wide_BTD = self.wide_BTD[:rows].copy_(sum_BTD) if self.dtype != torch.float32 else sum_BTD
-        square_BTD = torch.mul(wide_BTD, wide_BTD, out=self.square_BTD[:rows])
-        scale = square_BTD.mean(axis, keepdim=True).add_(EPS).rsqrt_()
-        out_BTD.copy_(wide_BTD.mul_(scale))
+    def _norm(self, sum_: Tensor, axis: int, out: Tensor) -> None:
+        """`blocks.rms` over an axis, into `out`."""
+        shape = sum_.shape
+        wide = _of(self.wide, shape).copy_(sum_) if self.dtype != torch.float32 else sum_
+        square = torch.mul(wide, wide, out=_of(self.square, shape))
+        scale = square.mean(axis, keepdim=True).add_(EPS).rsqrt_()
+        out.copy_(wide.mul_(scale))
+
+
+def _of(memory: Tensor, shape: Sequence[int]) -> Tensor:
+    """The beginning of a buffer, as a tensor of some shape."""
+    return memory[: math.prod(shape)].view(*shape)

@@ -30,6 +30,7 @@ from grokscope.models.attention import Attention, Rotary
 from grokscope.models.blocks import Linear, RmsNorm, SwiGlu, only
 from grokscope.models.init import Init
 from grokscope.models.mixer_passes import MixerMatrices, MixerPasses
+from grokscope.models.products import linear
 from grokscope.models.protocol import Reasoner
 from grokscope.models.spec import RecursiveSpec
 from grokscope.models.stages import recursive_stages
@@ -173,19 +174,14 @@ class RecursiveModel(Reasoner):
 
     def step(self, carry: RecursiveCarry, stage: int, tap: Tap | None = None) -> RecursiveCarry:
         self._check_step(stage)
-        commits = self.stages[stage].site == "z_H"
-        if self._looking is not None and tap is None and not torch.is_grad_enabled():
-            z_H_BTD, z_L_BTD, embedding_BTD = carry
-            if commits:
-                return carry._replace(z_H_BTD=self._looking.level(z_H_BTD, z_L_BTD))
-            return carry._replace(z_L_BTD=self._looking.level(z_L_BTD, z_H_BTD, embedding_BTD))
-        return self._commit(carry, tap) if commits else self._think(carry, tap)
+        new_BTD = self._passed(carry, stage, tap)
+        if self.stages[stage].site == "z_H":
+            return carry._replace(z_H_BTD=new_BTD)
+        return carry._replace(z_L_BTD=new_BTD)
 
     def step_at(self, carry: RecursiveCarry, stage: int, position: int, tap: Tap | None = None) -> Tensor:
         self._check_step(stage)
-        if self.stages[stage].site == "z_H":
-            return self._commit(carry, tap, position).z_H_BTD[:, 0]
-        return self._think(carry, tap, position).z_L_BTD[:, 0]
+        return self._passed(carry, stage, tap, position)[:, 0]
 
     def stays(self, stage: int, site: str) -> bool:
         # Not "mixer": the norm after it runs over positions.
@@ -209,8 +205,11 @@ class RecursiveModel(Reasoner):
         return carry._replace(z_L_BTD=state_BTD)
 
     def unembed(self, state_BTD: Tensor) -> Tensor:
+        # Of a slice of positions, PyTorch would make one product per row, each with a copy of the weight.
+        state_BTD = state_BTD.contiguous()
         if self._looking is not None and state_BTD.dtype == self.dtype and not torch.is_grad_enabled():
-            return F.linear(state_BTD, self._looking.head_VD).float()
+            logits_XV = linear(state_BTD.flatten(0, -2), self._looking.head_VD)
+            return logits_XV.view(*state_BTD.shape[:-1], self.vocab).float()
         logits_BTV: Tensor = self.head(state_BTD)
         return logits_BTV.float()
 
@@ -263,14 +262,27 @@ class RecursiveModel(Reasoner):
             embedding_BTD = POSITION_SCALE * (embedding_BTD + positions_TD)
         return math.sqrt(self.spec.width) * embedding_BTD
 
-    def _think(self, carry: RecursiveCarry, tap: Tap | None = None, at: int | None = None) -> RecursiveCarry:
-        z_L_BTD = self.level(carry.z_L_BTD, carry.z_H_BTD + carry.embedding_BTD, tap, at)
-        return carry._replace(z_L_BTD=z_L_BTD)
+    def _passed(
+        self, carry: RecursiveCarry, stage: int, tap: Tap | None = None, at: int | None = None
+    ) -> Tensor:
+        """The state that the pass to `stage` makes; with `at`, at that position alone (B, 1, D)."""
+        z_H_BTD, z_L_BTD, embedding_BTD = carry
+        commits = self.stages[stage].site == "z_H"
+        if self._looking is not None and tap is None and not torch.is_grad_enabled():
+            if commits:
+                return self._looking.level(z_H_BTD, z_L_BTD, at=at)
+            return self._looking.level(z_L_BTD, z_H_BTD, embedding_BTD, at=at)
+        return self._commit(carry, tap, at) if commits else self._think(carry, tap, at)
 
-    def _commit(self, carry: RecursiveCarry, tap: Tap | None = None, at: int | None = None) -> RecursiveCarry:
-        return carry._replace(z_H_BTD=self.level(carry.z_H_BTD, carry.z_L_BTD, tap, at))
+    def _think(self, carry: RecursiveCarry, tap: Tap | None = None, at: int | None = None) -> Tensor:
+        z_L_BTD: Tensor = self.level(carry.z_L_BTD, carry.z_H_BTD + carry.embedding_BTD, tap, at)
+        return z_L_BTD
+
+    def _commit(self, carry: RecursiveCarry, tap: Tap | None = None, at: int | None = None) -> Tensor:
+        z_H_BTD: Tensor = self.level(carry.z_H_BTD, carry.z_L_BTD, tap, at)
+        return z_H_BTD
 
     def _cycle(self, carry: RecursiveCarry) -> RecursiveCarry:
         for _ in range(self.spec.l_cycles):
-            carry = self._think(carry)
-        return self._commit(carry)
+            carry = carry._replace(z_L_BTD=self._think(carry))
+        return carry._replace(z_H_BTD=self._commit(carry))
