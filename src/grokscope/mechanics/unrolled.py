@@ -52,11 +52,18 @@ def step_rows(
     model: Reasoner, carry: Carry, stage: int, tap_of: Callable[[slice], Tap] | None = None
 ) -> Carry:
     """`model.step`, in parts small enough for the cache; `tap_of` gives the tap for a slice of the rows."""
-    parts = [
-        model.step(take_rows(carry, part), stage, None if tap_of is None else tap_of(part))
-        for part in _cached(carry)
+    before, after = [], []
+    for part in _cached(carry):
+        before.append(take_rows(carry, part))
+        after.append(model.step(before[-1], stage, None if tap_of is None else tap_of(part)))
+    if len(after) == 1:
+        return after[0]
+    # What a pass hands on as it was given is whole already.
+    fields = [
+        whole if all(new is old for new, old in zip(news, olds, strict=True)) else torch.cat(news)
+        for whole, news, olds in zip(carry, zip(*after, strict=True), zip(*before, strict=True), strict=True)
     ]
-    return parts[0] if len(parts) == 1 else joined(parts)
+    return type(carry)(*fields)
 
 
 def step_rows_at(
