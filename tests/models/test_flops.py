@@ -41,7 +41,12 @@ def test_training_flops_is_what_torch_counts(
         pytest.skip("a recursive model is never causal")
     model = build_model(spec, 50, 5, fmt, 0)
     with FlopCounterMode(display=False) as counter:
-        model.unembed(model.hidden(torch.zeros(2, 5, dtype=torch.long))[:, -labelled:]).sum().backward()
+        # As the objective reads it: the labelled positions, and the first one for a halting head.
+        read = [*([0] if model.halts else []), *range(model.prefix + 5 - labelled, model.prefix + 5)]
+        at = None if labelled == 5 else torch.tensor([read, read])
+        model.unembed(
+            model.hidden_at(torch.zeros(2, 5, dtype=torch.long), at)[:, -labelled:]
+        ).sum().backward()
     assert training_flops(spec, 50, 5, fmt) == pytest.approx(counter.get_total_flops() / 2, rel=0.02)
 
 

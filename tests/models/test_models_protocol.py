@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from grokscope.errors import InputError
+from grokscope.models.blocks import only
 from grokscope.models.build import build_model
 from grokscope.models.protocol import Reasoner
 from grokscope.models.spec import LoopedSpec, RecursiveSpec
@@ -86,6 +87,31 @@ def test_one_position_of_a_pass_is_that_of_the_whole_pass(model: Reasoner, data:
             alone = model.step_at(carry, stage, position, tap)
             assert alone.dtype == model.dtype
             torch.testing.assert_close(alone, whole, atol=near, rtol=near)
+
+
+@settings(max_examples=60, deadline=None)
+@given(models(dtypes=("float32",)), st.data())
+def test_some_positions_of_hidden_are_those_of_all(model: Reasoner, data: st.DataObject) -> None:
+    """Of each example its own, in any order and several times, or the same of all; gradients too."""
+    total = model.prefix + model.positions
+    if data.draw(st.booleans(), label="own"):
+        row = st.lists(st.integers(0, total - 1), min_size=2, max_size=2)
+        at: Tensor | slice = torch.tensor(data.draw(st.lists(row, min_size=3, max_size=3)))
+    else:
+        at = slice(*sorted(data.draw(st.lists(st.integers(0, total), min_size=2, max_size=2, unique=True))))
+    tokens_BS = tokens(3, model.positions)
+    truth = only(model.hidden(tokens_BS), at)
+    found = model.hidden_at(tokens_BS, at)
+    torch.testing.assert_close(found, truth, atol=1e-4, rtol=1e-4)
+    pull = torch.randn(truth.shape, generator=torch.Generator().manual_seed(2))
+    parameters = list(model.parameters())
+    ours, theirs = (
+        torch.autograd.grad((pull * state).sum(), parameters, allow_unused=True) for state in (found, truth)
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            torch.testing.assert_close(one, other, atol=1e-4 * (1 + float(other.abs().max())), rtol=1e-3)
 
 
 @settings(max_examples=40, deadline=None)

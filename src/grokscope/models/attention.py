@@ -5,14 +5,13 @@ CPU than the arithmetic itself, and batched products of tiny matrices cost more 
 `FEW` positions attention is elementwise products and sums, which a compiler fuses with what stands around
 them: a training step at 5 positions and width 64 takes 0.7 of its time with products. Softmax is float32.
 
-Shapes: B batch, T positions, H heads, K head width, D = H * K width.
+Shapes: B batch, T positions, K of them that ask, H heads, N head width, D = H * N width.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grokscope.models.blocks import Linear
+from grokscope.models.blocks import At, Linear, only
 from grokscope.models.init import Init
 from grokscope.models.taps import Tap, tapped
 
@@ -21,61 +20,68 @@ FEW = 5
 ROTARY_BASE = 10_000.0
 
 
-def attend(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, causal: bool) -> Tensor:
-    """softmax(q k^T / sqrt(K)) v per head (B, T, H, K), over all positions or those up to its own."""
-    form = by_sums if k_BTHK.shape[1] <= FEW else by_products
-    return form(q_BTHK, k_BTHK, v_BTHK, causal)
+def attend(q_BKHN: Tensor, k_BTHN: Tensor, v_BTHN: Tensor, causal: bool, at: At | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(N)) v per head (B, K, H, N), over all positions or those up to its own.
+
+    Args:
+        q_BKHN: what asks; k_BTHN, v_BTHN: what is seen.
+        causal: whether it sees only itself and earlier positions.
+        at: which positions ask; None: all T.
+    """
+    form = by_sums if k_BTHN.shape[1] <= FEW else by_products
+    return form(q_BKHN, k_BTHN, v_BTHN, causal, at)
 
 
-def by_sums(q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, causal: bool) -> Tensor:
-    """`attend` as elementwise products and sums, all in float32; the second T is the key's."""
-    q, k, v = q_BTHK.float(), k_BTHK.float(), v_BTHK.float()
-    scores_BTTH = (q[:, :, None] * k[:, None]).sum(-1) * q.shape[-1] ** -0.5
+def by_sums(q_BKHN: Tensor, k_BTHN: Tensor, v_BTHN: Tensor, causal: bool, at: At | None = None) -> Tensor:
+    """`attend` as elementwise products and sums, all in float32."""
+    q, k, v = q_BKHN.float(), k_BTHN.float(), v_BTHN.float()
+    scores_BKTH = (q[:, :, None] * k[:, None]).sum(-1) * q.shape[-1] ** -0.5
     if causal:
-        scores_BTTH = scores_BTTH.masked_fill(_ahead(q.shape[1], q.device)[:, :, None], -torch.inf)
-    weights_BTTH = torch.softmax(scores_BTTH, dim=2)
-    return (weights_BTTH[..., None] * v[:, None]).sum(2).to(v_BTHK.dtype)
+        scores_BKTH = scores_BKTH.masked_fill(_ahead(k, at)[..., None], -torch.inf)
+    weights_BKTH = torch.softmax(scores_BKTH, dim=2)
+    return (weights_BKTH[..., None] * v[:, None]).sum(2).to(v_BTHN.dtype)
 
 
 def by_products(
-    q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, causal: bool, tap: Tap | None = None
+    q_BKHN: Tensor, k_BTHN: Tensor, v_BTHN: Tensor, causal: bool, at: At | None = None, tap: Tap | None = None
 ) -> Tensor:
     """`attend` as two batched matrix products around a float32 softmax, whose result `tap` may see."""
-    q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BTHK, v_BTHK))
-    scores_BHTT = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+    q, k, v = (x.transpose(1, 2) for x in (q_BKHN, k_BTHN, v_BTHN))
+    scores_BHKT = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
     if causal:
-        scores_BHTT = scores_BHTT.masked_fill(_ahead(q.shape[2], q.device), -torch.inf)
-    weights_BHTT = tapped(tap, "pattern", torch.softmax(scores_BHTT, dim=-1)).to(v.dtype)
-    return (weights_BHTT @ v).transpose(1, 2)
+        scores_BHKT = scores_BHKT.masked_fill(_ahead(k_BTHN, at).unsqueeze(-3), -torch.inf)
+    weights_BHKT = tapped(tap, "pattern", torch.softmax(scores_BHKT, dim=-1)).to(v.dtype)
+    return (weights_BHKT @ v).transpose(1, 2)
 
 
-def _ahead(positions: int, device: torch.device) -> Tensor:
-    """(query, key) pairs in which the key comes later."""
-    index = torch.arange(positions, device=device)
-    return index[None, :] > index[:, None]
+def _ahead(k_BTHN: Tensor, at: At | None) -> Tensor:
+    """Whether a key comes later than what asks: (K, T), or (B, K, T) if examples ask at their own places."""
+    index_T = torch.arange(k_BTHN.shape[1], device=k_BTHN.device)
+    asking = at if isinstance(at, Tensor) else index_T if at is None else index_T[at]
+    return index_T > asking[..., None]
 
 
 class Rotary(nn.Module):
     """Rotary position code, base 10,000, half-rotation: the second half of a head is the first's partner."""
 
-    cos_TK: Tensor
-    sin_TK: Tensor
+    cos_TN: Tensor
+    sin_TN: Tensor
 
     def __init__(self, positions: int, head_width: int) -> None:
         super().__init__()
         half = torch.arange(0, head_width, 2, dtype=torch.float32) / head_width
         angle = torch.outer(torch.arange(positions, dtype=torch.float32), ROTARY_BASE**-half)
-        angle_TK = torch.cat([angle, angle], dim=-1)
-        self.register_buffer("cos_TK", angle_TK.cos(), persistent=False)
-        self.register_buffer("sin_TK", angle_TK.sin(), persistent=False)
+        angle_TN = torch.cat([angle, angle], dim=-1)
+        self.register_buffer("cos_TN", angle_TN.cos(), persistent=False)
+        self.register_buffer("sin_TN", angle_TN.sin(), persistent=False)
 
-    def forward(self, x_BTHK: Tensor, first: int = 0) -> Tensor:
-        """Turned heads, whose first position is `first`."""
-        last = first + x_BTHK.shape[1]
-        cos, sin = (table[first:last, None, :] for table in (self.cos_TK, self.sin_TK))
-        wide = x_BTHK.float()
+    def forward(self, x_BTHN: Tensor, at: At | None = None) -> Tensor:
+        """Turned heads, which stand at the first positions, or where `at` says."""
+        at = slice(x_BTHN.shape[1]) if at is None else at
+        cos, sin = (table[at].unsqueeze(-2) for table in (self.cos_TN, self.sin_TN))
+        wide = x_BTHN.float()
         low, high = wide.chunk(2, dim=-1)
-        return (wide * cos + torch.cat([-high, low], dim=-1) * sin).to(x_BTHK.dtype)
+        return (wide * cos + torch.cat([-high, low], dim=-1) * sin).to(x_BTHN.dtype)
 
 
 class Attention(nn.Module):
@@ -97,31 +103,28 @@ class Attention(nn.Module):
         self.out = Linear(init.residual(width, width), bias)
         self.rotary = rotary
 
-    def forward(self, x_BTD: Tensor, tap: Tap | None = None, at: int | None = None) -> Tensor:
-        """What attention adds (B, T, D); with `at`, at that position alone (B, 1, D)."""
-        if at is not None:
-            return self._at(x_BTD, tap, at)
-        batch, positions, width = x_BTD.shape
-        q, k, v = self.qkv(x_BTD).view(batch, positions, 3, self.heads, width // self.heads).unbind(2)
-        if self.rotary is not None:
-            q, k = self.rotary(q), self.rotary(k)
-        mixed_BTHK = attend(q, k, v, self.causal) if tap is None else by_products(q, k, v, self.causal, tap)
-        out: Tensor = self.out(mixed_BTHK.reshape(batch, positions, width))
-        return tapped(tap, "attention", out)
-
-    def _at(self, x_BTD: Tensor, tap: Tap | None, at: int) -> Tensor:
-        """One position asks, and sees all, or those up to its own: so no mask is needed."""
-        if self.causal:
-            x_BTD = x_BTD[:, : at + 1]
-        batch, positions, width = x_BTD.shape
-        weight = self.qkv.weight.to(x_BTD.dtype)
-        bias = None if self.qkv.bias is None else self.qkv.bias.to(x_BTD.dtype)
-        q_BD = F.linear(x_BTD[:, at], weight[:width], None if bias is None else bias[:width])
-        q = q_BD.view(batch, 1, self.heads, width // self.heads)
-        kv = F.linear(x_BTD, weight[width:], None if bias is None else bias[width:])
-        k, v = kv.view(batch, positions, 2, self.heads, width // self.heads).unbind(2)
+    def forward(self, x_BTD: Tensor, tap: Tap | None = None, at: At | None = None) -> Tensor:
+        """What attention adds (B, T, D); with `at`, at those positions alone (B, K, D)."""
+        if at is None:
+            q, k, v = self._heads(self.qkv(x_BTD), 3)
+        elif isinstance(at, Tensor):
+            # As in training: the gradient of a part of the weight costs more than queries that nobody needs.
+            q, k, v = self._heads(self.qkv(x_BTD), 3)
+            q = only(q, at)
+        else:
+            width = x_BTD.shape[2]
+            (q,) = self._heads(self.qkv(only(x_BTD, at), slice(width)), 1)
+            k, v = self._heads(self.qkv(x_BTD, slice(width, None)), 2)
         if self.rotary is not None:
             q, k = self.rotary(q, at), self.rotary(k)
-        mixed_B1HK = attend(q, k, v, False) if tap is None else by_products(q, k, v, False, tap)
-        out: Tensor = self.out(mixed_B1HK.reshape(batch, 1, width))
+        if tap is None:
+            mixed_BKHN = attend(q, k, v, self.causal, at)
+        else:
+            mixed_BKHN = by_products(q, k, v, self.causal, at, tap)
+        out: Tensor = self.out(mixed_BKHN.flatten(2))
         return tapped(tap, "attention", out)
+
+    def _heads(self, parts: Tensor, count: int) -> tuple[Tensor, ...]:
+        """Several (B, T, H, N) from one (B, T, count * D)."""
+        batch, positions, features = parts.shape
+        return parts.view(batch, positions, count, self.heads, features // (count * self.heads)).unbind(2)

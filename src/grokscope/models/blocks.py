@@ -17,9 +17,18 @@ GELU_SLOPE = (8 / math.pi) ** 0.5
 GELU_CUBIC = 0.044715
 
 
-def only(x_BTD: Tensor, at: int | None) -> Tensor:
-    """All positions, or one of them as (B, 1, D)."""
-    return x_BTD if at is None else x_BTD[:, at : at + 1]
+At = slice | Tensor
+"""K positions of the T axis: the same of all examples (a slice), or (B, K) of each its own."""
+
+
+def only(x: Tensor, at: At | None) -> Tensor:
+    """(B, T, ...) at all positions, or some of them as (B, K, ...)."""
+    if at is None:
+        return x
+    if isinstance(at, slice):
+        return x[:, at]
+    index = at.view(*at.shape, *(1 for _ in x.shape[2:]))
+    return x.gather(1, index.expand(*at.shape, *x.shape[2:]))
 
 
 class Linear(nn.Module):
@@ -37,8 +46,11 @@ class Linear(nn.Module):
         self.weight = weight
         self.bias = nn.Parameter(torch.zeros(weight.shape[0])) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, outputs: slice | None = None) -> Tensor:
+        """All outputs, or a range of them."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
+        if outputs is not None:
+            return F.linear(x, self.weight.to(x.dtype)[outputs], None if bias is None else bias[outputs])
         if self.narrow:
             out = x @ self.weight.to(x.dtype).t().contiguous()
             return out if bias is None else out + bias

@@ -36,8 +36,9 @@ def training_flops(
     """FLOPs of one training step per example: forward, and twice the forward of whatever carries gradient.
 
     A recursive model runs all outer cycles forward and only the last one backward, and reads its halting head
-    once. Logits are counted where there is a label. The optimiser is not counted: its work does not grow with
-    the examples (`training.flops`).
+    once. Logits are counted where there is a label. Where only some positions have one, the last block has an
+    output of attention and an MLP at these (and at the halting head's) alone. The optimiser is not counted:
+    its work does not grow with the examples (`training.flops`).
 
     Args:
         spec: the model.
@@ -46,10 +47,13 @@ def training_flops(
         fmt: the format.
         loops: loops (outer cycles) of the step; None: as in training.
     """
-    outputs = _head(spec, vocab, _labelled(positions, fmt))
+    labelled = _labelled(positions, fmt)
+    outputs = _head(spec, vocab, labelled)
     if isinstance(spec, LoopedSpec):
+        outputs -= _left_out(spec, positions, labelled) if labelled < positions else 0
         return 3 * (_passes(spec, vocab, positions, loops or spec.loops) + outputs)
     outputs += HALTING_LOGITS * 2 * spec.width
+    outputs -= _left_out(spec, spec.prefix + positions, labelled + 1) if labelled < positions else 0
     cycle = _passes(spec, vocab, positions, 1)
     return ((loops or spec.h_cycles) - 1) * cycle + 3 * (cycle + outputs)
 
@@ -83,6 +87,15 @@ def _inference_loops(spec: LoopedSpec | RecursiveSpec) -> int:
     return spec.inference_h_cycles or spec.h_cycles
 
 
+def _left_out(spec: LoopedSpec | RecursiveSpec, total: int, read: int) -> int:
+    """What the last block leaves out at the positions of `total` that nobody reads: all behind q, k and v."""
+    rows, width = total - read, spec.width
+    if isinstance(spec, RecursiveSpec):
+        mlp = _gated(rows, width, swiglu_inner(spec.expansion, width))
+        return mlp if spec.mixer else mlp + _seeing(rows, total, width)
+    return _seeing(rows, total, width) + _mlp(spec, rows)
+
+
 def _passes(spec: LoopedSpec | RecursiveSpec, vocab: int, positions: int, loops: int) -> int:
     """Everything between the embedding and the head."""
     if isinstance(spec, RecursiveSpec):
@@ -94,16 +107,27 @@ def _passes(spec: LoopedSpec | RecursiveSpec, vocab: int, positions: int, loops:
             else _attention(total, spec.width)
         )
         return loops * (spec.l_cycles + 1) * spec.layers * (mixing + mlp)
-    inner = max(1, round(spec.expansion * spec.width))
-    gated = spec.activation == "swiglu"
-    mlp = _gated(positions, spec.width, inner) if gated else 4 * positions * spec.width * inner
     between = 0 if spec.reembed_temperature is None else 4 * positions * spec.width * vocab
-    return loops * spec.layers * (_attention(positions, spec.width) + mlp) + (loops - 1) * between
+    return (
+        loops * spec.layers * (_attention(positions, spec.width) + _mlp(spec, positions))
+        + (loops - 1) * between
+    )
 
 
 def _attention(positions: int, width: int) -> int:
-    """q, k, v and output maps (8 T D^2), scores and their sums (4 T^2 D)."""
-    return 8 * positions * width**2 + 4 * positions**2 * width
+    """q, k and v maps (6 T D^2), and what comes behind them."""
+    return 6 * positions * width**2 + _seeing(positions, positions, width)
+
+
+def _seeing(rows: int, positions: int, width: int) -> int:
+    """Scores of some positions and their sums (4 rows T D), output map (2 rows D^2)."""
+    return 4 * rows * positions * width + 2 * rows * width**2
+
+
+def _mlp(spec: LoopedSpec, rows: int) -> int:
+    """A looped model's MLP on `rows` vectors."""
+    inner = max(1, round(spec.expansion * spec.width))
+    return _gated(rows, spec.width, inner) if spec.activation == "swiglu" else 4 * rows * spec.width * inner
 
 
 def _gated(rows: int, width: int, inner: int) -> int:

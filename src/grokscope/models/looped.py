@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from grokscope.errors import InputError
 from grokscope.models.attention import Attention, Rotary
-from grokscope.models.blocks import LayerNorm, Linear, Mlp, RmsNorm, SwiGlu, only
+from grokscope.models.blocks import At, LayerNorm, Linear, Mlp, RmsNorm, SwiGlu, only
 from grokscope.models.init import Init
 from grokscope.models.protocol import Reasoner
 from grokscope.models.spec import LoopedSpec
@@ -56,8 +56,8 @@ class Block(nn.Module):
         self.norm1 = make_norm(spec) if normed else nn.Identity()
         self.norm2 = make_norm(spec) if normed else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, tap: Tap | None = None, at: int | None = None) -> Tensor:
-        """The state after the block; with `at`, at that position alone (B, 1, D)."""
+    def forward(self, x_BTD: Tensor, tap: Tap | None = None, at: At | None = None) -> Tensor:
+        """The state after the block; with `at`, at those positions alone (B, K, D)."""
         own_BTD = only(x_BTD, at)
         if self.norm_position == "pre":
             own_BTD = own_BTD + self.attention(self.norm1(x_BTD), tap, at)
@@ -120,7 +120,7 @@ class LoopedModel(Reasoner):
 
     def step_at(self, carry: LoopedCarry, stage: int, position: int, tap: Tap | None = None) -> Tensor:
         self._check_step(stage)
-        return self._pass(carry, stage, tap, position).state_BTD[:, 0]
+        return self._pass(carry, stage, tap, slice(position, position + 1)).state_BTD[:, 0]
 
     def stays(self, stage: int, site: str) -> bool:
         return site in ("block0.attention", "block0.mlp")
@@ -147,7 +147,11 @@ class LoopedModel(Reasoner):
         return F.linear(normed_BTD, self.token_embedding.to(self.dtype)).float()
 
     def hidden(self, tokens_BS: Tensor, loops: int | None = None) -> Tensor:
-        """See `Reasoner.hidden`.
+        """See `Reasoner.hidden` and, for what is raised, `hidden_at`."""
+        return self.hidden_at(tokens_BS, None, loops)
+
+    def hidden_at(self, tokens_BS: Tensor, at: At | None, loops: int | None = None) -> Tensor:
+        """See `Reasoner.hidden_at`.
 
         Raises:
             InputError: fewer than 1 loop, or, with weights that are not shared, more loops than there are
@@ -158,15 +162,16 @@ class LoopedModel(Reasoner):
             allowed = "at least 1" if self.spec.shared else f"1 to {self.loops}, the weights are not shared"
             raise InputError(f"loops = {loops}: must be {allowed}.")
         carry = self.start(tokens_BS)
-        for stage in range(1, loops * self.spec.layers + 1):
+        last = loops * self.spec.layers
+        for stage in range(1, last):
             carry = self._pass(carry, stage)
-        return carry.state_BTD
+        return self._pass(carry, last, at=at).state_BTD
 
     def block_matrices(self) -> list[str]:
         return [name for name, p in self.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
 
     def _pass(
-        self, carry: LoopedCarry, stage: int, tap: Tap | None = None, at: int | None = None
+        self, carry: LoopedCarry, stage: int, tap: Tap | None = None, at: At | None = None
     ) -> LoopedCarry:
         loop, layer = divmod(stage - 1, self.spec.layers)
         state_BTD = carry.state_BTD

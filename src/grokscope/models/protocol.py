@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from grokscope.errors import InputError
+from grokscope.models.blocks import At, only
 from grokscope.models.stages import Stage
 from grokscope.models.taps import Tap
 
@@ -107,6 +108,13 @@ class Reasoner(nn.Module, ABC):
                 result is what `read` shows at the last stage.
         """
 
+    def hidden_at(self, tokens_BS: Tensor, at: At | None, loops: int | None = None) -> Tensor:
+        """The final state at some positions of the T axis alone: state_BKD; None: at all of them.
+
+        A model overrides this where it can leave out what only other positions need: its last pass.
+        """
+        return only(self.hidden(tokens_BS, loops), at)
+
     @abstractmethod
     def block_matrices(self) -> list[str]:
         """Names of the 2-D weights inside blocks, as in `named_parameters`: what Muon may take."""
@@ -123,8 +131,13 @@ class Reasoner(nn.Module, ABC):
         yield
 
     def halt(self, state_BTD: Tensor) -> Tensor | None:
-        """float32 halting logits (B, 2) from the final state, or None for a model without a halting head."""
+        """float32 halting logits (B, 2) from the first position of the final state; None: no halting head."""
         return None
+
+    @property
+    def halts(self) -> bool:
+        """Whether there is a halting head."""
+        return type(self).halt is not Reasoner.halt
 
     def forward(self, tokens_BS: Tensor) -> Tensor:
         """float32 logits_BSV as evaluated: `inference_loops` loops, prefix cut."""

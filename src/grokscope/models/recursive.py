@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from grokscope.errors import InputError
 from grokscope.models.attention import Attention, Rotary
-from grokscope.models.blocks import Linear, RmsNorm, SwiGlu, only
+from grokscope.models.blocks import At, Linear, RmsNorm, SwiGlu, only
 from grokscope.models.init import Init
 from grokscope.models.mixer_passes import MixerMatrices, MixerPasses
 from grokscope.models.products import linear
@@ -64,8 +64,8 @@ class AttentionBlock(nn.Module):
         self.mlp = SwiGlu(spec.width, swiglu_inner(spec.expansion, spec.width), init)
         self.norm2 = RmsNorm()
 
-    def forward(self, x_BTD: Tensor, tap: Tap | None = None, at: int | None = None) -> Tensor:
-        """The state after the block; with `at`, at that position alone (B, 1, D)."""
+    def forward(self, x_BTD: Tensor, tap: Tap | None = None, at: At | None = None) -> Tensor:
+        """The state after the block; with `at`, at those positions alone (B, K, D)."""
         own_BTD = self.norm1(only(x_BTD, at) + self.attention(x_BTD, tap, at))
         out: Tensor = self.norm2(own_BTD + tapped(tap, "mlp", self.mlp(own_BTD)))
         return out
@@ -84,8 +84,8 @@ class MixerBlock(nn.Module):
         self.mlp = SwiGlu(spec.width, swiglu_inner(spec.expansion, spec.width), init)
         self.norm2 = RmsNorm()
 
-    def forward(self, x_BTD: Tensor, tap: Tap | None = None, at: int | None = None) -> Tensor:
-        """The state after the block; with `at`, at that position alone (B, 1, D)."""
+    def forward(self, x_BTD: Tensor, tap: Tap | None = None, at: At | None = None) -> Tensor:
+        """The state after the block; with `at`, at those positions alone (B, K, D)."""
         mixed_BTD = tapped(tap, "mixer", self.mixer(x_BTD.transpose(1, 2)).transpose(1, 2))
         own_BTD = only(self.norm1(x_BTD + mixed_BTD), at)
         out: Tensor = self.norm2(own_BTD + tapped(tap, "mlp", self.mlp(own_BTD)))
@@ -101,9 +101,9 @@ class Level(nn.Module):
         self.blocks = nn.ModuleList(kind(spec, positions, init) for _ in range(spec.layers))
 
     def forward(
-        self, z_BTD: Tensor, injection_BTD: Tensor, tap: Tap | None = None, at: int | None = None
+        self, z_BTD: Tensor, injection_BTD: Tensor, tap: Tap | None = None, at: At | None = None
     ) -> Tensor:
-        """The state after the last block; with `at`, at that position alone (B, 1, D)."""
+        """The state after the last block; with `at`, at those positions alone (B, K, D)."""
         x_BTD = z_BTD + tapped(tap, "injection", injection_BTD)
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
@@ -227,7 +227,11 @@ class RecursiveModel(Reasoner):
             self._looking = outer
 
     def hidden(self, tokens_BS: Tensor, loops: int | None = None) -> Tensor:
-        """See `Reasoner.hidden`. Only the last of the outer cycles carries gradient.
+        """See `Reasoner.hidden` and, for what is raised, `hidden_at`."""
+        return self.hidden_at(tokens_BS, None, loops)
+
+    def hidden_at(self, tokens_BS: Tensor, at: At | None, loops: int | None = None) -> Tensor:
+        """See `Reasoner.hidden_at`. Only the last of the outer cycles carries gradient.
 
         Raises:
             InputError: fewer than 1 outer cycle.
@@ -239,7 +243,7 @@ class RecursiveModel(Reasoner):
         with torch.no_grad():
             for _ in range(cycles - 1):
                 carry = self._cycle(carry)
-        return self._cycle(carry).z_H_BTD
+        return self._cycle(carry, at).z_H_BTD
 
     def halt(self, state_BTD: Tensor) -> Tensor:
         """float32 halting logits (B, 2), read from the first position of the final state."""
@@ -272,17 +276,18 @@ class RecursiveModel(Reasoner):
             if commits:
                 return self._looking.level(z_H_BTD, z_L_BTD, at=at)
             return self._looking.level(z_L_BTD, z_H_BTD, embedding_BTD, at=at)
-        return self._commit(carry, tap, at) if commits else self._think(carry, tap, at)
+        own = None if at is None else slice(at, at + 1)
+        return self._commit(carry, tap, own) if commits else self._think(carry, tap, own)
 
-    def _think(self, carry: RecursiveCarry, tap: Tap | None = None, at: int | None = None) -> Tensor:
+    def _think(self, carry: RecursiveCarry, tap: Tap | None = None, at: At | None = None) -> Tensor:
         z_L_BTD: Tensor = self.level(carry.z_L_BTD, carry.z_H_BTD + carry.embedding_BTD, tap, at)
         return z_L_BTD
 
-    def _commit(self, carry: RecursiveCarry, tap: Tap | None = None, at: int | None = None) -> Tensor:
+    def _commit(self, carry: RecursiveCarry, tap: Tap | None = None, at: At | None = None) -> Tensor:
         z_H_BTD: Tensor = self.level(carry.z_H_BTD, carry.z_L_BTD, tap, at)
         return z_H_BTD
 
-    def _cycle(self, carry: RecursiveCarry) -> RecursiveCarry:
+    def _cycle(self, carry: RecursiveCarry, at: At | None = None) -> RecursiveCarry:
         for _ in range(self.spec.l_cycles):
             carry = carry._replace(z_L_BTD=self._think(carry))
-        return carry._replace(z_H_BTD=self._commit(carry))
+        return carry._replace(z_H_BTD=self._commit(carry, at=at))

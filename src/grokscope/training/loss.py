@@ -1,14 +1,14 @@
 """The objective: cross-entropy over the labelled positions, and the halting head's term.
 
 Per example the mean over its labels, then the mean over the batch (the reference's). Labels 0 carry no loss.
-Only labelled positions are unembedded.
+Only labelled positions are unembedded, and the model's last pass is asked for no others.
 
 Stablemax (the reference's): p = s / sum s with s(x) = x + 1 for x >= 0 and 1 / (1 - x) for x < 0. Since
 log s(x) = sign(x) log(1 + |x|), it needs no float64 to be exact: log1p is accurate for small |x|, and the sum
 of positive terms loses no digits. `stablemax64` computes the same formula in float64.
 
-Shape suffixes: B batch, S input positions, T positions with prefix, K labelled positions, D width, V
-vocabulary, C columns of a row.
+Shape suffixes: B batch, S input positions, T positions with prefix, K labelled positions, N positions that
+are read, D width, V vocabulary, C columns of a row.
 """
 
 from typing import Literal
@@ -41,14 +41,24 @@ class Objective(nn.Module):
     def forward(self, rows_BC: Tensor, loops: int | None = None) -> Tensor:
         """The loss, a 0-d tensor (float32, or float64 for stablemax64). `loops` as in `Reasoner.hidden`."""
         tokens_BS, position_BK, target_BK = self.layout.split(rows_BC.long())
-        state_BTD = self.model.hidden(tokens_BS, loops)
-        logits_BKV = self.model.unembed(gather_states(state_BTD, self.model.prefix, position_BK))
+        state_BND = self.model.hidden_at(tokens_BS, self._read(position_BK), loops)
+        logits_BKV = self.model.unembed(state_BND[:, -target_BK.shape[1] :])
         loss = mean_loss(negative_log_likelihood(logits_BKV, target_BK, self.kind), target_BK)
-        halt_B2 = self.model.halt(state_BTD) if self.halt_weight else None
+        halt_B2 = self.model.halt(state_BND) if self.halt_weight else None
         if halt_B2 is not None:
             right_B = all_right(logits_BKV.detach(), target_BK).to(halt_B2.dtype)
             loss = loss + self.halt_weight * F.binary_cross_entropy_with_logits(halt_B2[:, 0], right_B)
         return loss
+
+    def _read(self, position_BK: Tensor | None) -> Tensor | None:
+        """Which positions N of the T axis are read: those with a label and, before them, the first one if a
+        halting head reads it. None: all."""
+        if position_BK is None:
+            return None
+        at_BK = position_BK + self.model.prefix
+        if not (self.model.halts and self.halt_weight):
+            return at_BK
+        return torch.cat([torch.zeros_like(at_BK[:, :1]), at_BK], dim=1)
 
 
 def gather_states(state_BTD: Tensor, prefix: int, position_BK: Tensor | None) -> Tensor:

@@ -9,11 +9,12 @@ Shape suffixes: B batch, C columns of a row.
 import os
 import shutil
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._dynamo.types import GuardFilterEntry
 from torch.func import functional_call, grad_and_value
 
 from grokscope.errors import InputError
@@ -91,9 +92,22 @@ def compiled(step: Step, device: str) -> Step:
         raise TypeError("a step must be a plain function")
     # Graphs are kept per code object, and only so many: every training gets a code object of its own.
     own = types.FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
-    options: dict[str, Any] | None = {"cpp_wrapper": True} if device == "cpu" else None
+    options: dict[str, Any] = {"guard_filter_fn": kept_guards, "reorder_for_locality": False}
+    if device == "cpu":
+        options["cpp_wrapper"] = True
     graph: Step = torch.compile(own, dynamic=False, fullgraph=True, options=options)
     return graph
+
+
+def kept_guards(guards: Sequence[GuardFilterEntry]) -> list[bool]:
+    """Which of its assumptions a compiled step looks at again at every call: the number of loops, and what is
+    global, such as the gradient mode.
+
+    The others are hundreds about the state, the model and the settings, which stay as they were in one
+    training; to look at them takes a few hundredths of a small step. Trainings that share a step agree in
+    them (`shared.form_of`).
+    """
+    return [guard.name in ("", "loops") for guard in guards]
 
 
 def make_step(
