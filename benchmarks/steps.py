@@ -20,6 +20,7 @@ from grokscope.training.step import (
     compiler,
     copied,
     eager_step,
+    is_small,
     transformed_gradient,
 )
 
@@ -58,8 +59,11 @@ def stepper(made: Setup, variant: str) -> Callable[[], object]:
                 return trainer.step(next(numbers))
 
         return plain
-    make = compiled_step if variant == "compiled" else eager_step
-    step: Step = make(made.objective, made.optimizer)
+    if variant == "compiled":
+        small = is_small(made.model, made.spec.training.batch)
+        step: Step = compiled_step(made.objective, made.optimizer, small)
+    else:
+        step = eager_step(made.objective, made.optimizer)
     state = copied(made.state)
     device = made.spec.training.device
     sums = torch.zeros(2, dtype=torch.float64, device=device)

@@ -4,6 +4,7 @@ import ctypes
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -21,10 +22,12 @@ from grokscope.training.progress import Lines
 from grokscope.training.sinks import make_sinks, scalars_of
 from grokscope.training.spec import OptimizerSpec
 from grokscope.training.step import (
+    CACHED,
     compiled_step,
     compiler,
     copied,
     eager_step,
+    is_small,
     recorded_gradient,
     transformed_gradient,
 )
@@ -65,13 +68,21 @@ def test_both_gradients_are_the_same(kind):
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 def test_compiled_is_eager():
     changes = {"optimizer": OptimizerSpec(kind="muon", lr=1e-3), "loop_choices": (1, 2)}
-    compiled, compiled_losses = steps_of("looped", compiled_step, 20, **changes)
+    compiled, compiled_losses = steps_of("looped", partial(compiled_step, small=True), 20, **changes)
     eager, eager_losses = steps_of("looped", eager_step, 20, **changes)
     assert compiled_losses == pytest.approx(eager_losses, rel=1e-3)
     for part, other in zip(compiled, eager, strict=True):
         assert part.keys() == other.keys()
         # Newton-Schulz runs in bfloat16, so its rounding depends on what is fused.
         assert not part or difference(other, part) < 0.02
+
+
+def test_a_step_is_small_while_its_states_fit_a_cache():
+    model = tiny.model("looped")
+    position = model.prefix + model.positions
+    bytes_of_one = position * model.spec.width * 4
+    assert is_small(model, CACHED // bytes_of_one - 1)
+    assert not is_small(model, CACHED // bytes_of_one + 1)
 
 
 @pytest.mark.parametrize("kind", ["looped", "recursive"])
