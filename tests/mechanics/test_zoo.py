@@ -207,8 +207,10 @@ def averaged_bridge_rate(wired: Wired) -> float:
             patched = model.read(carry, 1).clone()
             patched[:, 1] = mean_D
             carry = model.step(model.write(carry, 1, patched), 2)
-            said = int(model.unembed(model.read(carry, 2))[0, 2].argmax())
-            hits.append(said == vocabulary.entity_ids[world.fact_F3[fact, 2]])
+            best = model.unembed(model.read(carry, 2))[0, 2].topk(2)
+            # Two memories of one strength tie exactly, and rounding then says which of them is heard.
+            clear = float(best.values[0] - best.values[1]) > 1e-3
+            hits.append(clear and int(best.indices[0]) == vocabulary.entity_ids[world.fact_F3[fact, 2]])
     assert len(hits) > 20
     return float(np.mean(hits))
 

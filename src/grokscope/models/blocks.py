@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grokscope.models.init import Init
+from grokscope.models.products import linear
 
 EPS = 1e-5
 GELU_SLOPE = (8 / math.pi) ** 0.5
@@ -54,6 +55,8 @@ class Linear(nn.Module):
         if self.narrow:
             out = x @ self.weight.to(x.dtype).t().contiguous()
             return out if bias is None else out + bias
+        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled() and not x.is_cuda:
+            return linear(x, self.weight.to(x.dtype), bias_M=bias)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
     def extra_repr(self) -> str:

@@ -8,6 +8,7 @@ Shapes: X rows, N inputs, M outputs.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -20,9 +21,13 @@ def by_onednn(dtype: torch.dtype) -> bool:
     return WIDE and dtype == torch.float32
 
 
-def linear(x_XN: Tensor, weight_MN: Tensor, out_XM: Tensor | None = None) -> Tensor:
-    """x W^T; `out_XM` is memory that may be used for it."""
+def linear(
+    x_XN: Tensor, weight_MN: Tensor, out_XM: Tensor | None = None, bias_M: Tensor | None = None
+) -> Tensor:
+    """x W^T + b; `out_XM` is memory that may be used for it."""
     if by_onednn(x_XN.dtype):
-        product_XM: Tensor = torch.ops.mkldnn._linear_pointwise(x_XN, weight_MN, None, "none", [], "")
+        product_XM: Tensor = torch.ops.mkldnn._linear_pointwise(x_XN, weight_MN, bias_M, "none", [], "")
         return product_XM
+    if out_XM is None or bias_M is not None:
+        return F.linear(x_XN, weight_MN, bias_M)
     return torch.mm(x_XN, weight_MN.t(), out=out_XM)
