@@ -37,7 +37,7 @@ class Price:
     directory: tyro.conf.Positional[Path]
     """A price study's directory (studies/price.yaml)."""
     out: Path | None = None
-    """Also write price.csv into this directory."""
+    """Also write price.csv and price_rungs.csv into this directory."""
     json: bool = False
     """Print JSON."""
 
@@ -52,7 +52,7 @@ def do(command: Worthwhile | Price) -> int:
 
 def _price(command: Price) -> int:
     from grokscope.files import whole
-    from grokscope.findings.price import HEADS, cells, prices, rows, rungs, table
+    from grokscope.findings.price import ENDS, HEADS, cells, ends, prices, rows, rung_table, rungs, table
     from grokscope.findings.ways import ENOUGH
     from grokscope.report.printed import print_table
     from grokscope.studies.run import Study, open_directory
@@ -65,6 +65,8 @@ def _price(command: Price) -> int:
     if command.out is not None:
         with whole(command.out / "price.csv") as draft:
             table(every).write_csv(draft)
+        with whole(command.out / "price_rungs.csv") as draft:
+            rung_table(found).write_csv(draft, float_precision=4)
     over = rows(found)
     if over and max(len(row.prices) for row in over) < ENOUGH:
         notes.append(f"Fewer than {ENOUGH} seeds: descriptive, nothing is claimed.")
@@ -73,6 +75,7 @@ def _price(command: Price) -> int:
         return 0
     title = f"{study.name}: fewest compositions per new fact (above the first, at most the second number)"
     print_table(title, HEADS, cells(over))
+    print_table(f"{study.name}: what each rung came to, over bases and seeds", ENDS, ends(found))
     for note in notes:
         print(note)
     return 0

@@ -1,6 +1,7 @@
 """The price of a new fact: on drawn ladders with a known answer, and read from real tiny transfers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from grokscope import cli
 from grokscope.errors import InputError
-from grokscope.findings.price import PLAIN, Rung, cells, prices, rows, rungs, table
+from grokscope.findings.price import PLAIN, Rung, cells, ends, prices, rows, rung_table, rungs, table
 from grokscope.findings.transfers import transferred
 from grokscope.studies.files import load_study, parse_study
 from grokscope.studies.run import Study
@@ -55,6 +56,17 @@ def test_a_rung_that_fails_above_one_that_worked_is_not_overlooked() -> None:
     found = ladder(1)
     found[3] = Rung("natural@end", True, PLAIN, 0, "old_then_new", 4, False)
     assert prices(found)[0].text == "(4, 8]"
+
+
+def test_what_a_rung_came_to_is_a_mean_of_the_finished_and_says_how_far_they_lie_apart() -> None:
+    found = [
+        replace(rung, accuracy=accuracy, accuracy_known=known, probes=100)
+        for rung, accuracy, known in zip(
+            ladder(2, ks=(0,)) * 3, (0.5, 0.7, None), (None, 0.9, None), strict=True
+        )
+    ]
+    assert ends(found) == [("old_then_new", PLAIN, "0", "2", "0.60 [0.50, 0.70]", "0.90 [0.90, 0.90]")]
+    assert rung_table(found)["accuracy"].to_list() == [0.5, 0.7, None]
 
 
 def test_what_could_not_be_told_widens_the_interval() -> None:

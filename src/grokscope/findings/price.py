@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
+from statistics import mean
 
 import polars as pl
 
@@ -42,6 +43,11 @@ class Rung:
     k: int
     reached: bool | None
     """None: the transfer is unfinished, or had too few queries with known atoms to tell."""
+    accuracy: float | None = None
+    """At the end, of all probes; None: the transfer is unfinished."""
+    accuracy_known: float | None = None
+    """The same among probes whose atoms are both answered; None: unfinished, or too few."""
+    probes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,15 @@ def rungs(study: Study) -> tuple[list[Rung], list[str]]:
             known = result.of(mix) if result is not None else None
             told = event is not None and known is not None and known.accuracy_known is not None
             reached = event.step is not None if told and event is not None else None
-            found.append(Rung(base, standing.mature, match["cure"], seed, mix, int(match["k"]), reached))
+            rates = (known.accuracy, known.accuracy_known) if known is not None else (None, None)
+            every, among = (None if rate is None else rate.value for rate in rates)
+            probes = None if rates[0] is None else rates[0].n
+            found.append(
+                Rung(
+                    base, standing.mature, match["cure"], seed, mix, int(match["k"]), reached,
+                    every, among, probes,
+                )
+            )  # fmt: skip
     notes = [f"Transfer {name} cannot be made: {why}" for name, why in study.transfers_missing.items()]
     unfinished = sum(transfer.result is None for transfer in study.transfers.values())
     if unfinished:
@@ -202,6 +216,44 @@ def table(found: Sequence[Price]) -> pl.DataFrame:
         "after": pl.Int64, "by": pl.Int64, "most": pl.Int64,
     }  # fmt: skip
     return pl.DataFrame([{name: getattr(one, name) for name in schema} for one in found], schema=schema)
+
+
+def rung_table(found: Sequence[Rung]) -> pl.DataFrame:
+    """One row per transfer and mix: whether 0.9 was reached to stay, and where it ended; null: cannot tell,
+    or unfinished."""
+    schema = {
+        "base": pl.String, "mature": pl.Boolean, "cure": pl.String, "k": pl.Int64, "mix": pl.String,
+        "seed": pl.Int64, "reached": pl.Boolean, "accuracy": pl.Float64, "accuracy_known": pl.Float64,
+        "probes": pl.Int64,
+    }  # fmt: skip
+    return pl.DataFrame([{name: getattr(one, name) for name in schema} for one in found], schema=schema)
+
+
+ENDS = ("mix", "cure", "k", "transfers", "accuracy at the end", "with known atoms")
+
+
+def ends(found: Sequence[Rung]) -> list[tuple[str, ...]]:
+    """Rows for people, of `ENDS`: means over bases and seeds, lowest and highest in brackets."""
+    groups: dict[tuple[str, str, int], list[Rung]] = {}
+    for one in found:
+        if one.accuracy is not None:
+            groups.setdefault((one.mix, one.cure, one.k), []).append(one)
+    return [
+        (
+            mix,
+            cure,
+            str(k),
+            str(len(group)),
+            _spread([one.accuracy for one in group]),
+            _spread([one.accuracy_known for one in group]),
+        )
+        for (mix, cure, k), group in groups.items()
+    ]
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    told = [value for value in values if value is not None]
+    return f"{mean(told):.2f} [{min(told):.2f}, {max(told):.2f}]" if told else "-"
 
 
 HEADS = ("base", "mature", "mix", "cure", "seeds", "k per seed", "median", "against plain")
