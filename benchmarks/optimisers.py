@@ -67,7 +67,7 @@ def finished(study: Study) -> dict[str, dict[str, Run]]:
     return found
 
 
-def step_seconds(studies: Mapping[str, Study], rounds: int = 11) -> dict[str, float]:
+def step_seconds(studies: Mapping[str, Study], rounds: int) -> dict[str, float]:
     """Seconds of a step of every family with a finished run, one thread, in turns."""
     first = {
         family: run
@@ -133,11 +133,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("studies", type=Path, nargs="+", help="directories of finished studies")
     parser.add_argument("--against", default="muon", help="the family that the others are compared with")
     parser.add_argument("--probe-set", default="test_ood")
-    parser.add_argument("--no-clock", action="store_true", help="do not measure the steps' seconds")
+    parser.add_argument("--rounds", type=int, default=11, help="half-second turns per recipe; 0: no seconds")
     options = parser.parse_args(argv)
     try:
         studies = {study.spec.family: study for study in map(Study.open, options.studies)}
-        seconds = None if options.no_clock else step_seconds(studies)
+        seconds = step_seconds(studies, options.rounds) if options.rounds else None
         print(table(studies, options.against, options.probe_set, seconds))
     except InputError as error:
         parser.error(str(error))

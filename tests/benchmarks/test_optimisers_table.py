@@ -29,7 +29,7 @@ def test_the_table_is_printed_from_finished_runs(tmp_path, capsys):
             training={"steps": 4, "optimizer": {"kind": kind, "lr": 1e-4}},
         )
         trained(study, tmp_path / family)
-    main([str(tmp_path / "muon"), str(tmp_path / "adamw")])
+    main([str(tmp_path / "muon"), str(tmp_path / "adamw"), "--rounds", "1"])
     lines = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()
     ]
@@ -48,7 +48,7 @@ def test_the_table_is_printed_from_finished_runs(tmp_path, capsys):
 def test_a_probe_set_that_is_none_is_one_sentence(tmp_path, capsys):
     trained(tiny_study(regimes=["natural"], causal={"enabled": False}), tmp_path)
     with pytest.raises(SystemExit, match="2"):
-        main([str(tmp_path), "--no-clock", "--probe-set", "nowhere"])
+        main([str(tmp_path), "--rounds", "0", "--probe-set", "nowhere"])
     assert "probe_set = 'nowhere'" in capsys.readouterr().err
 
 
