@@ -2,39 +2,15 @@
 
 import polars as pl
 import pytest
-from benchmarks.calibrate import BEGIN, END, fill, in_order, is_measured, save, table
+from benchmarks.calibrate import BEGIN, END, SHOWN, fill, in_order, is_measured, save, table
 from benchmarks.zoo_summary import ALL, MIXTURES, summary, wrong
 
 from grokscope.errors import InputError
 
 
 def line(member: str, seed: int, **rest: object) -> dict[str, object]:
-    names = [
-        "share",
-        "share_argmax",
-        "drop",
-        "share_agrees",
-        "covers",
-        "width",
-        "path_found",
-        "sufficient",
-        "necessary",
-        "redundant",
-        "part",
-        "lens_before_last",
-        "trace_relation1",
-        "iia_bridge_unconditioned",
-        "iia_bridge",
-        "iia_centroid_unconditioned",
-        "iia_centroid",
-        "verdict_right",
-        "undecided",
-        "share_real",
-        "used",
-        "low",
-        "high",
-        "lens_anywhere",
-    ]
+    made = {"worlds", "worlds_all", "share_planted"}  # of the table, or given
+    names = [*(name for name in SHOWN if name not in made), "used", "low", "high", "lens_anywhere"]
     return {"member": member, "seed": seed, **dict.fromkeys(names), **rest}
 
 
