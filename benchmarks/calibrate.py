@@ -18,14 +18,14 @@ import polars as pl
 import torch
 
 from benchmarks.instruments import CORPUS, WORLD, Row, measure
-from benchmarks.zoo_summary import markdown, summary, wrong
+from benchmarks.zoo_summary import instruments, markdown, summary, wrong
 from grokscope.errors import InputError
 from grokscope.files import write_text
 from grokscope.mechanics.zoo import members, wire
 from grokscope.world.spec import CorpusSpec, WorldSpec
 
 OUT = Path("docs/data")
-BEGIN, END = "<!-- zoo -->", "<!-- end -->"
+BEGIN, END = "<!-- {} -->", "<!-- end -->"
 ALL_INSTRUMENTS = 20
 """Worlds in which the instruments beside verdict and share are measured: with 20 a rate is known to about its
 spread over worlds / 4, and they cost several times what the share does."""
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--members", nargs="*", default=list(members()), help="some members only")
     parser.add_argument("--out", type=Path, default=OUT, help="folder for the CSV files")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
-    parser.add_argument("--page", type=Path, help="a document: the summary goes between its marks")
+    parser.add_argument("--page", type=Path, help="a document: the tables go between its marks")
     arguments = parser.parse_args()
     path = arguments.out / "zoo_worlds.csv"
     known = pl.read_csv(path, infer_schema_length=None).to_dicts() if path.is_file() else []
@@ -155,16 +155,20 @@ def save(rows: list[Row], out: Path) -> None:
 
 
 def fill(page: Path, rows: list[Row]) -> None:
-    """Replace what stands between `<!-- zoo -->` and `<!-- end -->`, nothing else.
+    """Replace what stands between `<!-- zoo -->` or `<!-- instruments -->` and `<!-- end -->`, nothing else.
 
     Raises:
         InputError: the page has no such place.
     """
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise InputError(f"page = {str(page)!r}: it has no {BEGIN} and {END}.")
-    write_text(page, f"{before}{BEGIN}\n{markdown(summary(in_order(rows)))}\n{END}{after}")
+    text, rows = page.read_text(), in_order(rows)
+    for mark, body in (("zoo", markdown(summary(rows))), ("instruments", instruments(rows))):
+        begin = BEGIN.format(mark)
+        before, found, rest = text.partition(begin)
+        _, end, after = rest.partition(END)
+        if not found or not end:
+            raise InputError(f"page = {str(page)!r}: it has no {begin} and {END}.")
+        text = f"{before}{begin}\n{body}\n{END}{after}"
+    write_text(page, text)
 
 
 if __name__ == "__main__":

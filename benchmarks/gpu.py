@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,16 +147,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if time.monotonic() > end:
             print(f"{name}: not measured, the {options.minutes:g} minutes are over")
             continue
-        before, began = machine.load(), time.monotonic()
-        rows = measure(options.quick, options.device)
-        results.setdefault(options.device, {})[name] = {
-            "rows": rows,
-            "machine": machine.facts(options.device),
-            "load_before": before,
-            "took_seconds": round(time.monotonic() - began, 1),
-        }
+        found = machine.measured(partial(measure, options.quick, options.device), options.device)
+        results.setdefault(options.device, {})[name] = found
         write_json(options.out, results)
-        print(tables.table(name, results[options.device][name]), flush=True)
+        print(tables.table(name, found), flush=True)
     if options.out == run.RESULTS:
         tables.fill(run.DOCUMENT, results)
 

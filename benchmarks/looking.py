@@ -19,6 +19,8 @@ from grokscope.world.format import encode
 
 ONE_BY_ONE = 8
 """Queries of the loop that is compared with; its time per query does not depend on their number."""
+MAPPED = {"pocket": 1_000, "reference": 64}
+"""Queries of the map. Looking through what was trained for donors is part of it, whatever their number."""
 ARM = "bridge"
 
 
@@ -74,7 +76,7 @@ def _rows(name: str, threads: int, dtype: str, quick: bool) -> list[dict[str, An
     model, corpus = build(spec, dtype), corpus_of(spec)
     vocabulary, probe_set = corpus.world.vocabulary, corpus.probes["train_inferred"]
     encoded = encode(probe_set.queries, vocabulary, spec.format)
-    few, some = some_probes(probe_set, encoded, 16 if quick else 64)
+    few, some = some_probes(probe_set, encoded, 16 if quick else MAPPED[name])
     setting = Setting(corpus.world, corpus.composition, spec.format)
     one = slice(0, 1 if quick else ONE_BY_ONE)
     _, target_PC = targets(probe_set, vocabulary)

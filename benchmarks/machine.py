@@ -4,6 +4,7 @@ import datetime
 import math
 import os
 import platform
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from grokscope.training.manifest import compiler_version, cpu_capability
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 SQUARES = (1024, 1536, 2048)
 """Sides of the square products whose best rate counts as the ceiling."""
+TICKS = Path("/proc/stat")
 
 
 def facts(device: str) -> dict[str, Any]:
@@ -41,9 +43,27 @@ def facts(device: str) -> dict[str, Any]:
     }
 
 
-def load() -> float:
-    """Processes that wanted a core, on average over the last minute."""
-    return round(os.getloadavg()[0], 2)
+def measured(measure: Callable[[], list[dict[str, Any]]], device: str, second: float = 1.0) -> dict[str, Any]:
+    """A section of the results: rows, machine, and how busy it was before. `second` is how long is looked."""
+    busy, began = _busy(second), time.monotonic()
+    rows = measure()
+    took = round(time.monotonic() - began, 1)
+    return {"rows": rows, "machine": facts(device), "busy_before": round(busy, 2), "took_seconds": took}
+
+
+def _busy(seconds: float) -> float:
+    """Cores that are at work while this process sleeps; without a /proc, the load of the last minute."""
+    if not TICKS.is_file():
+        return os.getloadavg()[0]
+    before = _ticks()
+    time.sleep(seconds)
+    return (_ticks() - before) / os.sysconf("SC_CLK_TCK") / seconds
+
+
+def _ticks() -> int:
+    """Ticks that any core has worked since the machine began: user, nice, system, interrupts, stolen."""
+    _, user, nice, system, _, _, *rest = TICKS.read_text().splitlines()[0].split()
+    return sum(map(int, (user, nice, system, *rest[:3])))
 
 
 def _cpu_name() -> str:

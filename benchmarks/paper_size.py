@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.dtype:
             print(json.dumps(look(run, options.dtype, options.threads, options.quick, options.said)))
             return
-        found = whole(run, options.threads, options.quick, Path(folder))
+        measure = partial(whole, run, options.threads, options.quick, Path(folder))
+        found = machine.measured(measure, "cpu")
     print(tables.table(SECTION, found), tables.table("paper_same", found), sep="\n\n")
     path = options.out or (None if options.quick else RESULTS)
     if path:
@@ -84,9 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             tables.fill(DOCUMENT, results)
 
 
-def whole(run: Path, threads: int, quick: bool, folder: Path) -> dict[str, Any]:
+def whole(run: Path, threads: int, quick: bool, folder: Path) -> list[dict[str, Any]]:
     """Both dtypes, one after the other, and how often they say the same."""
-    before, began = machine.load(), time.monotonic()
     rows: list[dict[str, Any]] = []
     said = {dtype: folder / f"{dtype}.npz" for dtype in ("float32", "bfloat16")}
     for dtype, file in said.items():
@@ -97,12 +97,7 @@ def whole(run: Path, threads: int, quick: bool, folder: Path) -> dict[str, Any]:
     one, two = (np.load(file) for file in said.values())
     for row in rows:
         row["agrees_across"] = float((one[row["instrument"]] == two[row["instrument"]]).mean())
-    return {
-        "rows": rows,
-        "machine": machine.facts("cpu"),
-        "load_before": before,
-        "took_seconds": round(time.monotonic() - began, 1),
-    }
+    return rows
 
 
 def make_run(directory: Path, quick: bool) -> Path:

@@ -6,8 +6,8 @@ section (sections that are not asked for stay as they are), and from there into 
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def section(name: str, quick: bool, device: str) -> dict[str, Any]:
     """One section's rows, with the machine, and how busy others kept it."""
-    before, began = machine.load(), time.monotonic()
-    rows = SECTIONS[name](quick, device)
-    return {
-        "rows": rows,
-        "machine": machine.facts(device),
-        "load_before": before,
-        "took_seconds": round(time.monotonic() - began, 1),
-    }
+    return machine.measured(partial(SECTIONS[name], quick, device), device)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from grokscope.files import write_text
 
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], str]]
-BUSY = 1.5
-"""Load before a section, in processes, from which on its figures are marked."""
+BUSY = 0.2
+"""Cores at work before a section from which on its figures are marked."""
 
 
 def field(name: str, form: str = "") -> Callable[[Row], str]:
@@ -163,9 +163,10 @@ def _where(section: Mapping[str, Any]) -> str:
     m = section["machine"]
     device = m["gpu"] or f"{m['cpu']}, {m['cores']} cores, {m['instructions']}"
     note = f"{m['date']}, {device}, PyTorch {m['torch']}, {section['took_seconds']:.0f} s."
-    if section["load_before"] > BUSY:
-        return f"{note} Not to be relied on: the machine was busy (load {section['load_before']})."
-    return note
+    busy = section.get("busy_before")
+    if busy is None:
+        return f"{note} How busy the machine was is not known."
+    return f"{note} Not to be relied on: others used {busy} cores." if busy > BUSY else note
 
 
 def fill(path: Path, results: Mapping[str, Any]) -> None:

@@ -16,6 +16,18 @@ ALL = "all members"
 MIXTURES = "all mixtures"
 """Rows of the summary that pool members: those of mechanism "partial", whose p is a share between 0 and 1."""
 
+INSTRUMENTS = {
+    "p": ("share_planted",),
+    "share": ("share",),
+    "lens, before the last stage": ("lens_before_last",),
+    "interchange, bridge": ("iia_bridge", "iia_bridge_unconditioned"),
+    "centroid": ("iia_centroid", "iia_centroid_unconditioned"),
+    "sufficient": ("sufficient",),
+    "necessary": ("necessary",),
+    "right query by query": ("share_agrees",),
+}
+"""Headings of the table of all instruments, and the columns that stand below each."""
+
 
 def summary(rows: list[Mapping[str, Any]]) -> pl.DataFrame:
     """One line per member, then the mixtures pooled, then all members.
@@ -74,6 +86,22 @@ def markdown(frame: pl.DataFrame) -> str:
                 _number(row["width"], ".3f"),
             ]
         )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def instruments(rows: list[Mapping[str, Any]]) -> str:
+    """Every instrument as a table for a page, over the worlds in which all were used; an unconditioned rate
+    stands in brackets."""
+    frame = pl.DataFrame(rows, infer_schema_length=None).fill_nan(None)
+    worlds = frame.filter(pl.col("lens_anywhere").is_not_null())
+    names = [name for pair in INSTRUMENTS.values() for name in pair]
+    means = worlds.group_by("member", "mechanism", maintain_order=True).agg(pl.col(names).mean())
+    head = ["member", "mechanism", *INSTRUMENTS]
+    lines = [head, ["---"] * len(head)]
+    for row in means.to_dicts():
+        told = [[_number(row[name], ".2f") for name in pair] for pair in INSTRUMENTS.values()]
+        cells = [" ".join([first, *(f"({other})" for other in rest)]) for first, *rest in told]
+        lines.append([f"`{row['member']}`", row["mechanism"], *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -65,11 +65,16 @@ def test_lines_survive_the_file_and_say_which_instruments_were_measured(tmp_path
 
 def test_the_page_gets_the_table_between_its_marks_and_keeps_the_rest(tmp_path) -> None:
     page = tmp_path / "zoo.md"
-    page.write_text(f"before\n\n{BEGIN}\nold\n{END}\n\nafter\n")
+    first, second = BEGIN.format("zoo"), BEGIN.format("instruments")
+    page.write_text(f"before\n\n{first}\nold\n{END}\n\nbetween\n{second}\nold\n{END}\nafter\n")
     fill(page, ROWS)
     text = page.read_text()
-    assert text.startswith(f"before\n\n{BEGIN}\n| member |")
-    assert text.endswith(f"|\n{END}\n\nafter\n")
+    assert text.startswith(f"before\n\n{first}\n| member |")
+    assert f"|\n{END}\n\nbetween\n{second}\n| member |" in text
+    # The one line in which all instruments were used, and what nobody could tell.
+    assert text.endswith(
+        "| `redundant_25` | redundant | 0.25 | 0.90 | - | - (-) | - (-) | - | - | - |\n<!-- end -->\nafter\n"
+    )
     assert "old" not in text
     line = next(line for line in text.splitlines() if line.startswith("| `deleted_50` |"))
     numbers = summary(in_order(ROWS)).filter(pl.col("member") == "deleted_50").to_dicts()[0]

@@ -37,7 +37,7 @@ def test_the_map_equals_one_query_and_one_intervention_at_a_time(kind, dtype):
     places = columns_of(model, tokens_PS.shape[1], with_prefix=True)
     source = Source(source_PS[:, None], np.ones((6, 1), dtype=bool))
     for site in ("state", *(["block0.mlp"] if dtype == "float32" else [])):
-        (fast,) = patch_map(
+        _, (fast,) = patch_map(
             model, tokens_PS, [source], tuple(places.values()), base.answer_position, watch_P, site=site
         )
         for stage in model.stages[(site != "state") :]:

@@ -106,7 +106,7 @@ def ablate(
         )
         sufficient_U[of_half_U] = said_P == answer_P
         same_r1 = _source(setting, table.of_same_relation1(facts_P2, rng, MEAN_OF))
-        (cut,) = patch_map(
+        _, (cut,) = patch_map(
             model,
             tokens_PS,
             [same_r1],

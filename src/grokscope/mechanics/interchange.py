@@ -22,7 +22,7 @@ from grokscope.errors import InputError
 from grokscope.mechanics.donors import Donors
 from grokscope.mechanics.drawing import ARMS, RANDOM, Drawn, Setting, draw, draw_donors, source_of
 from grokscope.mechanics.intervals import Rate, clustered_rate
-from grokscope.mechanics.patching import columns_of, patch_and_clean
+from grokscope.mechanics.patching import columns_of, patch_map
 from grokscope.mechanics.unrolled import STATE
 from grokscope.models.protocol import Reasoner
 from grokscope.world.probes import ProbeSet
@@ -91,7 +91,7 @@ def interchange(
     answer_P = setting.tokens_of(probe_set.queries.path_NK[:, 1])
     columns = columns_of(model, base.tokens_NS.shape[1], with_prefix)
     drawn = draw(model, probe_set, setting, arms) if drawn is None else drawn
-    clean, patched = patch_and_clean(
+    clean, patched = patch_map(
         model,
         base.tokens_NS,
         [source_of(setting, drawn.donors[arm], setting.seed if arm == RANDOM else None) for arm in arms],

@@ -50,7 +50,6 @@ __all__ = [
     "Patched",
     "Source",
     "columns_of",
-    "patch_and_clean",
     "patch_map",
     "probes_per_chunk",
     "travel",
@@ -88,38 +87,27 @@ def patch_map(
     stages: Sequence[int] | None = None,
     budget: int = DEFAULT_BUDGET,
     site: str = STATE,
-) -> list[Patched]:
+) -> tuple[Patched, list[Patched]]:
     """Patch every (stage, column) of every probe from every source.
 
     Args:
-        model: any reasoner. tokens_PS: the base queries. sources: what is patched in; the base is run once
-        for all of them. columns: positions on the T axis that are patched together. answer_position: input
-        position where the answer is read. watch_P: token whose margin is reported. stages: stages that are
-        patched; None: all. Those left out hold the clean answer. budget: bytes that states and activations
-        may take at a time. site: STATE, or a site inside the pass that leads to each stage, of shape (B, T,
-        D); stages without it hold
-            the clean answer.
+        model: any reasoner.
+        tokens_PS: the base queries.
+        sources: what is patched in; the base is run once for all of them.
+        columns: positions on the T axis that are patched together.
+        answer_position: input position where the answer is read.
+        watch_P: token whose margin is reported.
+        stages: stages that are patched; None: all. Those left out hold the clean answer.
+        budget: bytes that states and activations may take at a time.
+        site: STATE, or a site inside the pass that leads to each stage, of shape (B, T, D); stages without it
+            hold the clean answer.
+
+    Returns:
+        The clean answer (L = C = 1), and the patched ones by source.
 
     Raises:
         InputError: the budget does not hold a single probe, tokens do not fit, or no stage has the site.
     """
-    return patch_and_clean(
-        model, tokens_PS, sources, columns, answer_position, watch_P, stages, budget, site
-    )[1]
-
-
-def patch_and_clean(
-    model: Reasoner,
-    tokens_PS: NDArray[np.integer[Any]],
-    sources: Sequence[Source],
-    columns: Sequence[tuple[int, ...]],
-    answer_position: int,
-    watch_P: NDArray[np.int64],
-    stages: Sequence[int] | None = None,
-    budget: int = DEFAULT_BUDGET,
-    site: str = STATE,
-) -> tuple[Patched, list[Patched]]:
-    """`patch_map` and, before it, the clean answer (L = C = 1), which it has to know anyway."""
     if not any(has(model, stage.index, site) for stage in model.stages):
         raise InputError(f"site = {site!r}: allowed are {STATE} and {', '.join(inside_sites(model))}.")
     tokens_PS = np.asarray(tokens_PS).astype(np.int64)

@@ -75,7 +75,7 @@ def causal_trace(
         tokens_PS = setting.encode(corrupted).tokens_NS.astype(np.int64)
         place = (model.prefix + base.roles.index(token),)
         source = Source(tokens_PS[:, None], there_P[:, None])
-        (patched,) = patch_map(
+        _, (patched,) = patch_map(
             model, base.tokens_NS, [source], [place], base.answer_position, answer_P, budget=setting.budget
         )
         changed_XLP[x] = patched.said_LCP[:, 0] != clean_P

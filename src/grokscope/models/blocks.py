@@ -27,7 +27,8 @@ def only(x: Tensor, at: At | None) -> Tensor:
     if at is None:
         return x
     if isinstance(at, slice):
-        return x[:, at]
+        # Put together: of rows that lie apart PyTorch's bfloat16 product takes one at a time.
+        return x[:, at].contiguous()
     index = at.view(*at.shape, *(1 for _ in x.shape[2:]))
     return x.gather(1, index.expand(*at.shape, *x.shape[2:]))
 
@@ -49,15 +50,15 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor, outputs: slice | None = None) -> Tensor:
         """All outputs, or a range of them."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
+        weight, bias = self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
         if outputs is not None:
-            return F.linear(x, self.weight.to(x.dtype)[outputs], None if bias is None else bias[outputs])
-        if self.narrow:
-            out = x @ self.weight.to(x.dtype).t().contiguous()
+            weight, bias = weight[outputs], None if bias is None else bias[outputs]
+        elif self.narrow:
+            out = x @ weight.t().contiguous()
             return out if bias is None else out + bias
         if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled() and not x.is_cuda:
-            return linear(x, self.weight.to(x.dtype), bias_M=bias)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+            return linear(x, weight, bias_M=bias)
+        return F.linear(x, weight, bias)
 
     def extra_repr(self) -> str:
         outputs, inputs = self.weight.shape

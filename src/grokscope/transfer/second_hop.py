@@ -175,7 +175,7 @@ def _given(
     tokens_XS = setting.encode(donors).tokens_NS.astype(np.int64)
     source = Source(tokens_XS.reshape(*present_PM.shape, -1), present_PM)
     columns = tuple(columns_of(model, encoded.tokens_NS.shape[1]).values())
-    (patched,) = patch_map(
+    _, (patched,) = patch_map(
         model, encoded.tokens_NS, [source], columns, encoded.answer_position, answer_P, budget=setting.budget
     )
     return patched.said_LCP == answer_P, present_PM.any(axis=1)
