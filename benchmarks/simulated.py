@@ -108,9 +108,8 @@ class Course:
 
 
 def grid_of(until: float) -> Floats:
-    """Checkpoints up to the last at or before `until`."""
-    steps = 2 ** (np.arange(7 * CHECKPOINTS, 20 * CHECKPOINTS) / CHECKPOINTS)
-    return np.asarray(steps[steps <= until])
+    """Checkpoints, the last of them at `until`: what comes after it is not seen, whatever the grid."""
+    return np.asarray(until * 2 ** (-np.arange(8 * CHECKPOINTS)[::-1] / CHECKPOINTS))
 
 
 def seen(step: float, until: float) -> Time:

@@ -73,8 +73,8 @@ class Stored:
         return tree
 
     @classmethod
-    def parse(cls, tree: Any) -> Self:
-        """The value that `tree` gave.
+    def parse(cls, tree: Any, source: str = "") -> Self:
+        """The value that `tree`, read from `source`, gave.
 
         Raises:
             InputError: the tree is none.
@@ -82,7 +82,7 @@ class Stored:
         try:
             value: Self = TypeAdapter(cls).validate_python(tree)
         except ValidationError as error:
-            raise InputError(sentence(error, cls.CALLED, tree)) from None
+            raise InputError(sentence(error, source or cls.CALLED, tree)) from None
         return value
 
 

@@ -56,7 +56,7 @@ def test_the_circuits_path_is_drawn_and_ends_where_it_is_read(circuit: tuple[Wir
     assert not sketch.held["answer"][: rows[-1] + 1].any()
     assert sketch.routes == ((rows[-1] + 1, column, 2),)
     assert found.found.path.routes[0].rate == 1.0
-    assert "Read alone along position 1 to 2" in sketch.note
+    assert "Read alone along relation1 to relation2" in sketch.note
 
 
 def test_a_memoriser_gets_no_arrow(memoriser: tuple[Wired, Look]) -> None:

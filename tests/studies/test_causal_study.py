@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from grokscope import cli
+from grokscope.errors import InputError
 from grokscope.mechanics.spec import RULE, CausalSpec
 from grokscope.report.causal_context import causal_reasons, causal_sentences
 from grokscope.report.gather import gather
@@ -71,6 +72,26 @@ def test_a_verdict_of_an_older_rule_is_made_again(done: tuple[Path, Run]) -> Non
     assert [row.action for row in plan(STUDY, out)] == ["diagnose"]
     do_run(run.directory)
     assert (run.directory / VERDICT).read_bytes() == before
+
+
+def test_a_damaged_verdict_is_made_again(done: tuple[Path, Run]) -> None:
+    out, run = done
+    before = (run.directory / VERDICT).read_bytes()
+    (run.directory / VERDICT).write_bytes(before[:100])
+    assert [row.action for row in plan(STUDY, out)] == ["diagnose"]
+    do_run(run.directory)
+    assert (run.directory / VERDICT).read_bytes() == before
+
+
+@pytest.mark.parametrize("lines", [0, 1, 4, -1])
+def test_a_table_that_lost_cells_is_not_taken_for_whole(done: tuple[Path, Run], lines: int) -> None:
+    """Figures and tables would show some cells as if there were no others."""
+    run = done[1]
+    before = (run.directory / CAUSAL).read_text()
+    (run.directory / CAUSAL).write_text("\n".join(before.splitlines()[:lines]))
+    with pytest.raises(InputError, match=r"causal.csv is damaged"):
+        assert run.causal is None
+    (run.directory / CAUSAL).write_text(before)
 
 
 def test_without_a_verdict_the_mechanism_is_not_tested(done: tuple[Path, Run], tmp_path: Path) -> None:

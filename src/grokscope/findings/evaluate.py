@@ -22,9 +22,8 @@ def evaluate(study: Study) -> Findings:
     """
     runs, notes = measured(study)
     if not runs:
-        raise InputError(
-            f"study {study.name} in {study.directory} has no finished run to judge a finding by."
-        )
+        said = f"study {study.name} in {study.directory} has no finished run to judge a finding by."
+        raise InputError(" ".join([said, *notes]))
     tuned, tuned_notes = transferred(study)
     seeds: dict[str, tuple[int, ...]] = {}
     for run in runs:

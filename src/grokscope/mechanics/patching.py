@@ -108,7 +108,7 @@ def patch_map(
     Raises:
         InputError: the budget does not hold a single probe, tokens do not fit, or no stage has the site.
     """
-    if not any(has(model, stage.index, site) for stage in model.stages):
+    if site != STATE and site not in inside_sites(model):
         raise InputError(f"site = {site!r}: allowed are {STATE} and {', '.join(inside_sites(model))}.")
     tokens_PS = np.asarray(tokens_PS).astype(np.int64)
     wanted_LC = np.zeros((len(model.stages), len(columns)), dtype=bool)

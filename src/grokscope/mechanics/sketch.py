@@ -102,7 +102,7 @@ def sketch_of_rows(
         held["bridge"][first : last + 1, place] = rate_L[first : last + 1] >= USED * np.nanmax(rate_L)
         moved_L = grids.get("transport", np.full_like(grids["bridge"], np.nan))[:, column]
         held["answer"][:, column] = (np.arange(len(stages)) > last) & (np.nan_to_num(moved_L) >= USED)
-        note = _sentence(path, float(np.nanmax(rate_L)))
+        note = _sentence(path, float(np.nanmax(rate_L)), roles)
     n = pairs[DECODED + "bridge"]
     return Sketch(
         title=title,
@@ -162,7 +162,7 @@ def sketch_of_query(model: Reasoner, one: ProbeSet, setting: Setting, title: str
         place = int(bridge_LC.sum(axis=0).argmax())
         roles = encoded.roles
         note = _sentence(
-            PathCells(place, roles[place], stages[first], stages[last], len(stages) - 1 - last, ""), None
+            PathCells(place, roles[place], stages[first], stages[last], len(stages) - 1 - last, ""), None, {}
         )
     entity = [vocabulary.entity(int(number)) for number in (one.queries.head_N[0], *one.queries.path_NK[0])]
     said = vocabulary.tokens[int(maps["clean_said"].values[0])]
@@ -188,11 +188,15 @@ def _routes(path: PathCells | None, stages: list[str], names: list[str]) -> tupl
     )
 
 
-def _sentence(path: PathCells, rate: float | None) -> str:
+def _sentence(path: PathCells, rate: float | None, roles: Mapping[str, str]) -> str:
+    """`roles`: of the positions, by name."""
     held = f"at {path.resolved}" if path.resolved == path.read else f"from {path.resolved} to {path.read}"
     moved = "" if rate is None else f" (putting in another one gives its answer for {rate:.0%})"
     stages = f"{path.stages_left} stage{'s' if path.stages_left != 1 else ''}"
     reads = [one for one in path.routes if one.sender != one.receiver]
-    edges = ", ".join(f"{one.sender} to {one.receiver} in {one.stage} {one.rate:.0%}" for one in reads)
-    read = f" Read alone along position {edges}." if reads else ""
+    edges = ", ".join(
+        f"{roles[str(one.sender)]} to {roles[str(one.receiver)]} in {one.stage} {one.rate:.0%}"
+        for one in reads
+    )
+    read = f" Read alone along {edges}." if reads else ""
     return f"{path.role} holds the bridge {held}{moved}; the second hop has {stages} left.{read}"

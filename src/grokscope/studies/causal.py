@@ -87,7 +87,10 @@ def causal_verdict(run: Run, diagnosis: Diagnosis, spec: CausalSpec) -> tuple[Ca
 
 def up_to_date(run: Run, diagnosis: Diagnosis | None, spec: CausalSpec) -> bool:
     """Whether the verdict on disk is of today's rule, this spec, the last checkpoint and this diagnosis."""
-    kept = run.verdict
+    try:
+        kept = run.verdict
+    except InputError:
+        return False  # Damaged: it is made anew.
     return (
         kept is not None
         and diagnosis is not None

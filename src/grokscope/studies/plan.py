@@ -87,7 +87,10 @@ def _plan_run(name: str, spec: RunSpec, out: Path) -> PlannedRun:
         return PlannedRun(name, directory, spec, "extend", now.step, None)
     diagnosed = read_json(directory / DONE, "end mark").get("diagnosis") == spec.diagnosis.tree()
     if spec.causal.enabled:
-        verdict = read_json(directory / VERDICT, "verdict") if (directory / VERDICT).exists() else {}
+        try:
+            verdict = read_json(directory / VERDICT, "verdict")
+        except InputError:
+            verdict = None  # There is none, or a damaged one: it is made anew.
         wanted_verdict = {"rule": RULE, "step": now.step, "spec": spec.causal.tree()}
         diagnosed &= isinstance(verdict, dict) and wanted_verdict.items() <= verdict.items()
     return PlannedRun(name, directory, spec, "skip" if diagnosed else "diagnose", now.step, None)

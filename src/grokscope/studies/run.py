@@ -112,7 +112,9 @@ class Run(Trained[RunSpec]):
         from grokscope.mechanics.diagnosis import Diagnosis
 
         path = self.directory / DIAGNOSIS
-        return Diagnosis.parse(read_json(path, "diagnosis")) if (self.directory / DONE).exists() else None
+        if not (self.directory / DONE).exists():
+            return None
+        return Diagnosis.parse(read_json(path, "diagnosis"), str(path))
 
     @property
     def verdict(self) -> "CausalVerdict | None":
@@ -122,7 +124,7 @@ class Run(Trained[RunSpec]):
         path = self.directory / VERDICT
         if not path.exists():
             return None
-        found = CausalVerdict.parse(read_json(path, "verdict"))
+        found = CausalVerdict.parse(read_json(path, "verdict"), str(path))
         return found if self.steps and found.step == self.steps[-1] else None
 
     @property
@@ -130,14 +132,25 @@ class Run(Trained[RunSpec]):
         """Every cell that the verdict looked at, with its rate: columns as `studies.causal.SCHEMA`.
 
         Raises:
-            InputError: there is no verdict yet.
+            InputError: there is no verdict yet, or not every cell that it looked at is there.
         """
         import polars as pl
 
         path = self.directory / CAUSAL
         if not path.exists():
             raise InputError(f"run {self.name} has no causal map yet: grokscope diagnose {self.directory}")
-        return pl.read_csv(path, schema_overrides={"position": pl.String})
+        damaged = InputError(
+            f"{path} is damaged; remove it, then make it anew: grokscope diagnose {self.directory}"
+        )
+        try:
+            table = pl.read_csv(path, schema_overrides={"position": pl.String})
+            cells_K = table.group_by("step", "probe_set").len()["len"]
+        except (pl.exceptions.PolarsError, OSError):
+            raise damaged from None
+        # Every look has the same cells.
+        if self.verdict is not None and (len(cells_K), cells_K.n_unique()) != (len(self.verdict.sets), 1):
+            raise damaged
+        return table
 
 
 class Study:
