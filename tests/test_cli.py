@@ -118,7 +118,15 @@ def test_a_facts_file_given_as_an_option_is_relative_to_here(
         ("run pocket --model.width 7", "heads 4 must divide width 7"),
         ("run pocket --regimes naturl", "naturl"),
         ("run pocket --regimes --seeds 0", "at least one regime"),
-        ("run pocket --seeds", "seeds"),
+        ("run pocket --seeds", "seeds = (): name at least one seed."),
+        ("run pocket --seeds 0 0", "error: command line: seeds repeats an item: [0, 0]."),
+        ("run pocket --vary world world", "vary repeats an item"),
+        ("run demo --out README.md", "out = 'README.md': README.md is a file"),
+        ("plan demo --against nosuch", "against = nosuch"),
+        ("transfer nosuch --threads 0", "threads = 0: allowed is at least 1."),
+        ("patch nosuch --seed -1", "seed = -1: allowed is at least 0."),
+        ("trace nosuch --out foo.txt", "out = foo.txt"),
+        ("worthwhile nosuch --utilisation 0.4", "utilisation = 0.4: needs --device"),
         ("run pocket --world.degree 70", "degree 70"),
         ("run demo --workers 0 --out {}", "workers = 0"),
         ("run demo --threads 0 --out {}", "threads = 0"),
@@ -146,19 +154,35 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("run pocket --training.stepss 3", "--training.stepss"),
+        ("run pocket --training.stepss 3", "--training.stepss, 3; perhaps you meant --training.steps or "),
         ("run pocket --training.steps many", "many"),
         ("run pocket --model.kind recursive", "recursive"),
         ("run --family causal", "STUDY"),
         ("rnu pocket", "rnu"),
         ("world", "build"),
+        ("run demo --workers 2.5", "error: --workers 2.5: allowed is None or a whole number."),
+        ("run demo --population foo", "--population foo: allowed is a whole number or auto or off."),
+        ("transfer nosuch --items foo", "--items foo: allowed is None or a whole number or all."),
+        ("patch nosuch --arm foo", "--arm foo: allowed is bridge or centroid or"),
+        (f"trace nosuch {'long/' * 30}path", f"{'long/' * 30}path"),
     ],
 )
-def test_a_typo_is_named_and_exit_code_2(line: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_typo_is_one_sentence_and_exit_code_2(
+    line: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(line.split()) == 2
     seen = capsys.readouterr()
-    assert named in seen.err + seen.out
-    assert "Traceback" not in seen.err
+    assert named in seen.err
+    assert seen.err.count("\n") == 1
+    assert seen.err.startswith("error: ")
+
+
+def test_a_studys_directory_given_as_its_file_is_told_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.yaml").write_text("")
+    assert cli.main(["show", str(tmp_path)]) == 2
+    assert f"its file is {tmp_path / 'study.yaml'}" in capsys.readouterr().err
 
 
 def test_help_has_the_docstring_of_every_field(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,15 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from grokscope import __version__, cli_findings, cli_mechanics, cli_plan, cli_transfer, cli_worthwhile
+from grokscope import (
+    __version__,
+    cli_findings,
+    cli_mechanics,
+    cli_parser,
+    cli_plan,
+    cli_transfer,
+    cli_worthwhile,
+)
 from grokscope.errors import InputError
 from grokscope.files import safe_name
 from grokscope.models.published.options import ShapeOptions
@@ -131,11 +139,11 @@ def _dispatch(arguments: list[str]) -> int:
     study = _named_study(arguments)
     options = option_fields(study or StudySpec())
     try:
-        command: Any = tyro.cli(
+        command = cli_parser.parse(
             _commands(options),
+            arguments or ["--help"],
             prog="grokscope",
             description="Train transformers on worlds of facts, trace and diagnose how they answer.",
-            args=arguments or ["--help"],
         )
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 2
@@ -273,6 +281,8 @@ def _report(directory: Path) -> int:
             keep_verdict(run, diagnosis)
     path = write_report(study, directory)
     print(f"report: {path}")
+    if not any(run.steps for run in study.runs.values()):
+        print(f"no run of {study.name} has a checkpoint yet: the report has nothing to show.")
     return 0
 
 

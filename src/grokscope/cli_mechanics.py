@@ -32,7 +32,7 @@ class Trace:
     probes: int = 240
     """Most probes."""
     out: Path | None = None
-    """The picture, .png (a PDF is written beside it); None: RUN/figures/."""
+    """The picture, .png or .pdf (both are written); None: RUN/figures/."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Patch:
     seed: int = 0
     """Draws the donors."""
     out: Path | None = None
-    """The picture, .png (a PDF is written beside it); None: RUN/figures/."""
+    """The picture, .png or .pdf (both are written); None: RUN/figures/."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Compare:
     probes: int = 240
     """Most probes."""
     out: Path | None = None
-    """The picture, .png (a PDF is written beside it); None: figures/ in the first run named."""
+    """The picture, .png or .pdf (both are written); None: figures/ in the first run named."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +111,13 @@ UNION: Any = (
 
 def do(command: Any) -> int:
     """Run one of `COMMANDS`; returns the exit code."""
-    for count in ("probes", "step", "second_step"):
+    for count in ("probes", "step", "second_step", "seed"):
         value = getattr(command, count, None)
         if value is not None and value < (1 if count == "probes" else 0):
             raise InputError(f"{count} = {value}: allowed is at least {1 if count == 'probes' else 0}.")
+    out = getattr(command, "out", None)
+    if out is not None and out.suffix not in (".png", ".pdf"):
+        raise InputError(f"out = {out}: allowed are names that end in .png or .pdf.")
     done: dict[type, Callable[[Any], None]] = {
         Trace: _trace, Patch: _patch, Compare: _compare, Diagnose: _diagnose,
     }  # fmt: skip
@@ -195,7 +198,8 @@ def _patch(command: Patch) -> None:
             cells.append(known + ("" if np.isnan(other) else f" ({other:.2f})"))
         rows.append((str(maps["stage"].values[i]), *cells))
     print_table(f"{title}\n{n} (unconditioned rate in brackets)", ["stage (last on top)", *roles], rows)
-    name = f"patch_{command.arm}_{command.probe_set}_step{step}.png"
+    site = [] if command.site == "state" else [command.site]
+    name = _file_name("patch", command.arm, *site, command.probe_set, f"step{step}")
     _save(lambda: interchange_map(given, title, n), command.out or command.run / "figures" / name)
 
 
@@ -213,7 +217,10 @@ def _compare(command: Compare) -> None:
         for side, step, name in zip(sides, steps, sets, strict=True)
     )
     found = compare(first, second, command.align)
-    said = [_group_name(side) for side in sides]
+    said = [
+        _group_name(side) + ("" if step is None else f" at step {step:,}")
+        for side, step in zip(sides, steps, strict=True)
+    ]
     names = f"{said[0]} and {said[1]}, {' and '.join(dict.fromkeys(sets))}"
     print_table(
         f"{names}: {found.n} probes a run; about {found.scope}",
@@ -222,7 +229,7 @@ def _compare(command: Compare) -> None:
             (
                 one.kind,
                 one.measure,
-                f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]",
+                f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" if one.known else "cannot tell",
                 f"{one.margin:.3f}",
                 one.answer,
             )
@@ -230,8 +237,12 @@ def _compare(command: Compare) -> None:
         ],
     )
     print(f"{found.answer}: {found.reason}")
-    other = "".join(c if c.isalnum() or c in "-_" else "_" for c in said[1])
-    name = f"compare_{other}_{sets[1]}.png"
+    at = [
+        f"{which}{step}"
+        for which, step in zip(("step", "second_step"), steps, strict=True)
+        if step is not None
+    ]
+    name = _file_name("compare", _group_name(sides[1]), *dict.fromkeys(sets), *at)
     _save(lambda: distances(found, names), command.out or sides[0][0].directory / "figures" / name)
 
 
@@ -291,13 +302,16 @@ def _step(run: "Run", step: int | None) -> int:
     return run.steps[-1] if step is None and run.steps else step or 0
 
 
+def _file_name(*parts: str) -> str:
+    """Everything that tells one picture from another, as the name of a file."""
+    return "_".join("".join(c if c.isalnum() or c in "-_" else "_" for c in part) for part in parts) + ".png"
+
+
 def _save(draw: Any, path: Path) -> None:
     """Draw in the report's style, and write PNG and PDF."""
     from grokscope.report import style
 
-    if path.suffix.lower() not in (".png", ".pdf"):
-        raise InputError(f"out = {path}: allowed are names that end in .png or .pdf.")
     with style.styled():
         figure: Figure = draw()
         style.save(figure, path.with_suffix(""))
-    print(f"picture: {path.with_suffix('.png')}")
+    print(f"picture: {path}")

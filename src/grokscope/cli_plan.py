@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from grokscope.errors import InputError
-from grokscope.studies.devices import DEVICES, device_of
+from grokscope.studies.devices import DEVICES, UTILISATION, device_of
 from grokscope.studies.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
 QUIET = 0.9
 """Below this share of a core, the machine is said to be doing other work."""
-UTILISATION = 0.4
 TRAINING = ("steps", "checkpoints", "saves")
 """Parts of a run that its recorded clock covers."""
-HOUR = 3600.0
 
 
 def _option(kind: Any, default: Any, text: str) -> tuple[Any, Any]:
@@ -55,8 +53,8 @@ FIELDS: list[tuple[str, Any, Any]] = [
 
 def plan(study: StudySpec, command: Any) -> int:
     """Count, measure if asked of this machine, and print."""
+    recorded = {} if command.against is None else recorded_seconds(study, command.against)
     found, alone = _estimates(study, command)
-    recorded = {} if command.against is None else recorded_seconds(found, study, command.against)
     if command.json:
         tree = found.tree() | {"alone_seconds": None if alone is None else alone.seconds}
         print(json.dumps(tree | {"recorded_training_seconds": recorded}, indent=1))
@@ -68,7 +66,7 @@ def plan(study: StudySpec, command: Any) -> int:
     return 0
 
 
-def recorded_seconds(found: "StudyEstimate", study: StudySpec, directory: Path) -> dict[str, float]:
+def recorded_seconds(study: StudySpec, directory: Path) -> dict[str, float]:
     """Clock of the training of the finished runs in a directory, by run: what `TRAINING` parts predict.
 
     Raises:
@@ -94,8 +92,8 @@ def against_sentence(what: str, found: "StudyEstimate", recorded: dict[str, floa
     ratios = [predicted[name] / seconds for name, seconds in recorded.items()]
     total = sum(predicted[name] for name in recorded) / sum(recorded.values())
     return (
-        f"{what}: predicted training takes {total:.2f} times what {len(recorded)} finished runs recorded "
-        f"({min(ratios):.2f} to {max(ratios):.2f} by run)"
+        f"{what}: predicted training takes {_ratio(total)} times what {len(recorded)} finished runs "
+        f"recorded ({_ratio(min(ratios))} to {_ratio(max(ratios))} by run)"
     )
 
 
@@ -131,6 +129,18 @@ def _estimates(study: StudySpec, command: Any) -> tuple["StudyEstimate", "StudyE
     return estimate_here(study, work, speed), alone
 
 
+def _time(seconds: float) -> str:
+    """`1.30 hours`, `6.60 min`, `0.16 s`."""
+    for unit, size in (("hours", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.2f} {unit}"
+    return f"{seconds:.2g} s"
+
+
+def _ratio(number: float) -> str:
+    return f"{number:.2f}" if number >= 0.1 else f"{number:.2g}"
+
+
 def _print(found: "StudyEstimate", alone: "StudyEstimate | None", study: StudySpec) -> None:
     from grokscope.studies.cost import bytes_text
 
@@ -138,11 +148,11 @@ def _print(found: "StudyEstimate", alone: "StudyEstimate | None", study: StudySp
     if not console.is_terminal:
         console = Console(width=max(console.width, 110))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("run", "steps", "FLOP", "hours", "memory", "disk"):
+    for column in ("run", "steps", "FLOP", "time", "memory", "disk"):
         table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
     for run in found.all:
         table.add_row(
-            run.name, f"{run.steps:,}", f"{run.flop:.2e}", f"{run.total_seconds / HOUR:.2f}",
+            run.name, f"{run.steps:,}", f"{run.flop:.2e}", _time(run.total_seconds),
             bytes_text(found.memory), bytes_text(run.disk),
         )  # fmt: skip
     console.print(table)
@@ -163,8 +173,8 @@ def sentences(found: "StudyEstimate", alone: "StudyEstimate | None", study: Stud
     disk, memory = (bytes_text(tree[name]) for name in ("disk_bytes", "memory_bytes"))
     said = [
         f"in all: {what}, {found.flop:.2e} FLOP ({looking:.0%} of it looking), "
-        f"{found.seconds / HOUR:.2f} hours on {found.where}, {at_once} "
-        f"({found.device_seconds / HOUR:.2f} hours of runs); disk at most {disk}, memory {memory}"
+        f"{_time(found.seconds)} on {found.where}, {at_once} "
+        f"({_time(found.device_seconds)} of runs); disk at most {disk}, memory {memory}"
     ]
     if "utilisation" in basis:
         said.append(
@@ -188,7 +198,7 @@ def sentences(found: "StudyEstimate", alone: "StudyEstimate | None", study: Stud
     if basis["busy"] is not None and basis["busy"] < QUIET:
         said.append(f"this machine is doing other work: the processes got {basis['busy']:.0%} of a core each")
         if alone is not None:
-            said[-1] += f"; by CPU time, alone on it they would take {alone.seconds / HOUR:.2f} hours"
+            said[-1] += f"; by CPU time, alone on it they would take {_time(alone.seconds)}"
     if study.causal.steps == "moments" and study.causal.enabled:
         said.append("the causal verdict is counted with all its moments, as if every run reached them")
     return said

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import tyro
 
 from grokscope.errors import InputError
+from grokscope.files import check_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +71,15 @@ def transfer(command: Transfer) -> int:
     from grokscope.training.stops import Interrupted
     from grokscope.transfer.spec import TransferSpec
 
+    if command.threads is not None and command.threads < 1:
+        raise InputError(f"threads = {command.threads}: allowed is at least 1.")
     run = Run.open(command.run)
     step = step_of(run, command.step)
     spec = TransferSpec.parse(_laid_over(_settings(command), command), "transfer")
     seed = run.name.rpartition("-")[2]
     name = f"{UNTRAINED}-{seed}" if command.step == UNTRAINED else f"{run.name}-{command.step}"
     folder = command.out or run.directory.parent / FOLDER
+    check_folder(folder)
     planned = plan_transfer(name, run, step, spec, folder)
     if planned.action != "skip":
         build(planned.spec)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from grokscope.errors import InputError
-from grokscope.studies.devices import device_of
+from grokscope.studies.devices import UTILISATION, device_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Worthwhile:
     """On which probes."""
     device: str | None = None
     """Hours of this accelerator; None: by the runs' own clocks."""
-    utilisation: float = 0.4
-    """Share of its peak that is reached."""
+    utilisation: float | None = None
+    """Share of its peak that is reached; None: 0.4."""
     out: Path | None = None
     """Also write worthwhile.csv, worthwhile_runs.csv and the figure (PNG, PDF) into this directory."""
     json: bool = False
@@ -90,8 +90,11 @@ def _worthwhile(command: Worthwhile) -> int:
     from grokscope.report.printed import print_table
     from grokscope.studies.run import Study, open_directory
 
-    if not 0 < command.utilisation <= 1:
-        raise InputError(f"utilisation = {command.utilisation}: allowed is above 0, up to 1.")
+    share = UTILISATION if command.utilisation is None else command.utilisation
+    if not 0 < share <= 1:
+        raise InputError(f"utilisation = {share}: allowed is above 0, up to 1.")
+    if command.utilisation is not None and command.device is None:
+        raise InputError(f"utilisation = {share}: needs --device; the runs' own clocks need none.")
     if not command.levels:
         raise InputError("levels = (): name at least one accuracy.")
     device = None if command.device is None else device_of(command.device)
@@ -127,7 +130,7 @@ def _worthwhile(command: Worthwhile) -> int:
     title = (
         f"{found.study}: what reaching an OOD accuracy cost (*: no other way takes less data and less FLOP)"
     )
-    print_table(title, HEADS, rows(found, device, command.utilisation))
+    print_table(title, HEADS, rows(found, device, share))
     for sentence in sentences(found):
         print(sentence)
     if buys:

@@ -70,6 +70,13 @@ def read_json(path: Path, what: str = "file") -> Any:
         raise InputError(f"the {what} at {path} cannot be read: {error}.") from None
 
 
+def check_folder(path: Path, field: str = "out") -> None:
+    """Raise InputError if a directory cannot be made at `path`, because a file is there or above it."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"{field} = {str(path)!r}: {there.name} is a file; it must be a directory, or new.")
+
+
 def vacant(path: Path, field: str = "out") -> Path:
     """The place of a new directory, absolute: it must not exist yet, or be empty.
 

@@ -90,7 +90,7 @@ def sentence(error: ValidationError, source: str = "", tree: Any = None) -> str:
     """One sentence for a pydantic error: the field, the value, what is allowed."""
     found = error.errors()
     first = found[0]
-    field = ".".join(_keys(first["loc"], tree, first["type"] == "missing")) or "the file"
+    field = ".".join(_keys(first["loc"], tree, first["type"] == "missing"))
     where = f"{source}: " if source else ""
     if first["type"] == "extra_forbidden":
         given = f"(value {first['input']!r})"
@@ -100,9 +100,13 @@ def sentence(error: ValidationError, source: str = "", tree: Any = None) -> str:
     ]
     message = "; or ".join(dict.fromkeys(way[:1].lower() + way[1:] for way in ways))
     message = message.removeprefix("value error, ")
+    if first["type"] == "too_short":
+        least = first["ctx"]["min_length"]
+        message = f"at least {'one item' if least == 1 else f'{least} items'} must stand there"
     silent = first["type"] == "missing" or isinstance(first["input"], dict)
     value = "" if silent else f" = {first['input']!r}"
-    return f"{where}{field}{value}: {message[:1].lower()}{message[1:]}."
+    what = f"{field}{value}".removeprefix(" = ")
+    return f"{where}{what}{': ' if what else ''}{message[:1].lower()}{message[1:]}."
 
 
 def _keys(loc: tuple[int | str, ...], tree: Any, missing: bool = False) -> list[str]:

@@ -64,6 +64,7 @@ def test_the_command_prints_json_and_a_page_with_figures(
     assert "1.4 across" in printed
     assert "descriptive" in printed
     text = page.read_text()
+    assert f"`grokscope findings runs/{study.directory.name} --page findings.md`" in text
     assert "| 1. Grokked and supervised models take one path | **descriptive** |" in text
     linked = [line.partition("](")[2].rstrip(")") for line in text.splitlines() if line.startswith("![")]
     assert len(linked) == 4
@@ -116,9 +117,14 @@ def test_what_cannot_be_done_is_one_sentence(
     assert said in capsys.readouterr().err
 
 
-def test_a_study_without_a_finished_run_has_no_findings(tmp_path: Path) -> None:
+def test_a_study_without_a_finished_run_has_no_findings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prepare(STUDY, tmp_path / "new", plan(STUDY, tmp_path / "new"))
     opened = grokscope.open(tmp_path / "new")
     assert isinstance(opened, Study)
     with pytest.raises(InputError, match="no finished run"):
         evaluate(opened)
+    assert cli.main(["report", str(tmp_path / "new")]) == 0
+    assert "has nothing to show" in capsys.readouterr().out
+    assert "there is nothing to show" in (tmp_path / "new" / "report.html").read_text()

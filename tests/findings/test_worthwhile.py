@@ -198,6 +198,7 @@ def test_the_command_writes_tables_and_a_figure(tmp_path: Path, capsys: pytest.C
     assert {one["level"] for one in tree["ways"]} == {0.5, 0.9}
     for line, named in (
         (f"worthwhile {tmp_path / 's'} --levels 1.5", "levels"),
+        (f"worthwhile {tmp_path / 's'} --levels 0.9 0.9", "levels repeats an item"),
         (f"worthwhile {tmp_path / 's'} --probe-set none", "none"),
         (f"worthwhile {tmp_path / 's'} --device abacus", "abacus"),
         (f"worthwhile {next((tmp_path / 's').glob('natural-s0-*'))}", "one run"),

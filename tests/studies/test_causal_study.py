@@ -117,13 +117,23 @@ def test_the_commands_print_a_table_and_save_a_picture(
 ) -> None:
     run = str(done[1].directory)
     for command in (["trace", run], ["trace", run, "--query", "0"], ["patch", run, "--arm", "centroid"]):
-        out = tmp_path / f"{len(command)}{command[0]}.png"
+        out = tmp_path / f"{len(command)}{command[0]}.pdf"
         assert cli.main([*command, "--out", str(out), *["--probes", "10"]]) == 0
         assert out.stat().st_size > 5000
-        assert out.with_suffix(".pdf").exists()
-        assert "relation1" in capsys.readouterr().out
+        assert out.with_suffix(".png").exists()
+        shown = capsys.readouterr().out
+        assert "relation1" in shown
+        assert f"picture: {out}\n" in shown
     assert read_spec(done[1].directory).causal == STUDY.causal
     assert (done[1].directory / SPEC).exists()
+
+
+def test_maps_of_two_sites_are_two_pictures(done: tuple[Path, Run]) -> None:
+    run = done[1].directory
+    for site in ("state", "block0.mlp"):
+        assert cli.main(["patch", str(run), "--site", site, "--probes", "5"]) == 0
+    drawn = {path.name for path in (run / "figures").glob("patch_*.png")}
+    assert drawn == {"patch_bridge_test_ood_step8.png", "patch_bridge_block0_mlp_test_ood_step8.png"}
 
 
 @pytest.mark.parametrize(

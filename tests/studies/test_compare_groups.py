@@ -40,7 +40,8 @@ def test_a_group_is_runs_or_a_regime_with_its_seeds(study: Path) -> None:
         ("{study}", "name one of its regimes"),
         ("{study}:natural,{study}:natural", "named more than once"),
         ("{study}/nowhere", "nowhere"),
-        ("", "."),
+        ("", "an item of the list is empty"),
+        ("{study}:natural,", "an item of the list is empty"),
     ],
 )
 def test_a_group_that_is_none_is_one_sentence(study: Path, group: str, said: str) -> None:
@@ -77,3 +78,14 @@ def test_the_same_runs_probes_are_paired_and_strangers_are_not(
         out = str(tmp_path / "found.png")
         assert cli.main(["compare", one, other, "--probes", "12", "--out", out]) == 0
         assert ("queries" in capsys.readouterr().out) == paired
+
+
+def test_too_few_probes_are_said_and_a_picture_is_named_after_its_step(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs_of(f"{study}:natural")[0].directory
+    assert cli.main(["compare", str(run), str(run), "--second-step", "0", "--probes", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "nan" not in shown
+    assert "natural-s0 at step 0" in shown
+    assert (run / "figures" / "compare_natural-s0_test_ood_second_step0.png").exists()

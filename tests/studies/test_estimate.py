@@ -14,6 +14,7 @@ from grokscope import cli
 from grokscope.cli_plan import against_sentence, recorded_seconds
 from grokscope.errors import InputError
 from grokscope.files import write_json, write_text
+from grokscope.studies.cost import bytes_text, study_sentences
 from grokscope.studies.devices import DEVICES, device_of
 from grokscope.studies.directory import DONE, SPEC, run_directory
 from grokscope.studies.estimate import (
@@ -197,8 +198,16 @@ def test_the_command_plans_for_a_device_without_running_anything(
     assert cli.main(["plan", "pocket", "--device", "A100", *options]) == 0
     said = capsys.readouterr().out
     assert "natural-s0" in said
+    assert "0.00" not in said
     assert "40% of 3.12e+14 FLOP/s" in " ".join(said.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_show_and_plan_say_the_same_of_the_disk() -> None:
+    planned = estimate_device(STUDY, count_work(STUDY), DEVICES["H100"], 0.4)
+    in_all = planned.tree()["total"]["disk_bytes"]
+    assert len({run.disk for run in planned.runs}) == 2
+    assert f"{bytes_text(in_all)} in all" in " ".join(study_sentences(STUDY))
 
 
 def test_a_prediction_is_held_against_recorded_runs(
@@ -209,7 +218,7 @@ def test_a_prediction_is_held_against_recorded_runs(
     path.write_text(yaml.safe_dump({**TINY, "transfer": None}))
     study, out = load_study(str(path)), tmp_path / "runs"
     with pytest.raises(InputError, match="against"):
-        recorded_seconds(estimate_here(study, count_work(study), speed()), study, out)
+        recorded_seconds(study, out)
     for name, spec in study.expand().items():
         place = run_directory(out, name, spec)
         steps = spec.training.steps if name != "natural-s1" else 1
@@ -218,7 +227,7 @@ def test_a_prediction_is_held_against_recorded_runs(
         line = {"step": steps, "seconds": 2 * 0.02 * steps, "loss": 1.0, "lr": 1.0, "accuracy": {}}
         write_text(place / "metrics.jsonl", json.dumps(line) + "\n")
     found = estimate_here(study, count_work(study), speed(checkpoint=0.0, save=0.0))
-    recorded = recorded_seconds(found, study, out)
+    recorded = recorded_seconds(study, out)
     assert set(recorded) == {"natural-s0", "both_hops_full-s0", "both_hops_full-s1"}
     assert "0.50 times what 3 finished runs recorded (0.50 to 0.50" in against_sentence("x", found, recorded)
     options = ["plan", str(path), "--device", "H100", "--against", str(out)]

@@ -38,6 +38,8 @@ def worthwhile(study: Study, levels: Sequence[float] = LEVELS, probe_set: str = 
     Raises:
         InputError: no run is finished, a level is impossible, or the runs have no such probes.
     """
+    if len(set(levels)) < len(levels):
+        raise InputError(f"levels repeats an item: {list(levels)}.")
     for level in levels:
         if not 0 < level <= 1:
             raise InputError(f"levels = {level}: allowed is above 0, up to 1.")

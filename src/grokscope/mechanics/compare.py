@@ -70,6 +70,11 @@ class Distance:
     answer: Answer
     """Different: the interval lies above the margin. Equivalent: below it."""
 
+    @property
+    def known(self) -> bool:
+        """Whether there were enough probes for a distance with an interval."""
+        return bool(np.isfinite([self.value, self.low, self.high]).all())
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -167,6 +172,8 @@ def _judged(
 
 def _answer(found: list[Distance]) -> tuple[Answer, str]:
     def said(one: Distance) -> str:
+        if not one.known:
+            return f"{one.kind} by {one.measure}: too few probes for a distance with an interval"
         return (
             f"{one.kind} by {one.measure}: {one.value:.3f} ({one.low:.3f} to {one.high:.3f}), "
             f"margin {one.margin:.3f}"

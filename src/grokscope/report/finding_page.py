@@ -53,7 +53,7 @@ def write_page(study: Study, found: Findings, path: Path) -> None:
     for name, one in finding_tables(found, view.curves, view.events, tuned).items():
         with whole(path.parent / "data" / f"{prefix}_{name}.csv") as draft:
             one.write_csv(draft, float_precision=4)
-    command = f"grokscope findings {study.directory.name} --page {path.name}"
+    command = f"grokscope findings runs/{study.directory.name} --page {path.name}"
     body = page(found, command, drawings, f"data/{prefix}_*.csv")
     write_text(path, f"{around[0]}{BEGIN}\n{body}{END}{around[1]}")
 

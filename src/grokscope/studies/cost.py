@@ -60,6 +60,14 @@ def run_cost(spec: RunSpec) -> Cost:
     )
 
 
+def costs(specs: Mapping[str, RunSpec]) -> dict[str, Cost]:
+    """What runs of one study take, by name: they differ in regime, seed and steps alone, so that one of each
+    number of steps is counted and stands for all."""
+    known = {spec.training.steps: spec for spec in specs.values()}
+    counted = {steps: run_cost(spec) for steps, spec in known.items()}
+    return {name: counted[spec.training.steps] for name, spec in specs.items()}
+
+
 def trace_bytes(spec: RunSpec, probes: Mapping[str, ProbeSet], vocabulary: Vocabulary, stages: int) -> int:
     """Bytes of all traces before compression: rank and log-probability (2 bytes each) of every variable, and
     an argmax, per probe, stage and position."""
@@ -82,21 +90,17 @@ def look_flop(spec: RunSpec, probes: Mapping[str, ProbeSet], vocab: int) -> int:
     return evaluated * exact + traced * (exact + lens_flops(spec.model, vocab, size))
 
 
-def disk_sentences(specs: list[RunSpec], out: Path) -> list[str]:
-    """What these runs will take on disk, and a warning if that is more than there is.
-
-    Runs of one study differ in regime, seed and steps alone, so one of them is counted and stands for all.
-    """
+def disk_sentences(specs: Mapping[str, RunSpec], out: Path) -> list[str]:
+    """What these runs of a study will take on disk, and a warning if that is more than there is."""
     if not specs:
         return []
-    longest = max(specs, key=lambda spec: spec.training.steps)
-    each = run_cost(longest).disk
+    total = sum(cost.disk for cost in costs(specs).values())
     there = next(path for path in [out, *out.absolute().parents] if path.exists())
     free = shutil.disk_usage(there).free
-    said = [f"disk: at most {bytes_text(each * len(specs))} for {len(specs)} runs, {bytes_text(free)} free"]
-    if each * len(specs) > free:
+    said = [f"disk: at most {bytes_text(total)} for {len(specs)} runs, {bytes_text(free)} free"]
+    if total > free:
         said.append("warning: that may not fit; training.keep and lens.probes_per_set make runs smaller")
-    return said + order_warning(longest)
+    return said + order_warning(next(iter(specs.values())))
 
 
 def order_warning(spec: RunSpec) -> list[str]:
@@ -116,13 +120,14 @@ def study_sentences(study: StudySpec) -> list[str]:
     Raises:
         InputError: the world, the corpus or the model is impossible.
     """
-    specs = list(study.expand().values())
-    cost = run_cost(specs[0])
+    named = study.expand()
+    specs, every = list(named.values()), list(costs(named).values())
+    cost = max(every, key=lambda one: one.disk)
     steps = sum(spec.training.steps for spec in specs)
     return [
         f"{len(specs)} runs, {steps:,} steps in all; {cost.parameters:,} parameters",
         f"disk: at most {bytes_text(cost.disk)} a run (weights {bytes_text(cost.weights)}, traces "
-        f"{bytes_text(cost.traces)} before compression), {bytes_text(cost.disk * len(specs))} in all",
+        f"{bytes_text(cost.traces)} before compression), {bytes_text(sum(one.disk for one in every))} in all",
         f"arithmetic: {cost.flop:.2g} FLOP a step, {cost.flop * steps:.2g} in all",
         *order_warning(specs[0]),
     ]

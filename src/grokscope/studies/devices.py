@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from grokscope.errors import InputError
 
+UTILISATION = 0.4
+"""Share of a device's peak that is taken to be reached, where none is given."""
+
 
 @dataclass(frozen=True)
 class Device:

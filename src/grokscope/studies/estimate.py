@@ -13,7 +13,7 @@ from grokscope.mechanics.diagnosis import VERDICT_SET
 from grokscope.mechanics.spec import CausalSpec
 from grokscope.models.build import build_model
 from grokscope.studies.causal import MOMENTS
-from grokscope.studies.cost import look_flop, run_cost
+from grokscope.studies.cost import costs, look_flop
 from grokscope.studies.devices import Device
 from grokscope.studies.estimate_transfers import TransferWork, transfer_work
 from grokscope.studies.measured import Speed
@@ -144,19 +144,20 @@ def count_work(study: StudySpec) -> Work:
         InputError: the world, the corpus or the model is impossible.
     """
     specs = study.expand()
-    spec = max(specs.values(), key=lambda one: one.training.steps)
+    longest = max(specs, key=lambda name: specs[name].training.steps)
+    spec = specs[longest]
     corpus = build_corpus(build_world(spec.world, spec.seeds), spec.corpus, spec.regime, spec.seeds)
     vocab, size = corpus.world.vocabulary.size, positions(spec.format)
     model = build_model(spec.model, vocab, size, spec.format, spec.seeds.init, spec.training.dtype)
     data = training_data(corpus, spec.format, spec.training.atom_repetition)
     probes = {name: len(probe_set) for name, probe_set in corpus.probes.items()}
-    cost_of = {one.training.steps: run_cost(one) for one in specs.values()}
+    cost_of = costs(specs)
     return Work(
-        step_flop=cost_of[spec.training.steps].flop,
+        step_flop=cost_of[longest].flop,
         look_flop=look_flop(spec, corpus.probes, vocab),
         probes=probes,
         state=training_memory(model, data, spec.training).total,
-        disk_of={name: cost_of[one.training.steps].disk for name, one in specs.items()},
+        disk_of={name: cost.disk for name, cost in cost_of.items()},
         batch=spec.training.batch,
         transfers=tuple(transfer_work(study)),
     )

@@ -18,7 +18,7 @@ from types import FrameType
 from rich.console import Console
 
 from grokscope.errors import InputError
-from grokscope.files import remove
+from grokscope.files import check_folder, remove
 from grokscope.studies.cost import disk_sentences
 from grokscope.studies.directory import INTERRUPTED, LOG, PROGRESS
 from grokscope.studies.jobs import JobProcess
@@ -85,6 +85,7 @@ def run_study(
         RunsFailed: some runs failed or diverged; the others are finished.
         Interrupted: SIGINT or SIGTERM; the running workers have saved.
     """
+    check_folder(out)
     planned = plan(study, out)
     check_transfers(study)
     for name, count in (("workers", workers), ("threads", threads)):
@@ -96,7 +97,7 @@ def run_study(
         say(_opening_line(run))
     prepare(study, out, planned)
     for sentence in disk_sentences(
-        [run.spec for run in todo if run.steps_left and isinstance(run.spec, RunSpec)], out
+        {run.name: run.spec for run in todo if run.steps_left and isinstance(run.spec, RunSpec)}, out
     ):
         say(sentence)
     failed = _work(planned, together, workers, threads, console)

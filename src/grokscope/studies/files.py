@@ -31,6 +31,8 @@ def study_path(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
+    if (path / "study.yaml").is_file():
+        raise InputError(f"{path} is a study's directory; its file is {path / 'study.yaml'}.")
     looks_like_a_path = path.suffix in (".yaml", ".yml") or len(path.parts) > 1
     if looks_like_a_path:
         raise InputError(f"there is no study file {path}.")

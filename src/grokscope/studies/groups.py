@@ -15,9 +15,13 @@ def runs_of(group: str) -> list[Run]:
         these joined by commas.
 
     Raises:
-        InputError: there is no such directory or regime, a run is named twice, or it has no checkpoint.
+        InputError: an item is empty, there is no such directory or regime, a run is named twice, or it has no
+        checkpoint.
     """
-    runs = [run for part in group.split(",") for run in _part(part.strip())]
+    parts = [part.strip() for part in group.split(",")]
+    if not all(parts):
+        raise InputError(f"group {group!r}: an item of the list is empty.")
+    runs = [run for part in parts for run in _part(part)]
     for run in runs:
         if not run.steps:
             raise InputError(f"run {run.name} in {run.directory} has no checkpoint yet.")

@@ -41,8 +41,9 @@ def apply(study: StudySpec, values: Any) -> StudySpec:
     named = {item.name: item for item in study.regimes if not isinstance(item, str)}
     tree = study.tree() | {name: _plain(getattr(values, name)) for name, _, _ in option_fields(study)}
     tree["regimes"] = [named[name].tree() if name in named else name for name in values.regimes]
-    if not tree["regimes"]:
-        raise InputError("regimes = (): name at least one regime.")
+    for name in ("regimes", "seeds"):
+        if not tree[name]:
+            raise InputError(f"{name} = (): name at least one {name.removesuffix('s')}.")
     tree["steps_for"] = _steps_for(study, values)
     if study.transfer is not None:
         tree["transfer"]["variants"] = study.transfer.variants

@@ -95,7 +95,7 @@ class StudySpec(Spec):
             if isinstance(regime, str) and regime not in REGIMES:
                 raise ValueError(f"regime {regime!r} is unknown; the named ones are {', '.join(REGIMES)}")
             names.append(regime if isinstance(regime, str) else regime.name)
-        for what, items in (("regimes", names), ("seeds", list(self.seeds))):
+        for what, items in (("regimes", names), ("seeds", list(self.seeds)), ("vary", list(self.vary))):
             if len(set(items)) != len(items):
                 raise ValueError(f"{what} repeats an item: {items}")
         if len(self.seeds) > 1 and not self.vary:
