@@ -25,26 +25,30 @@ def parse(kind: Any, arguments: Sequence[str], prog: str, description: str) -> A
         InputError: they spell none; the sentence names the option, the value and what is allowed.
         SystemExit: help was asked for, and is printed.
     """
-    helped = {"-h", "--help"} & set(arguments)
-    said = io.StringIO()
+    asked = any(one in ("-h", "--help") or one.startswith("--tyro-") for one in arguments)
+    said = io.BytesIO()
     try:
-        with contextlib.nullcontext() if helped else _caught(said):
+        with contextlib.nullcontext() if asked else _caught(said):
             return tyro.cli(kind, prog=prog, description=description, args=arguments)
     except SystemExit:
-        if not helped and (found := sentence(said.getvalue())):
+        box = said.getvalue().decode()
+        if found := sentence(box):
             raise InputError(found) from None
-        sys.stderr.write(said.getvalue())
+        sys.stderr.write(box)
         raise
 
 
 @contextlib.contextmanager
-def _caught(said: io.StringIO) -> Iterator[None]:
+def _caught(said: io.BytesIO) -> Iterator[None]:
+    """What is printed goes to `said`. tyro draws its boxes where the standard output can show them."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = NO_WRAPPING
+    console = io.TextIOWrapper(said, "utf-8", write_through=True)
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(console), contextlib.redirect_stderr(console):
             yield
     finally:
+        console.detach()
         del os.environ["COLUMNS"]
         if before is not None:
             os.environ["COLUMNS"] = before
