@@ -204,7 +204,9 @@ def test_bad_input_is_one_sentence():
         interchange(model, corpus().probes["id_atomic"], setting)
     with pytest.raises(InputError, match="block7"):
         interchange(model, probes(4), setting, arms=("bridge",), site="block7.mlp")
-    with pytest.raises(InputError, match=r"site = 'block0.pattern': allowed are state and block0.attention, "):
+    with pytest.raises(
+        InputError, match=r"site = 'block0.pattern': allowed are state and block0.attention, "
+    ):
         interchange(model, probes(4), setting, arms=("bridge",), site="block0.pattern")
     small = Setting(setting.world, setting.trained, setting.format, budget=1000)
     with pytest.raises(InputError, match="the map of one probe needs"):

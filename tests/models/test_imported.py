@@ -1,6 +1,7 @@
 """Published checkpoints give the original's numbers: logits and the state at every stage."""
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -82,6 +83,30 @@ def test_trm_of_every_shape(tmp_path: Path, variant: dict[str, object]) -> None:
     config = trm_config(**variant)
     weights = trm_weights(config, seed=1)
     same_trm(import_checkpoint(*written(tmp_path, weights, config)).model, weights, config)
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"H_cycles": 3, "L_cycles": 4, "L_layers": 3, "pos_encodings": "learned"},
+        {**ATTENTION, "H_cycles": 2, "L_cycles": 6, "puzzle_emb_len": 16, "hidden_size": 64, "num_heads": 8},
+    ],
+    ids=["mixer", "attention"],
+)
+def test_a_deep_trm_has_its_originals_bits(
+    tmp_path: Path, variant: dict[str, object], mode: Callable
+) -> None:
+    """Dozens of passes blow a sum in another order up to a thousandth; so do faster products in some mode."""
+    config = trm_config(**variant)
+    weights = trm_weights(config, seed=2)
+    tokens_BS = tokens(16, 5)
+    truth = trm_truth(weights, config, tokens_BS, "")
+    model = import_checkpoint(*written(tmp_path, weights, config)).model
+    with mode():
+        assert torch.equal(model(tokens_BS), truth["logits"])
+        for stage, state_BTD in zip(model.stages, unrolled(model, tokens_BS), strict=True):
+            assert torch.equal(state_BTD, truth[stage.name])
 
 
 def test_rotary_tables_of_a_mixer_are_never_used(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ Shapes: B batch, T positions, K of them that ask, H heads, N head width, D = H *
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grokscope.models.blocks import At, Linear, only
 from grokscope.models.init import Init
+from grokscope.models.products import is_faster
 from grokscope.models.taps import Tap, tapped
 
 FEW = 5
@@ -54,6 +56,12 @@ def by_products(
     return (weights_BHKT @ v).transpose(1, 2)
 
 
+def by_pytorch(q_BTHN: Tensor, k_BTHN: Tensor, v_BTHN: Tensor, causal: bool) -> Tensor:
+    """`attend` by `scaled_dot_product_attention`."""
+    q, k, v = (x.transpose(1, 2) for x in (q_BTHN, k_BTHN, v_BTHN))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
+
+
 def _ahead(k_BTHN: Tensor, at: At | None) -> Tensor:
     """Whether a key comes later than what asks: (K, T), or (B, K, T) if examples ask at their own places."""
     index_T = torch.arange(k_BTHN.shape[1], device=k_BTHN.device)
@@ -70,7 +78,7 @@ class Rotary(nn.Module):
     def __init__(self, positions: int, head_width: int) -> None:
         super().__init__()
         half = torch.arange(0, head_width, 2, dtype=torch.float32) / head_width
-        angle = torch.outer(torch.arange(positions, dtype=torch.float32), ROTARY_BASE**-half)
+        angle = torch.outer(torch.arange(positions, dtype=torch.float32), 1.0 / ROTARY_BASE**half)
         angle_TN = torch.cat([angle, angle], dim=-1)
         self.register_buffer("cos_TN", angle_TN.cos(), persistent=False)
         self.register_buffer("sin_TN", angle_TN.sin(), persistent=False)
@@ -85,7 +93,11 @@ class Rotary(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention; one linear map makes q, k and v, viewed as (heads q, heads k, heads v)."""
+    """Multi-head attention; one linear map makes q, k and v, viewed as (heads q, heads k, heads v).
+
+    Args:
+        exact: evaluated in float32, give the bits of PyTorch's own attention.
+    """
 
     def __init__(
         self,
@@ -95,9 +107,11 @@ class Attention(nn.Module):
         init: Init,
         bias: bool = False,
         rotary: Rotary | None = None,
+        exact: bool = False,
     ) -> None:
         super().__init__()
         self.heads = heads
+        self.exact = exact
         self.causal = causal
         self.qkv = Linear(init.matrix(3 * width, width), bias)
         self.out = Linear(init.residual(width, width), bias)
@@ -117,12 +131,22 @@ class Attention(nn.Module):
             k, v = self._heads(self.qkv(x_BTD, slice(width, None)), 2)
         if self.rotary is not None:
             q, k = self.rotary(q, at), self.rotary(k)
-        if tap is None:
+        if self._exact(x_BTD, tap, at):
+            mixed_BKHN = by_pytorch(q, k, v, self.causal)
+        elif tap is None:
             mixed_BKHN = attend(q, k, v, self.causal, at)
         else:
             mixed_BKHN = by_products(q, k, v, self.causal, at, tap)
         out: Tensor = self.out(mixed_BKHN.flatten(2))
         return tapped(tap, "attention", out)
+
+    def _exact(self, x_BTD: Tensor, tap: Tap | None, at: At | None) -> bool:
+        """Whether PyTorch's own attention is used, for its bits: over dozens of passes a TRM blows another order
+        of sums up to the fourth digit."""
+        plain = self.exact and tap is None and at is None and not self.training
+        return (
+            plain and x_BTD.dtype == torch.float32 and not torch.compiler.is_compiling() and not is_faster()
+        )
 
     def _heads(self, parts: Tensor, count: int) -> tuple[Tensor, ...]:
         """Several (B, T, H, N) from one (B, T, count * D)."""

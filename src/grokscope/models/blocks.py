@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grokscope.models.init import Init
-from grokscope.models.products import linear
+from grokscope.models.products import is_faster, linear
 
 EPS = 1e-5
 GELU_SLOPE = (8 / math.pi) ** 0.5
@@ -56,7 +56,7 @@ class Linear(nn.Module):
         elif self.narrow:
             out = x @ weight.t().contiguous()
             return out if bias is None else out + bias
-        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled() and not x.is_cuda:
+        if not torch.compiler.is_compiling() and is_faster() and not x.is_cuda:
             return linear(x, weight, bias_M=bias)
         return F.linear(x, weight, bias)
 

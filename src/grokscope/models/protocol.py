@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from grokscope.errors import InputError
 from grokscope.models.blocks import At, only
+from grokscope.models.products import faster
 from grokscope.models.stages import Stage
 from grokscope.models.taps import Tap
 
@@ -128,7 +129,8 @@ class Reasoner(nn.Module, ABC):
         """A span in which the weights stay as they are: without gradients and taps, `step` and `unembed` may
         then go another way to the same numbers, up to rounding, and forward hooks set within it are not
         called."""
-        yield
+        with faster():
+            yield
 
     def halt(self, state_BTD: Tensor) -> Tensor | None:
         """float32 halting logits (B, 2) from the first position of the final state; None: no halting head."""

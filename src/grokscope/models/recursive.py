@@ -59,7 +59,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, spec: RecursiveSpec, positions: int, init: Init) -> None:
         super().__init__()
         rotary = Rotary(positions, spec.width // spec.heads) if spec.positions == "rotary" else None
-        self.attention = Attention(spec.width, spec.heads, causal=False, init=init, rotary=rotary)
+        self.attention = Attention(spec.width, spec.heads, False, init, rotary=rotary, exact=True)
         self.norm1 = RmsNorm()
         self.mlp = SwiGlu(spec.width, swiglu_inner(spec.expansion, spec.width), init)
         self.norm2 = RmsNorm()
@@ -222,7 +222,8 @@ class RecursiveModel(Reasoner):
             passes = MixerPasses([matrices_of(block) for block in self.level.blocks], self.dtype)
             self._looking = Looking(passes, self.head.weight.detach().to(self.dtype))
         try:
-            yield
+            with super().looking():
+                yield
         finally:
             self._looking = outer
 
