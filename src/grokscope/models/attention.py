@@ -141,8 +141,8 @@ class Attention(nn.Module):
         return tapped(tap, "attention", out)
 
     def _exact(self, x_BTD: Tensor, tap: Tap | None, at: At | None) -> bool:
-        """Whether PyTorch's own attention is used, for its bits: over dozens of passes a TRM blows another order
-        of sums up to the fourth digit."""
+        """Whether PyTorch's own attention is used, for its bits: over dozens of passes a TRM blows another
+        order of sums up to the fourth digit."""
         plain = self.exact and tap is None and at is None and not self.training
         return (
             plain and x_BTD.dtype == torch.float32 and not torch.compiler.is_compiling() and not is_faster()
