@@ -121,7 +121,7 @@ def test_a_facts_file_given_as_an_option_is_relative_to_here(
         ("run pocket --seeds", "seeds = (): name at least one seed."),
         ("run pocket --seeds 0 0", "error: command line: seeds repeats an item: [0, 0]."),
         ("run pocket --vary world world", "vary repeats an item"),
-        ("run demo --out README.md", "out = 'README.md': README.md is a file"),
+        (f"run demo --out {__file__}", f"out = {__file__!r}: test_cli.py is a file"),
         ("plan demo --against nosuch", "against = nosuch"),
         ("transfer nosuch --threads 0", "threads = 0: allowed is at least 1."),
         ("patch nosuch --seed -1", "seed = -1: allowed is at least 0."),

@@ -242,6 +242,8 @@ def _compare(command: Compare) -> None:
         for which, step in zip(("step", "second_step"), steps, strict=True)
         if step is not None
     ]
+    if command.align != "stage":
+        at.append(command.align)
     name = _file_name("compare", _group_name(sides[1]), *dict.fromkeys(sets), *at)
     _save(lambda: distances(found, names), command.out or sides[0][0].directory / "figures" / name)
 

@@ -124,10 +124,13 @@ def study_sentences(study: StudySpec) -> list[str]:
     specs, every = list(named.values()), list(costs(named).values())
     cost = max(every, key=lambda one: one.disk)
     steps = sum(spec.training.steps for spec in specs)
+    total = f"{bytes_text(sum(one.disk for one in every))} in all"
+    if study.transfer is not None:
+        total += ", transfers not counted (grokscope plan counts them)"
     return [
         f"{len(specs)} runs, {steps:,} steps in all; {cost.parameters:,} parameters",
         f"disk: at most {bytes_text(cost.disk)} a run (weights {bytes_text(cost.weights)}, traces "
-        f"{bytes_text(cost.traces)} before compression), {bytes_text(sum(one.disk for one in every))} in all",
+        f"{bytes_text(cost.traces)} before compression), {total}",
         f"arithmetic: {cost.flop:.2g} FLOP a step, {cost.flop * steps:.2g} in all",
         *order_warning(specs[0]),
     ]
