@@ -1,6 +1,7 @@
 """Findings on a real study, from training to the page: one seed, so nothing is more than descriptive."""
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +16,7 @@ from grokscope.findings.values import Findings
 from grokscope.report.tuning_figures import tuning_curves
 from grokscope.studies.plan import plan, prepare
 from grokscope.studies.run import Study
+from grokscope.studies.transfer import RESULT
 from grokscope.world.probes import MIXES
 from tests.studies.test_transfers import transfer_here
 from tests.studies.tiny import tiny_study, trained
@@ -104,6 +106,16 @@ def test_transfers_are_read_with_their_base_mixes_and_world(study: Study) -> Non
         measured = result.of(mix)
         assert measured is not None
         assert end.filter(end["mix"] == mix)["value"].to_list()[-1] == measured.accuracy.value
+
+
+def test_a_mix_without_probes_is_said_to_have_none(study: Study, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(study.directory, tmp_path / "tiny"))
+    path = Study.open(out).transfers["untrained-s0"].directory / RESULT
+    tree = json.loads(path.read_text())
+    tree["mixes"] = [one for one in tree["mixes"] if one["mix"] == MIXES[0]]
+    path.write_text(json.dumps(tree))
+    found = evaluate(Study.open(out))
+    assert f"Transfer untrained-s0 has no probe of {MIXES[1]} and {MIXES[2]}." in found.notes
 
 
 @pytest.mark.parametrize(

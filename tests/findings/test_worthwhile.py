@@ -122,6 +122,15 @@ def test_censored_runs_bound_and_never_vanish(tmp_path: Path) -> None:
     assert any("cannot tell" in cell for row in rows(worth) for cell in row)
 
 
+def test_where_nobody_got_there_nothing_is_said_of_what_it_takes(tmp_path: Path) -> None:
+    """That no way takes less is known only of ways whose cost is."""
+    said = sentences(
+        found(tmp_path, natural=[None] * 3, both_hops_full=[None] * 3, second_hop_full=[None] * 3)
+    )[0]
+    assert "of second_hop_full and both_hops_full too few runs got there to say what that takes" in said
+    assert "takes less" not in said
+
+
 def test_without_a_regime_that_waits_nothing_is_said_of_waiting(tmp_path: Path) -> None:
     study = StudySpec.parse({**TREE, "regimes": ["both_hops_full", "second_hop_full"]})
     reached: dict[str, list[int | None]] = {"both_hops_full": [200] * 3, "second_hop_full": [400] * 3}

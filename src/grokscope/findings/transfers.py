@@ -50,6 +50,8 @@ def transferred(study: Study) -> tuple[list[Transferred], list[str]]:
                 notes.append(f"Transfer {name} is unfinished, so not counted.")
             else:
                 found.append(read(one, result))
+                if none := [mix for mix in MIXES if result.of(mix) is None]:
+                    notes.append(f"Transfer {name} has no probe of {' and '.join(none)}.")
         except InputError as error:
             notes.append(f"Transfer {name} is not counted: {error}")
     notes += [f"Transfer {name} cannot be made: {said}" for name, said in study.transfers_missing.items()]

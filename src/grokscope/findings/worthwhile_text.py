@@ -50,6 +50,9 @@ def _answer(ways: list[Way]) -> str:
         )
     others = [way for way in ways if way.efficient and way.added]
     if not others:
+        unknown = [way.regime for way in ways if way.added and way.efficient is None]
+        if unknown:
+            return f"{head}; of {' and '.join(unknown)} too few runs got there to say what that takes."
         return f"{head}; no way that adds compositions takes less."
     return f"{head}; " + "; ".join(_instead(way, waiting) for way in others) + "."
 
