@@ -270,7 +270,15 @@ def test_settings_that_cannot_be_honoured(tmp_path):
     assert not kept_steps(tmp_path)
 
 
-def test_handlers_are_given_back_and_a_second_signal_acts_as_before():
+@pytest.fixture
+def interruptible():
+    """A shell starts what it leaves in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_handlers_are_given_back_and_a_second_signal_acts_as_before(interruptible):
     before = signal.getsignal(signal.SIGINT)
     with watch_signals() as watch:
         signal.raise_signal(signal.SIGINT)
