@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--changes", default="{}", help="JSON laid over the spec")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--give-back", action="store_true", help="freed memory, as the C library does")
+    parser.add_argument("--plainly", action="store_true", help="no kernels of our own")
     parser.add_argument("--wait", action="store_true", help="for a line on standard input, when warm")
     options = parser.parse_args()
     print(json.dumps(_corpus(options) if options.what == "corpus" else _step(options)), flush=True)
@@ -73,8 +75,12 @@ def _command(arguments: Sequence[str]) -> list[str]:
 def _step(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.shapes import setup, shape
     from benchmarks.steps import as_trained, stepper
+    from grokscope.models.kernels.library import plainly
 
-    with as_trained(options.threads, "cpu", options.give_back):
+    with ExitStack() as stack:
+        stack.enter_context(as_trained(options.threads, "cpu", options.give_back))
+        if options.plainly:
+            stack.enter_context(plainly())
         made = setup(shape(options.shape, options.quick, json.loads(options.changes)))
         before = resident()
         began = time.perf_counter()
@@ -94,7 +100,9 @@ def _step(options: argparse.Namespace) -> dict[str, Any]:
         spent, cpu = time.perf_counter() - began, time.process_time() - cpu
     return {
         "shape": options.shape,
-        "variant": options.variant + (", freed memory given back" if options.give_back else ""),
+        "variant": options.variant
+        + (", freed memory given back" if options.give_back else "")
+        + (", no kernels" if options.plainly else ""),
         "threads": options.threads,
         "first_step_seconds": first,
         "seconds": spent / steps,

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import grokscope
 from benchmarks.clock import take_time
+from grokscope.models.kernels.library import plainly
 from grokscope.models.products import by_onednn, linear
 from grokscope.training.manifest import compiler_version, cpu_capability
 
@@ -150,9 +151,9 @@ def seconds_alone(products: Counter[Product], quick: bool, device: str) -> float
 
 
 def flops(call: Callable[[], object]) -> int:
-    """Operations of the matrix products that a call makes, those of `products.linear` included."""
+    """Operations of the matrix products that a call makes, by `products.linear` and kernels too."""
     mapping = {torch.ops.mkldnn._linear_pointwise: _linear_flops} if by_onednn(torch.float32) else {}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+    with plainly(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         call()
     return int(counter.get_total_flops())
 

@@ -209,7 +209,10 @@ def test_metrics_are_what_they_were_when_a_line_fails(tmp_path, monkeypatch):
     assert log.path.read_bytes() == before
 
 
-@pytest.mark.parametrize(("field", "value"), [("torch", "1.0"), ("backend", "compiled"), ("cpu", "DEFAULT")])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("torch", "1.0"), ("backend", "compiled"), ("cpu", "DEFAULT"), ("kernels", "another")],
+)
 def test_what_bits_depend_on_must_be_the_same(done, field, value):
     tree = json.loads((done / "manifest.json").read_text())
     (done / "manifest.json").write_text(json.dumps({**tree, field: value}))

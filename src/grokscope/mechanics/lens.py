@@ -17,6 +17,7 @@ from torch import Tensor
 
 from grokscope.errors import InputError
 from grokscope.mechanics.unrolled import step_rows
+from grokscope.models.kernels.pieces import readout, reads
 from grokscope.models.protocol import Reasoner
 from grokscope.world.format import Encoded
 from grokscope.world.probes import ProbeSet
@@ -146,6 +147,8 @@ def _measured(model: Reasoner, state_BSD: Tensor, target_BC: Tensor) -> tuple[Te
 
 def measure(logits_BSV: Tensor, target_BC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rank (B, C, S), log-probability (B, C, S) and argmax (B, S) of target tokens in logits."""
+    if reads(logits_BSV):
+        return readout(logits_BSV, target_BC)
     vocab, device = logits_BSV.shape[-1], logits_BSV.device
     index_BSC = target_BC[:, None, :].expand(-1, logits_BSV.shape[1], -1)
     logit_BSC = logits_BSV.gather(2, index_BSC)

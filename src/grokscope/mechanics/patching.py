@@ -33,11 +33,13 @@ from grokscope.mechanics.unrolled import (
     STATE,
     chunks,
     device_of,
+    fills_a_pass,
     has,
     inside_sites,
     joined,
     judge,
     reading,
+    run_to_end,
     step_rows,
     step_rows_at,
     take_rows,
@@ -171,7 +173,8 @@ def travel(
     columns: Sequence[tuple[int, ...]],
     answer: int,
 ) -> tuple[NDArray[np.int64], Tensor]:
-    """All patches of one chunk of probes from one source, travelling together.
+    """All patches of one chunk of probes from one source. They travel together, from stage to stage, until
+    they are enough for passes of their own; then they are run to the end.
 
     Args:
         model: any reasoner. base: the probes' run. values: what is put in (`lent`).
@@ -187,7 +190,7 @@ def travel(
     ends: list[Tensor] = []
     for stage in range(last + 1):
         if travelling:
-            together = joined(travelling) if len(travelling) > 1 else travelling[0]
+            together = joined(travelling)
             if stage < last:
                 travelling = [step_rows(model, together, stage)]
             else:
@@ -206,6 +209,9 @@ def travel(
                 new_RXD[:, index] = value_BXD[probe_R][:, index]
                 if stage < last:
                     travelling.append(_joining(model, base, probe_R, new_RXD, stage, site, columns[column]))
+                    if fills_a_pass(travelling):
+                        ends.append(run_to_end(model, joined(travelling), stage, answer))
+                        travelling = []
                 elif site == STATE:
                     ends.append(new_RXD[:, 0])
                 else:

@@ -81,9 +81,18 @@ def step_rows_at(
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+def fills_a_pass(carries: Sequence[Carry]) -> bool:
+    """Whether these together have the rows of a whole part of `step_rows`."""
+    return sum(len(carry[0]) for carry in carries) >= _rows_of_a_part(carries[0])
+
+
 def _cached(carry: Carry) -> Iterator[slice]:
-    rows, positions, width = carry[0].shape
-    return chunks(rows, max(1, LARGEST_PASS * 2**14 // (positions * width)))
+    return chunks(len(carry[0]), _rows_of_a_part(carry))
+
+
+def _rows_of_a_part(carry: Carry) -> int:
+    _, positions, width = carry[0].shape
+    return max(1, int(LARGEST_PASS * 2**14 // (positions * width)))
 
 
 def run_all(model: Reasoner, tokens_BS: Tensor, until: int) -> Carry:
@@ -99,9 +108,14 @@ def run_to_end(model: Reasoner, carry: Carry, stage: int, position: int) -> Tens
     last = len(model.stages) - 1
     if stage == last:
         return model.read(carry, last)[:, position]
-    for later in range(stage + 1, last):
-        carry = step_rows(model, carry, later)
-    return step_rows_at(model, carry, last, position)
+    ends = []
+    # Part by part to the end: between two stages nothing is put together.
+    for part in _cached(carry):
+        own = take_rows(carry, part)
+        for later in range(stage + 1, last):
+            own = model.step(own, later)
+        ends.append(model.step_at(own, last, position))
+    return ends[0] if len(ends) == 1 else torch.cat(ends)
 
 
 def all_carries(model: Reasoner, tokens_BS: Tensor) -> list[Carry]:
@@ -145,6 +159,9 @@ def take_rows(carry: Carry, rows: Any) -> Carry:
 
 
 def joined(carries: Sequence[Carry]) -> Carry:
+    """The rows of several carries at one stage, in this order."""
+    if len(carries) == 1:
+        return carries[0]
     return type(carries[0])(*[torch.cat(parts) for parts in zip(*carries, strict=True)])
 
 

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grokscope.models.init import Init
+from grokscope.models.kernels import pieces
+from grokscope.models.kernels.library import serves
 from grokscope.models.products import is_faster, linear
 
 EPS = 1e-5
@@ -67,6 +69,8 @@ class Linear(nn.Module):
 
 def rms(x: Tensor, axis: int = -1) -> Tensor:
     """x / sqrt(mean(x^2 over an axis) + 1e-5), computed in float32, no gain; dtype of x."""
+    if axis == -1 and not torch.compiler.is_compiling() and is_faster() and serves(x):
+        return pieces.normed(x)
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(axis, keepdim=True) + EPS)).to(x.dtype)
 
@@ -100,7 +104,7 @@ def gelu(x: Tensor) -> Tensor:
     (1 + tanh u) / 2 is sigmoid(2 u). A compiler is given that: its tanh costs three times its exponential.
     """
     if not torch.compiler.is_compiling():
-        return F.gelu(x, approximate="tanh")
+        return pieces.gelu(x) if is_faster() and serves(x) else F.gelu(x, approximate="tanh")
     wide = x.float()
     return (wide * torch.sigmoid(GELU_SLOPE * wide * (1 + GELU_CUBIC * wide * wide))).to(x.dtype)
 

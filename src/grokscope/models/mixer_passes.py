@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from grokscope.models.blocks import EPS
+from grokscope.models.kernels import mixing, pieces
 from grokscope.models.products import by_onednn, linear
 
 GATES_AT_ONCE = 3 * 2**18
@@ -74,19 +75,26 @@ class MixerPasses:
             for other in given[1:]:
                 x.add_(other)
             for number, block in enumerate(self.blocks, start=1):
-                self._norm(self._mixed(x, block).add_(x), self.over, x)
+                self._mix(x, block)
                 ends = number == len(self.blocks)
                 if ends and at is not None:
                     x = x.narrow(self.over, at, 1).contiguous()
-                self._norm(self._mapped(x, block).add_(x), -1, out if ends else x)
+                self._map(x, block, out if ends else x)
         return out_RTD
 
     def _laid(self, state_BTD: Tensor) -> Tensor:
         """A view of states with the axis of positions where the passes have it."""
         return state_BTD.transpose(0, 1) if self.over == 0 else state_BTD
 
+    def _mix(self, x: Tensor, block: MixerMatrices) -> None:
+        """x = rms(x + down (silu(gate x) * up x)) over T, of (B, T, D) or (T, B, D)."""
+        self._norm(self._mixed(x, block).add_(x), self.over, x)
+
+    def _map(self, x: Tensor, block: MixerMatrices, out: Tensor) -> None:
+        """out = rms(x + down (silu(gate x) * up x)) over D."""
+        self._norm(self._mapped(x, block).add_(x), -1, out)
+
     def _mixed(self, x: Tensor, block: MixerMatrices) -> Tensor:
-        """down (silu(gate x) * up x) over T, of (B, T, D) or (T, B, D)."""
         inner = block.down_TK.shape[1]
         if self.over == 0:
             x_XT = x.flatten(1).t()
@@ -100,13 +108,17 @@ class MixerPasses:
         return torch.bmm(block.down_TK.expand(rows, -1, -1), gate_BKD, out=_of(self.sum, x.shape))
 
     def _mapped(self, x: Tensor, block: MixerMatrices) -> Tensor:
-        """down (silu(gate x) * up x) over D."""
         x_XD = x.flatten(0, 1)
         rows, inner = len(x_XD), block.mlp_down_DM.shape[1]
         gates_X2M = linear(x_XD, block.mlp_gate_up_2MD, _of(self.mlp_gates, (rows, 2 * inner)))
-        gate_XM, up_XM = gates_X2M.chunk(2, dim=-1)
-        inner_XM = torch.ops.aten.silu.out(gate_XM, out=_of(self.mlp_inner, (rows, inner))).mul_(up_XM)
+        inner_XM = self._gated(gates_X2M, _of(self.mlp_inner, (rows, inner)))
         return linear(inner_XM, block.mlp_down_DM, _of(self.sum, x_XD.shape)).view(x.shape)
+
+    def _gated(self, gates_X2M: Tensor, out_XM: Tensor) -> Tensor:
+        """silu(gate) * up."""
+        gate_XM, up_XM = gates_X2M.chunk(2, dim=-1)
+        gated_XM: Tensor = torch.ops.aten.silu.out(gate_XM, out=out_XM).mul_(up_XM)
+        return gated_XM
 
     def _norm(self, sum_: Tensor, axis: int, out: Tensor) -> None:
         """`blocks.rms` over an axis, into `out`."""
@@ -115,6 +127,40 @@ class MixerPasses:
         square = torch.mul(wide, wide, out=_of(self.square, shape))
         scale = square.mean(axis, keepdim=True).add_(EPS).rsqrt_()
         out.copy_(wide.mul_(scale))
+
+
+class NativePasses(MixerPasses):
+    """The same in bfloat16, where there are kernels: what stands between the MLP's products is in C++."""
+
+    def __init__(self, blocks: Sequence[MixerMatrices], dtype: torch.dtype) -> None:
+        super().__init__(blocks, dtype)
+        # `mixing` rounds these itself.
+        self.blocks = [
+            cast._replace(gate_up_2KT=one.gate_up_2KT.detach(), down_TK=one.down_TK.detach())
+            for cast, one in zip(self.blocks, blocks, strict=True)
+        ]
+
+    def _mix(self, x: Tensor, block: MixerMatrices) -> None:
+        mixing.mix_(x, block.gate_up_2KT, block.down_TK)
+
+    def _map(self, x: Tensor, block: MixerMatrices, out: Tensor) -> None:
+        pieces.normed(x, self._mapped(x, block), out)
+
+    def _gated(self, gates_X2M: Tensor, out_XM: Tensor) -> Tensor:
+        return pieces.gated(gates_X2M, out_XM)
+
+
+def mixer_passes(blocks: Sequence[MixerMatrices], dtype: torch.dtype) -> MixerPasses:
+    """The passes of a level of mixer blocks, by the fastest way there is.
+
+    Args:
+        blocks: the weights.
+        dtype: of the states.
+    """
+    positions, inner = blocks[0].down_TK.shape
+    width, mlp_inner = blocks[0].mlp_down_DM.shape
+    native = dtype == torch.bfloat16 and mixing.fits_sizes(positions, width, inner, mlp_inner)
+    return NativePasses(blocks, dtype) if native else MixerPasses(blocks, dtype)
 
 
 def _of(memory: Tensor, shape: Sequence[int]) -> Tensor:

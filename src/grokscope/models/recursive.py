@@ -29,7 +29,8 @@ from grokscope.errors import InputError
 from grokscope.models.attention import Attention, Rotary
 from grokscope.models.blocks import At, Linear, RmsNorm, SwiGlu, only
 from grokscope.models.init import Init
-from grokscope.models.mixer_passes import MixerMatrices, MixerPasses
+from grokscope.models.kernels import mixing
+from grokscope.models.mixer_passes import MixerMatrices, MixerPasses, mixer_passes
 from grokscope.models.products import linear
 from grokscope.models.protocol import Reasoner
 from grokscope.models.spec import RecursiveSpec
@@ -86,9 +87,16 @@ class MixerBlock(nn.Module):
 
     def forward(self, x_BTD: Tensor, tap: Tap | None = None, at: At | None = None) -> Tensor:
         """The state after the block; with `at`, at those positions alone (B, K, D)."""
-        mixed_BTD = tapped(tap, "mixer", self.mixer(x_BTD.transpose(1, 2)).transpose(1, 2))
+        mixed_BTD = tapped(tap, "mixer", self._mixed(x_BTD))
         own_BTD = only(self.norm1(x_BTD + mixed_BTD), at)
         out: Tensor = self.norm2(own_BTD + tapped(tap, "mlp", self.mlp(own_BTD)))
+        return out
+
+    def _mixed(self, x_BTD: Tensor) -> Tensor:
+        gate_up, down = self.mixer.gate_up.weight, self.mixer.down.weight
+        if torch.compiler.is_compiling() and mixing.fits(x_BTD, down.shape[1]):
+            return mixing.mixed(x_BTD, gate_up, down)
+        out: Tensor = self.mixer(x_BTD.transpose(1, 2)).transpose(1, 2)
         return out
 
 
@@ -219,7 +227,7 @@ class RecursiveModel(Reasoner):
         outer = self._looking
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
         if outer is None and self.spec.mixer and self.h_init.device.type == "cpu" and not hooked:
-            passes = MixerPasses([matrices_of(block) for block in self.level.blocks], self.dtype)
+            passes = mixer_passes([matrices_of(block) for block in self.level.blocks], self.dtype)
             self._looking = Looking(passes, self.head.weight.detach().to(self.dtype))
         try:
             with super().looking():

@@ -1,8 +1,6 @@
 """What the bits of a run depend on beside its spec. A run is resumed under the same, or not at all."""
 
 import platform
-import shutil
-import subprocess
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +11,8 @@ import torch
 
 from grokscope.errors import InputError
 from grokscope.files import read_json, write_json
-from grokscope.training.step import compiler
+from grokscope.models.kernels.library import available
+from grokscope.native import compiler_version
 
 MANIFEST = "manifest.json"
 Backend = Literal["compiled", "eager", "population", "population-eager"]
@@ -37,6 +36,8 @@ class Manifest:
     """Instruction sets that PyTorch chooses its kernels by."""
     compiler: str
     """Version line of the C++ compiler; empty where nothing is compiled with it."""
+    kernels: str
+    """"c++" where passes and observers go through `models.kernels`; empty: PyTorch's operations alone."""
     torch: str
     numpy: str
     grokscope: str
@@ -52,13 +53,15 @@ def manifest_here(
 ) -> Manifest:
     """The manifest of a training in this process."""
     on_gpu = device.type == "cuda"
+    kernels = not on_gpu and available()
     return Manifest(
         threads=threads,
         backend=backend,
         device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
         dtype=str(dtype).removeprefix("torch."),
         cpu=cpu_capability(),
-        compiler="" if on_gpu or backend.endswith("eager") else compiler_version(),
+        compiler="" if on_gpu or (backend.endswith("eager") and not kernels) else compiler_version(),
+        kernels="c++" if kernels else "",
         torch=torch.__version__,
         numpy=np.__version__,
         grokscope=version("grokscope"),
@@ -77,14 +80,13 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST
     tree = read_json(path, "manifest")
     names = {field.name for field in fields(Manifest)}
-    if (
-        not isinstance(tree, dict) or {"members", *tree} != names
-    ):  # Runs were alone before they could be many.
+    # Runs were alone before they could be many, and had no kernels before there were any.
+    if not isinstance(tree, dict) or not {"members", "kernels"} >= names - set(tree) or set(tree) - names:
         raise InputError(f"the manifest at {path} is damaged: its fields must be {', '.join(sorted(names))}.")
     for name in ("threads", "members"):
         if name in tree and (type(tree[name]) is not int or tree[name] < 1):
             raise InputError(f"the manifest at {path} is damaged: {name} = {tree[name]!r}.")
-    return Manifest(**tree)
+    return Manifest(**{"kernels": "", **tree})
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -117,12 +119,3 @@ def cpu_capability() -> str:
     return "+".join(
         [torch.backends.cpu.get_cpu_capability(), *(name for name, there in extra.items() if there)]
     )
-
-
-def compiler_version() -> str:
-    """First line of the C++ compiler's version."""
-    found = shutil.which(compiler() or "")
-    if not found:
-        return ""
-    run = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
-    return run.stdout.splitlines()[0] if run.stdout else found

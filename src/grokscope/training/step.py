@@ -6,8 +6,6 @@ in Python but the call.
 Shape suffixes: B batch, C columns of a row.
 """
 
-import os
-import shutil
 import types
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -19,6 +17,7 @@ from torch.func import functional_call, grad_and_value
 
 from grokscope.errors import InputError
 from grokscope.models.protocol import Reasoner
+from grokscope.native import compiler
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer, Tensors, TrainState
 
@@ -180,13 +179,6 @@ def choose_step(
         )
     say(f"torch.compile does not work here ({problem}): training runs without it, several times slower.")
     return eager, "eager"
-
-
-def compiler() -> str | None:
-    """The C++ compiler that would be used: $CXX, or the first of g++ and clang++ that is there; None: none
-    is."""
-    names = [os.environ["CXX"].split()[0]] if os.environ.get("CXX", "").strip() else ["g++", "clang++"]
-    return next((name for name in names if shutil.which(name)), None)
 
 
 def copied(state: TrainState) -> TrainState:

@@ -1,0 +1,52 @@
+"""What stands between the products of a pass, and what is read off logits. None of it has a gradient.
+
+Numbers are those of PyTorch's operations, rounded to bfloat16 where they round.
+
+Shapes: N numbers, X rows, B batch, S positions, C targets, V vocabulary, D width, M inner width.
+"""
+
+import torch
+from torch import Tensor
+
+from grokscope.models.kernels.library import available, call
+
+
+def gated(gates_X2M: Tensor, out_XM: Tensor) -> Tensor:
+    """silu(gate) * up; gate and up are the halves of each row. For bfloat16 that the library `serves`."""
+    call("gated", (gates_X2M, out_XM), out_XM.shape)
+    return out_XM
+
+
+def normed(x_XD: Tensor, y_XD: Tensor | None = None, out_XD: Tensor | None = None) -> Tensor:
+    """rms(x + y), or rms(x), over the last axis; bfloat16 that the library `serves`. `out` may be x or y."""
+    out_XD = torch.empty_like(x_XD) if out_XD is None else out_XD
+    call("normed", (x_XD, y_XD, out_XD), (x_XD.shape[:-1].numel(), x_XD.shape[-1]))
+    return out_XD
+
+
+def gelu(x_N: Tensor) -> Tensor:
+    """GELU's tanh form. For bfloat16 that the library `serves`."""
+    out_N = torch.empty_like(x_N)
+    call("gelu", (x_N, out_N), (x_N.numel(),))
+    return out_N
+
+
+def reads(logits_BSV: Tensor) -> bool:
+    """Whether `readout` can be asked for these logits."""
+    kind = logits_BSV.dtype == torch.float32 and logits_BSV.device.type == "cpu"
+    return kind and not logits_BSV.requires_grad and available()
+
+
+def readout(logits_BSV: Tensor, target_BC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rank (B, C, S), log-probability (B, C, S) and argmax (B, S) of target tokens in float32 logits, as
+    `mechanics.lens.measure` says."""
+    batch, positions, vocab = logits_BSV.shape
+    columns = target_BC.shape[1]
+    rank_BCS = torch.empty(batch, columns, positions, dtype=torch.int64)
+    logp_BCS, argmax_BS = (
+        torch.empty(batch, columns, positions),
+        torch.empty(batch, positions, dtype=torch.int64),
+    )
+    given = (logits_BSV.contiguous(), target_BC.contiguous())
+    call("readout", (*given, rank_BCS, logp_BCS, argmax_BS), (batch, columns, positions, vocab))
+    return rank_BCS, logp_BCS, argmax_BS
