@@ -74,8 +74,11 @@ def test_chunks_and_company_change_nothing():
     assert (last == parts["clean_said"]).all()
 
 
-def test_donors_obey_their_rules():
-    """Every rule of the table, checked one by one against the world and the training set."""
+@pytest.mark.parametrize("tabled", [0, 2**28])
+def test_donors_obey_their_rules(tabled, monkeypatch):
+    """Every rule of the table, checked one by one against the world and the training set; in a large world
+    what was trained is searched for, in others looked up."""
+    monkeypatch.setattr("grokscope.mechanics.donors.TABLED", tabled)
     world, trained = corpus().world, corpus().composition
     known = set(map(tuple, np.column_stack([trained.head_N, trained.relation_NK]).tolist()))
     table = DonorTable(world, trained)

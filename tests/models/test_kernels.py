@@ -12,11 +12,13 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from grokscope.mechanics import lens
 from grokscope.models import mixer_passes
+from grokscope.models.attention import attend, by_sums
 from grokscope.models.blocks import EPS
 from grokscope.models.build import build_model
 from grokscope.models.kernels import library, mixing, pieces
 from grokscope.models.kernels.library import available
 from grokscope.models.mixer_passes import MixerPasses, NativePasses
+from grokscope.models.products import faster
 from grokscope.models.recursive import matrices_of
 from grokscope.models.spec import RecursiveSpec
 from grokscope.native import compiler
@@ -179,6 +181,27 @@ def test_extreme_gates_are_silu():
     np.testing.assert_allclose(out.float(), F.silu(x).float(), rtol=0.01, atol=1e-2)
     broken = torch.full_like(x, torch.nan)
     assert pieces.gated(torch.cat([broken, ones], dim=1), torch.empty_like(x)).isnan().all()
+
+
+@there
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.data())
+def test_attention_is_that_of_the_plain_operations(batch, positions, heads, registers, causal, data):
+    """Also of heads that lie among others, and of positions in the middle that ask alone."""
+    width = 16 * registers
+    random = torch.Generator().manual_seed(batch)
+    qkv = torch.randn(batch, positions, 3, heads, width, generator=random).bfloat16()
+    q, k, v = qkv.unbind(2)
+    first = data.draw(st.integers(0, positions - 1))
+    for at in (None, slice(first, positions)):
+        asking = q if at is None else q[:, at]
+        with torch.no_grad(), faster():
+            assert pieces.attends(asking, k, v)
+            quick = attend(asking, k, v, causal, at)
+        same(quick, by_sums(asking, k, v, causal, at))
+    k[0, 0] = torch.nan
+    with torch.no_grad(), faster():
+        assert attend(q, k, v, causal)[0].isnan().all()
 
 
 logits = st.one_of(

@@ -44,6 +44,10 @@ Arm: TypeAlias = Literal[
 ]
 DONOR_ARMS: tuple[Arm, ...] = get_args(Arm)
 ABSENT = -1
+TABLED = 2**28
+"""Compositions that a world could have, up to which a truth value is kept for each: looking it up takes a
+tenth of a search, which is made in larger worlds.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +94,13 @@ class DonorTable:
         self.relations = world.relations
         self.fact_F3 = world.fact_F3.astype(np.int64)
         self.guess_R = guess_of_relation(world)
-        # -1 is no composition's number: a search in it finds nothing, however little was trained.
         ids_N = self._id(trained.head_N, *trained.relation_NK.T)
+        # -1 is no composition's number: a search in it finds nothing, however little was trained.
         self.trained_id_N = np.concatenate([[-1], np.sort(ids_N)])
+        self.trained_X: NDArray[np.bool_] | None = None
+        if (numbers := world.entities * world.relations**2) <= TABLED:
+            self.trained_X = np.zeros(numbers, dtype=bool)
+            self.trained_X[ids_N] = True
         trained_N = self._was_trained(*_address(self.fact_F3, pool.fact_N2))
         every_N2 = pool.fact_N2.astype(np.int64)
         fresh_N2 = every_N2[~trained_N & ~pool.degenerate_N]
@@ -135,6 +143,9 @@ class DonorTable:
     def _was_trained(self, head: Any, relation1: Any, relation2: Any) -> NDArray[np.bool_]:
         """Whether these compositions were trained; arguments broadcast."""
         id_X = self._id(head, relation1, relation2)
+        if self.trained_X is not None:
+            among: NDArray[np.bool_] = self.trained_X[id_X]
+            return among
         # A binary search: `isin` would sort all that was trained again for every probe.
         at_X = np.searchsorted(self.trained_id_N, id_X)
         found: NDArray[np.bool_] = self.trained_id_N[np.minimum(at_X, len(self.trained_id_N) - 1)] == id_X

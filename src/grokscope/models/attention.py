@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from grokscope.models.blocks import At, Linear, only
 from grokscope.models.init import Init
+from grokscope.models.kernels import pieces
 from grokscope.models.products import is_faster
 from grokscope.models.taps import Tap, tapped
 
@@ -30,7 +31,12 @@ def attend(q_BKHN: Tensor, k_BTHN: Tensor, v_BTHN: Tensor, causal: bool, at: At 
         causal: whether it sees only itself and earlier positions.
         at: which positions ask; None: all T.
     """
-    form = by_sums if k_BTHN.shape[1] <= FEW else by_products
+    few = k_BTHN.shape[1] <= FEW
+    first = _first(at)
+    quick = few and first is not None and not torch.compiler.is_compiling() and is_faster()
+    if quick and pieces.attends(q_BKHN, k_BTHN, v_BTHN):
+        return pieces.attend(q_BKHN, k_BTHN, v_BTHN, causal, first or 0)
+    form = by_sums if few else by_products
     return form(q_BKHN, k_BTHN, v_BTHN, causal, at)
 
 
@@ -67,6 +73,15 @@ def _ahead(k_BTHN: Tensor, at: At | None) -> Tensor:
     index_T = torch.arange(k_BTHN.shape[1], device=k_BTHN.device)
     asking = at if isinstance(at, Tensor) else index_T if at is None else index_T[at]
     return index_T > asking[..., None]
+
+
+def _first(at: At | None) -> int | None:
+    """Where what asks begins, if the same positions of all examples ask, one after the other."""
+    if at is None:
+        return 0
+    if isinstance(at, Tensor) or at.step is not None or (at.start or 0) < 0:
+        return None
+    return at.start or 0
 
 
 class Rotary(nn.Module):

@@ -27,8 +27,9 @@ using pair = std::uint32_t;
 
 constexpr int WIDEST = 4;  // registers side by side in a panel
 constexpr int COLUMNS = LANES * WIDEST;
-constexpr int INNER = 64;  // rows of inner activations that the backward pass works on at a time, in the cache
-constexpr int MOST = 64;   // positions
+constexpr int INNER =
+    64;                   // rows of inner activations that the backward pass works on at a time, in the cache
+constexpr int MOST = 64;  // positions
 constexpr int CHUNKS = 16;
 
 inline __m512bh as_bf16(__m512i x) { return (__m512bh)x; }

@@ -2,13 +2,14 @@
 
 Numbers are those of PyTorch's operations, rounded to bfloat16 where they round.
 
-Shapes: N numbers, X rows, B batch, S positions, C targets, V vocabulary, D width, M inner width.
+Shapes: N numbers, X rows, B batch, S positions, C targets, V vocabulary, D width, M inner width;
+of attention T positions, A of them that ask, H heads, N head width.
 """
 
 import torch
 from torch import Tensor
 
-from grokscope.models.kernels.library import available, call
+from grokscope.models.kernels.library import LANES, available, call
 
 
 def gated(gates_X2M: Tensor, out_XM: Tensor) -> Tensor:
@@ -29,6 +30,28 @@ def gelu(x_N: Tensor) -> Tensor:
     out_N = torch.empty_like(x_N)
     call("gelu", (x_N, out_N), (x_N.numel(),))
     return out_N
+
+
+def attends(*heads_BTHN: Tensor) -> bool:
+    """Whether `attend` can be asked for these queries, keys and values."""
+    return all(
+        x.dtype == torch.bfloat16
+        and x.device.type == "cpu"
+        and x.shape[3] % LANES == 0
+        and x.stride()[2:] == (x.shape[3], 1)
+        for x in heads_BTHN
+    ) and (not torch.is_grad_enabled() and available())
+
+
+def attend(q_BAHN: Tensor, k_BTHN: Tensor, v_BTHN: Tensor, causal: bool, first: int) -> Tensor:
+    """softmax(q k^T / sqrt(N)) v per head (B, A, H, N), over at most 64 positions T. The A that ask stand at
+    `first` and behind it; with `causal` each sees itself and what is before it."""
+    out_BAHN = torch.empty(q_BAHN.shape, dtype=q_BAHN.dtype)
+    rows = [stride for x in (q_BAHN, k_BTHN, v_BTHN) for stride in x.stride()[:2]]
+    asking, heads, width = q_BAHN.shape[1:]
+    sizes = (*rows, len(q_BAHN), asking, k_BTHN.shape[1], heads, width, first)
+    call("attend", (q_BAHN, k_BTHN, v_BTHN, out_BAHN), sizes, causal)
+    return out_BAHN
 
 
 def reads(logits_BSV: Tensor) -> bool:

@@ -25,7 +25,8 @@ inline __m512 rounded(__m512 x) {
 inline __m512 exponential(__m512 x) {
     const __m512 limit = _mm512_set1_ps(80.0f), slope = _mm512_set1_ps(1.44269504f);
     const __m512 magic = _mm512_set1_ps(12582912.0f);  // 1.5 * 2^23: what is added to it ends in n
-    x = _mm512_min_ps(limit, _mm512_max_ps(x, _mm512_sub_ps(_mm512_setzero_ps(), limit)));
+    // Of the two operands the second is what is not a number.
+    x = _mm512_min_ps(limit, _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), limit), x));
     const __m512 shifted = _mm512_fmadd_ps(x, slope, magic);
     const __m512 r = _mm512_fmsub_ps(x, slope, _mm512_sub_ps(shifted, magic));
     __m512 power = _mm512_set1_ps(1.3276472e-3f);
