@@ -15,7 +15,7 @@ from grokscope.models import mixer_passes
 from grokscope.models.attention import attend, by_sums
 from grokscope.models.blocks import EPS
 from grokscope.models.build import build_model
-from grokscope.models.kernels import library, mixing, pieces
+from grokscope.models.kernels import library, memory, mixing, pieces
 from grokscope.models.kernels.library import available
 from grokscope.models.mixer_passes import MixerPasses, NativePasses
 from grokscope.models.products import faster
@@ -202,6 +202,24 @@ def test_attention_is_that_of_the_plain_operations(batch, positions, heads, regi
     k[0, 0] = torch.nan
     with torch.no_grad(), faster():
         assert attend(q, k, v, causal)[0].isnan().all()
+
+
+@there
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 100), st.integers(0, 17), st.integers(0, 17), st.data())
+def test_a_copy_is_whole_and_says_what_is_not_finite(size, source_at, target_at, data):
+    """Wherever both begin in memory; nothing beside it is touched."""
+    source = torch.arange(1.0, 121.0)[source_at : source_at + size]
+    memory_around = torch.zeros(120)
+    target = memory_around[target_at : target_at + size]
+    assert memory.copied(source, target)
+    assert torch.equal(source, target)
+    assert memory_around.count_nonzero() == size
+    if size:
+        where = data.draw(st.integers(0, size - 1))
+        source[where] = data.draw(st.sampled_from([math.inf, -math.inf, math.nan]))
+        assert not memory.copied(source, target)
+        assert torch.equal(source.isfinite(), target.isfinite())
 
 
 logits = st.one_of(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
+from grokscope.models.kernels.library import plainly
 from grokscope.training import checkpoint, keeper, writer
 from grokscope.training.checkpoint import find_state, kept_steps, load_weights, weights_path
 from grokscope.training.loop import train
@@ -219,23 +221,32 @@ def test_what_is_written_is_the_state_when_it_was_saved(tmp_path, straight, monk
     assert max(steps_meanwhile) > 0, "the loop stood still"
 
 
-def test_a_large_state_is_copied_whole(monkeypatch):
-    """Shares of several threads: each tensor in exactly one."""
-    monkeypatch.setattr(writer, "LARGE", 0)
+@pytest.mark.parametrize("looked", [False, True])
+@pytest.mark.parametrize("large", [0, 1 << 24])
+@pytest.mark.parametrize("way", [nullcontext, plainly])
+def test_a_state_is_copied_whole(monkeypatch, looked, large, way):
+    """In one thread or in shares of several, with a look at the averages before or not, twice."""
+    monkeypatch.setattr(writer, "LARGE", large)
     part = {f"t{i}": torch.full((i + 1, 3), float(i)) for i in range(11)}
     state = TrainState(part, {}, {"v": torch.ones(5)}, {name: t + 0.5 for name, t in part.items()}, {})
     sums = torch.zeros(2, dtype=torch.float64)
     snapshot = writer.Snapshot(state, sums)
-    for tensors in state:
-        for tensor in tensors.values():
-            tensor += 7
-    sums += 1
-    snapshot.begin()
-    snapshot.end()
-    for wanted, got in zip(state, snapshot.on_host()[0], strict=True):
-        assert wanted.keys() == got.keys()
-        assert all(torch.equal(wanted[name], got[name]) for name in wanted)
-    assert torch.equal(snapshot.sums, sums)
+    for _ in range(2):
+        for tensors in state:
+            for tensor in tensors.values():
+                tensor += 7
+        sums += 1
+        with way():
+            assert not looked or snapshot.look() is None
+            snapshot.begin()
+            snapshot.end()
+        for wanted, got in zip(state, snapshot.on_host()[0], strict=True):
+            assert wanted.keys() == got.keys()
+            assert all(torch.equal(wanted[name], got[name]) for name in wanted)
+        assert torch.equal(snapshot.sums, sums)
+    state.ema["t7"][3, 1] = torch.nan
+    with way():
+        assert snapshot.look() == "t7"
     snapshot.close()
 
 

@@ -161,9 +161,8 @@ class Keeper:
             Diverged: a weight is not finite; nothing is saved.
             InputError: a file cannot be written; the state before is intact.
         """
-        # Before the copy is begun: on few cores the two would wait for each other's threads.
         self._check_finite()
-        self._begin_copy()
+        self.snapshot.begin()
         read: dict[str, float] = {}
         with self.writing():
             for observer in self.observers:
@@ -192,16 +191,13 @@ class Keeper:
             InputError: a file of the save before could not be written.
         """
         if self.step != self.asked:
-            self._begin_copy()
+            self.writer.wait()  # It still reads the copy before.
+            self.snapshot.begin()
             self._hand_over(None)
 
     def finish(self) -> None:
         """Until everything is on the disk; raises as `save` does."""
         self.writer.wait()
-
-    def _begin_copy(self) -> None:
-        self.writer.wait()  # It still reads the copy before.
-        self.snapshot.begin()
 
     def _hand_over(self, row: dict[str, Any] | None) -> None:
         self.snapshot.end()
@@ -273,10 +269,13 @@ class Keeper:
         return float(self.sums[0]) / (self.step - scheduled_steps(self.spec, self.step - 1)[-1])
 
     def _check_finite(self) -> None:
-        """Look at the loss, and at the weights that are shown to observers; the writer looks at all."""
+        """Look at the loss, and at the weights that are shown to observers; the writer looks at all. To look
+        is to copy them: both read them once.
+        """
         if not math.isfinite(float(self.sums.sum())):
             self._diverged("the loss is not finite")
-        if name := not_finite(self.state.ema):
+        self.writer.wait()  # It still reads the copy before.
+        if name := self.snapshot.look():
             self._diverged(f"{name} is not finite")
 
     def _diverged(self, what: str) -> None:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from grokscope.training.optim import TrainState
+from grokscope.models.kernels import memory
+from grokscope.training.optim import Tensors, TrainState
 
 COPIERS = 4
 """Threads that make a large copy; one alone does not use all of the memory's bandwidth."""
@@ -82,14 +82,38 @@ class Snapshot:
         self.sums = sums.clone()
         self._source, self._source_sums = state, sums
         self._on_gpu = sums.device.type == "cuda"
-        self._shares = [] if self._on_gpu else _shares(state, self.state)
-        self._pool = ThreadPoolExecutor(COPIERS, "grokscope-copy") if len(self._shares) > 1 else None
-        self._begun: list[Future[None]] = []
+        large = not self._on_gpu and sum(t.nbytes for part in state for t in part.values()) >= LARGE
+        self._pool = ThreadPoolExecutor(COPIERS, "grokscope-copy") if large else None
+        self._averages: list[_Pairs] = []
+        self._others: list[_Pairs] = []
+        if not self._on_gpu:
+            averages = _pairs(state.ema, self.state.ema)
+            others = zip(state._replace(ema={}), self.state, strict=True)
+            self._averages, self._others = (
+                _shares(some, COPIERS if large else 1)
+                for some in (averages, [pair for part, copy in others for pair in _pairs(part, copy)])
+            )
+        self._left = [*self._averages, *self._others]
+        self._begun: list[Future[bool]] = []
+
+    def look(self) -> str | None:
+        """Copy the averaged weights, and give the name of one that is not finite; None: there is none.
+
+        What is not copied yet is copied by `begin` and `end`.
+        """
+        if self._on_gpu:
+            return not_finite(self._source.ema)
+        self._left = self._others
+        if self._pool is None:
+            finite = [_copy(share) for share in self._averages]
+        else:
+            finite = list(self._pool.map(_copy, self._averages))
+        return None if all(finite) else not_finite(self._source.ema)
 
     def begin(self) -> None:
         """Start to copy the state, beside whatever only reads it until `end`."""
         if self._pool is not None:
-            self._begun = [self._pool.submit(_copy, share) for share in self._shares]
+            self._begun = [self._pool.submit(_copy, share) for share in self._left]
 
     def end(self) -> None:
         """The copy is made, of the state and of the sums as they are now. On a GPU it is queued behind the
@@ -100,11 +124,12 @@ class Snapshot:
                 for name, tensor in part.items():
                     copy[name].copy_(tensor)
         elif self._pool is None:
-            for share in self._shares:
+            for share in self._left:
                 _copy(share)
         else:
             for done in self._begun:
                 done.result()
+        self._left = [*self._averages, *self._others]
         self.sums.copy_(self._source_sums)
         if self._on_gpu:
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -136,18 +161,18 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name, t in tensors.items() if not bool(torch.isfinite(t).all())), None)
 
 
-_Pairs = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+_Pairs = list[tuple[Tensor, Tensor]]
+"""Tensors and what they are copied into."""
 
 
-def _shares(state: TrainState, copy: TrainState) -> list[_Pairs]:
-    """The memory of both as arrays, whose copies use one thread each; a large state in shares of about one
-    size."""
-    parts = zip(state, copy, strict=True)
-    pairs = [(part[name].detach().numpy(), mine[name].numpy()) for part, mine in parts for name in part]
-    if sum(source.nbytes for source, _ in pairs) < LARGE:
-        return [pairs]
-    shares: list[_Pairs] = [[] for _ in range(COPIERS)]
-    sizes = [0] * COPIERS
+def _pairs(source: Tensors, target: Tensors) -> _Pairs:
+    return [(source[name].detach(), target[name]) for name in source]
+
+
+def _shares(pairs: _Pairs, count: int) -> list[_Pairs]:
+    """The copies of about equal size that threads make, each of whole tensors."""
+    shares: list[_Pairs] = [[] for _ in range(count)]
+    sizes = [0] * count
     for source, target in sorted(pairs, key=lambda pair: -pair[0].nbytes):
         least = sizes.index(min(sizes))
         shares[least].append((source, target))
@@ -155,6 +180,11 @@ def _shares(state: TrainState, copy: TrainState) -> list[_Pairs]:
     return shares
 
 
-def _copy(pairs: _Pairs) -> None:
+def _copy(pairs: _Pairs) -> bool:
+    """Whether all that was copied is known to be finite."""
+    if all(memory.copies(source, target) for source, target in pairs):
+        # Not `all`: nothing may be left out.
+        return sum(memory.copied(source, target) for source, target in pairs) == len(pairs)
     for source, target in pairs:
-        np.copyto(target, source)
+        np.copyto(target.numpy(), source.numpy())
+    return False

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grokscope import native
 
-SOURCES = ("mixing.cpp", "pieces.cpp", "readout.cpp")
+SOURCES = ("mixing.cpp", "pieces.cpp", "readout.cpp", "memory.cpp")
 HEADERS = ("vectors.h",)
 SETS = ("fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512bf16")
 OPTIONS = ("-O3", "-fopenmp", "-ffp-contract=off", *(f"-m{one}" for one in SETS))
@@ -44,12 +44,13 @@ def serves(x: Tensor) -> bool:
     return kind and x.shape[-1] % LANES == 0 and x.is_contiguous() and available()
 
 
-def call(function: str, arrays: Sequence[Tensor | None], sizes: Sequence[int], *flags: int) -> None:
-    """Call a function of the library with contiguous arrays (None: a null pointer), the last of which are
-    written, and with as many threads as PyTorch has."""
+def call(function: str, arrays: Sequence[Tensor | None], sizes: Sequence[int], *flags: int) -> int:
+    """Call a function of the library with arrays (None: a null pointer), the last of which are written, and
+    with as many threads as PyTorch has. What it returns, if it returns a number."""
     pointers = (ctypes.c_void_p(None if array is None else array.data_ptr()) for array in arrays)
     longs = (ctypes.c_long(size) for size in sizes)
-    getattr(_library(), function)(*pointers, *longs, *flags, torch.get_num_threads())
+    result: int = getattr(_library(), function)(*pointers, *longs, *flags, torch.get_num_threads())
+    return result
 
 
 @cache
