@@ -1,8 +1,11 @@
 """C++ that is compiled when it is asked for."""
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 
-from grokscope.native import compiler, load
+from grokscope.native import compiler, compiler_version, load
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 CODE = '#include "seven.h"\nextern "C" int answer() { return SEVEN; }\n'
@@ -34,6 +37,27 @@ def test_it_is_compiled_once_and_again_when_anything_changes(tmp_path, files):
     assert len(made(tmp_path)) == 3
 
 
+def test_a_damaged_library_is_made_again(tmp_path, files):
+    """To load one that was cut would end the process."""
+    source, header = files
+    load("seven", [source], [header], [])
+    (library,) = made(tmp_path)
+    begins = library.read_bytes()[:5000]
+    library.unlink()  # What is loaded must keep its file.
+    library.write_bytes(begins)
+    assert load("seven", [source], [header], []).answer() == 7
+    (again,) = made(tmp_path)
+    assert len(again.read_bytes()) > 5000
+
+
+def test_many_at_once_all_get_it(tmp_path, files):
+    source, header = files
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: load("seven", [source], [header], []), range(4)))
+    assert [one.answer() for one in loaded] == [7] * 4
+    assert len(made(tmp_path)) == 1
+
+
 def test_where_it_cannot_be_made_there_is_none_and_nothing_is_left(tmp_path, files, monkeypatch):
     source, header = files
     header.write_text("#define SEVEN no such thing\n")
@@ -43,6 +67,15 @@ def test_where_it_cannot_be_made_there_is_none_and_nothing_is_left(tmp_path, fil
     assert load("seven", [source], [header], []) is None
     monkeypatch.delenv("CXX")
     header.write_text("#define SEVEN 7\n")
+    monkeypatch.setenv("CXX", str(header))
+    header.chmod(0o755)
+    assert compiler_version() == str(header)
+    monkeypatch.setenv("CXX", "g++ -DQUOTE='")
+    load("seven", [source], [header], [])
+    monkeypatch.delenv("CXX")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert load("seven", [source], [header], []) is None
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert load("seven", [source], [header], []) is None

@@ -97,6 +97,18 @@ def test_threads_change_no_bit():
 
 
 @there
+def test_a_second_derivative_is_refused():
+    """And not zero."""
+    x, gate_up, down, _ = drawn((2, 3, 1, 1), 0)
+
+    def slope(x):
+        return grad_and_value(lambda x: mixing.mixed(x, gate_up, down).float().square().sum())(x)[0]
+
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        grad_and_value(lambda x: slope(x).float().square().sum())(x)
+
+
+@there
 def test_states_that_lie_otherwise_are_put_right():
     x, gate_up, down, g = drawn((5, 8, 2, 1), 1)
     across = [one.transpose(0, 1).contiguous().transpose(0, 1) for one in (x, g)]
@@ -253,5 +265,68 @@ def test_put_aside_looking_takes_the_plain_operations():
     assert type(mixer_passes.mixer_passes(blocks, torch.bfloat16)) is NativePasses
     with library.plainly(), torch.no_grad():
         assert type(mixer_passes.mixer_passes(blocks, torch.bfloat16)) is MixerPasses
-        assert not pieces.reads(torch.zeros(1, 1, 16))
+        assert not pieces.reads(torch.zeros(1, 1, 16), torch.zeros(1, 1, dtype=torch.int64))
         assert not library.serves(torch.zeros(1, 16).bfloat16())
+
+
+@there
+@pytest.mark.parametrize("change", ["columns", "bfloat16", "float64"])
+def test_weights_of_another_layout_or_dtype_are_read_right(change):
+    """An edited or converted model: its passes are the plain ones, and frozen while it is looked at."""
+    spec = RecursiveSpec(width=32, layers=2, h_cycles=1, l_cycles=1, mixer=True, prefix=3)
+    model = build_model(spec, 20, 3, FormatSpec(attention="full", output="answer"), 0, "bfloat16")
+    torch.nn.init.normal_(model.prefix_embedding)
+    mixer = model.level.blocks[0].mixer
+    if change == "columns":
+        for part in (mixer.gate_up, mixer.down):
+            part.weight.data = part.weight.data.t().contiguous().t()
+    else:
+        model.to(getattr(torch, change))
+    tokens = torch.randint(1, 20, (6, 3), generator=torch.Generator().manual_seed(0))
+
+    def last():
+        carry = model.start(tokens)
+        for stage in model.stages[1:]:
+            carry = model.step(carry, stage.index)
+        return model.read(carry, len(model.stages) - 1)
+
+    with torch.no_grad():
+        plainly = last()
+        with model.looking():
+            quick = last()
+            mixer.down.weight.data.zero_()
+            assert torch.equal(last(), quick)
+    assert (quick == plainly).float().mean() > 0.95
+    torch.testing.assert_close(quick, plainly, rtol=0.05, atol=0.05)
+
+
+@there
+def test_what_does_not_fit_is_refused():
+    """What is read by a pointer must be what it is taken for."""
+    x, gate_up, down, g = drawn((4, 8, 2, 1), 0)
+    for wrong in (
+        (x.float(), gate_up, down),
+        (x, gate_up.bfloat16(), down),
+        (x, gate_up, down.double()),
+        (x, gate_up[:-2], down),
+        (x, gate_up, down.t()),
+    ):
+        with pytest.raises(ValueError, match="cannot be mixed"):
+            torch.ops.grokscope.mixed(*wrong)
+        with pytest.raises(ValueError, match="cannot be mixed"):
+            torch.ops.grokscope.mixed_backward(g, *wrong)
+    with pytest.raises(ValueError, match="like x"):
+        torch.ops.grokscope.mixed_backward(g.float(), x, gate_up, down)
+    logits = torch.zeros(2, 3, 20)
+    for targets in ([[20], [0]], [[-1], [0]]):
+        with pytest.raises((IndexError, RuntimeError)):
+            lens.measure(logits, torch.tensor(targets))
+    assert not pieces.reads(logits, torch.zeros(2, 1, dtype=torch.int32))
+    many = torch.zeros(1, 65, 1, 16).bfloat16()
+    with torch.no_grad():
+        assert not pieces.attends(many, many, many)
+
+
+def test_a_variable_puts_them_aside(monkeypatch):
+    monkeypatch.setenv(library.VARIABLE, "off")
+    assert not available()

@@ -7,6 +7,7 @@ import torch
 
 from grokscope.models.blocks import Linear
 from grokscope.models.build import build_model
+from grokscope.models.kernels.library import available, plainly
 from grokscope.models.spec import LoopedSpec
 from grokscope.training.data import Batches
 from grokscope.training.loss import Objective
@@ -34,6 +35,13 @@ def form(
 @pytest.mark.parametrize("kind", ["looped", "gpt2"])
 def test_weights_and_order_are_arguments_of_a_step(kind: str) -> None:
     assert form(kind=kind) == form(kind=kind, seed=1) is not None
+
+
+@pytest.mark.skipif(not available(), reason="there are no kernels here")
+def test_kernels_are_in_its_form() -> None:
+    with plainly():
+        aside = form()
+    assert aside != form()
 
 
 def test_whatever_else_a_step_computes_with_is_in_its_form() -> None:

@@ -147,7 +147,7 @@ def _measured(model: Reasoner, state_BSD: Tensor, target_BC: Tensor) -> tuple[Te
 
 def measure(logits_BSV: Tensor, target_BC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rank (B, C, S), log-probability (B, C, S) and argmax (B, S) of target tokens in logits."""
-    if reads(logits_BSV):
+    if reads(logits_BSV, target_BC):
         return readout(logits_BSV, target_BC)
     vocab, device = logits_BSV.shape[-1], logits_BSV.device
     index_BSC = target_BC[:, None, :].expand(-1, logits_BSV.shape[1], -1)

@@ -134,9 +134,12 @@ class NativePasses(MixerPasses):
 
     def __init__(self, blocks: Sequence[MixerMatrices], dtype: torch.dtype) -> None:
         super().__init__(blocks, dtype)
-        # `mixing` rounds these itself.
+        # `mixing` rounds these itself. Copies, as the others are: what changes meanwhile is not seen.
         self.blocks = [
-            cast._replace(gate_up_2KT=one.gate_up_2KT.detach(), down_TK=one.down_TK.detach())
+            cast._replace(
+                gate_up_2KT=one.gate_up_2KT.detach().to(torch.float32, copy=True).contiguous(),
+                down_TK=one.down_TK.detach().to(torch.float32, copy=True).contiguous(),
+            )
             for cast, one in zip(self.blocks, blocks, strict=True)
         ]
 

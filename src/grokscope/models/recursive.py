@@ -94,7 +94,7 @@ class MixerBlock(nn.Module):
 
     def _mixed(self, x_BTD: Tensor) -> Tensor:
         gate_up, down = self.mixer.gate_up.weight, self.mixer.down.weight
-        if torch.compiler.is_compiling() and mixing.fits(x_BTD, down.shape[1]):
+        if torch.compiler.is_compiling() and mixing.fits(x_BTD, gate_up, down):
             return mixing.mixed(x_BTD, gate_up, down)
         out: Tensor = self.mixer(x_BTD.transpose(1, 2)).transpose(1, 2)
         return out

@@ -11,7 +11,7 @@ import torch
 
 from grokscope.errors import InputError
 from grokscope.files import read_json, write_json
-from grokscope.models.kernels.library import available
+from grokscope.models.kernels.library import VARIABLE, available
 from grokscope.native import compiler_version
 
 MANIFEST = "manifest.json"
@@ -34,10 +34,10 @@ class Manifest:
     """Of the activations."""
     cpu: str
     """Instruction sets that PyTorch chooses its kernels by."""
-    compiler: str
-    """Version line of the C++ compiler; empty where nothing is compiled with it."""
     kernels: str
     """"c++" where passes and observers go through `models.kernels`; empty: PyTorch's operations alone."""
+    compiler: str
+    """Version line of the C++ compiler; empty where nothing is compiled with it."""
     torch: str
     numpy: str
     grokscope: str
@@ -104,9 +104,10 @@ def check_same(before: Manifest, now: Manifest, directory: Path) -> None:
         old: Any = getattr(before, field.name)
         new: Any = getattr(now, field.name)
         if old != new and field.name not in RECORDED_ONLY:
+            off = f"set {VARIABLE}=off" if field.name == "kernels" and not old else "restore it"
             raise InputError(
                 f"{directory} cannot be resumed bit for bit: {field.name} was {old!r} and is now {new!r}; "
-                "restore it, or start again in another directory."
+                f"{off}, or start again in another directory."
             )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from grokscope.models.kernels.library import available
 from grokscope.spec import Spec, digest
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer
@@ -56,6 +57,7 @@ def form_of(objective: Objective, optimizer: Optimizer, rows_BC: Tensor) -> str 
     here = [
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
+        available(),
         str(rows_BC.dtype),
         list(rows_BC.shape),
         str(rows_BC.device),

@@ -103,12 +103,13 @@ class Snapshot:
         """
         if self._on_gpu:
             return not_finite(self._source.ema)
-        self._left = self._others
         if self._pool is None:
             finite = [_copy(share) for share in self._averages]
         else:
             finite = list(self._pool.map(_copy, self._averages))
-        return None if all(finite) else not_finite(self._source.ema)
+        broken = None if all(finite) else not_finite(self._source.ema)
+        self._left = self._others if broken is None else self._left
+        return broken
 
     def begin(self) -> None:
         """Start to copy the state, beside whatever only reads it until `end`."""
@@ -161,30 +162,33 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name, t in tensors.items() if not bool(torch.isfinite(t).all())), None)
 
 
-_Pairs = list[tuple[Tensor, Tensor]]
-"""Tensors and what they are copied into."""
+_Pairs = list[tuple[Tensor, Tensor, bool]]
+"""Tensors, what they are copied into, and whether by `memory.copied`."""
 
 
 def _pairs(source: Tensors, target: Tensors) -> _Pairs:
-    return [(source[name].detach(), target[name]) for name in source]
+    pairs = [(source[name].detach(), target[name]) for name in source]
+    return [(one, two, memory.copies(one, two)) for one, two in pairs]
 
 
 def _shares(pairs: _Pairs, count: int) -> list[_Pairs]:
     """The copies of about equal size that threads make, each of whole tensors."""
     shares: list[_Pairs] = [[] for _ in range(count)]
     sizes = [0] * count
-    for source, target in sorted(pairs, key=lambda pair: -pair[0].nbytes):
+    for pair in sorted(pairs, key=lambda pair: -pair[0].nbytes):
         least = sizes.index(min(sizes))
-        shares[least].append((source, target))
-        sizes[least] += source.nbytes
+        shares[least].append(pair)
+        sizes[least] += pair[0].nbytes
     return shares
 
 
 def _copy(pairs: _Pairs) -> bool:
     """Whether all that was copied is known to be finite."""
-    if all(memory.copies(source, target) for source, target in pairs):
-        # Not `all`: nothing may be left out.
-        return sum(memory.copied(source, target) for source, target in pairs) == len(pairs)
-    for source, target in pairs:
-        np.copyto(target.numpy(), source.numpy())
-    return False
+    finite = True
+    for source, target, quick in pairs:
+        if quick:
+            finite &= memory.copied(source, target)
+        else:
+            np.copyto(target.numpy(), source.numpy())
+            finite = False
+    return finite

@@ -1,6 +1,11 @@
-"""Our C++ as a library, made at its first use where the processor has AVX512-BF16 and there is a compiler."""
+"""Our C++ as a library, made at its first use where the processor has AVX512-BF16 and there is a compiler.
+
+The environment variable GROKSCOPE_KERNELS=off puts it aside.
+"""
 
 import ctypes
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,18 +23,21 @@ SETS = ("fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512bf16")
 OPTIONS = ("-O3", "-fopenmp", "-ffp-contract=off", *(f"-m{one}" for one in SETS))
 LANES = 16
 """Numbers in a register: a multiple of it fills them all."""
+VARIABLE = "GROKSCOPE_KERNELS"
+_MAKING = threading.Lock()
 _PLAINLY: ContextVar[bool] = ContextVar("plainly", default=False)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def available() -> bool:
     """Whether there is such a library on this machine, and it is not put aside."""
-    return not _PLAINLY.get() and _library() is not None
+    aside = _PLAINLY.get() or os.environ.get(VARIABLE, "").lower() == "off"
+    return not aside and _library() is not None
 
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """A span in which the library is put aside: PyTorch's operations alone."""
+    """A span, of this thread, in which the library is put aside: PyTorch's operations alone."""
     outer = _PLAINLY.set(True)
     try:
         yield
@@ -53,8 +61,14 @@ def call(function: str, arrays: Sequence[Tensor | None], sizes: Sequence[int], *
     return result
 
 
-@cache
 def _library() -> ctypes.CDLL | None:
+    # A cache alone would let threads make it side by side.
+    with _MAKING:
+        return _loaded()
+
+
+@cache
+def _loaded() -> ctypes.CDLL | None:
     if not torch.cpu._is_avx512_bf16_supported():
         return None
     here = Path(__file__).parent

@@ -28,10 +28,14 @@ _OPS.define(  # type: ignore[no-untyped-call]
 )
 
 
-def fits(x_BTD: Tensor, inner: int) -> bool:
-    """Whether `mixed` can be asked for these states."""
-    there = x_BTD.device.type == "cpu" and x_BTD.dtype == torch.bfloat16 and x_BTD.ndim == 3
-    return there and fits_sizes(x_BTD.shape[1], x_BTD.shape[2], inner)
+def fits(x_BTD: Tensor, gate_up_2KT: Tensor, down_TK: Tensor) -> bool:
+    """Whether `mixed` can be asked for these states and weights."""
+    if x_BTD.ndim != 3 or x_BTD.dtype != torch.bfloat16 or x_BTD.device.type != "cpu":
+        return False
+    positions, inner = x_BTD.shape[1], down_TK.shape[-1]
+    weights = (gate_up_2KT.dtype, down_TK.dtype) == (torch.float32, torch.float32)
+    shapes = gate_up_2KT.shape == (2 * inner, positions) and down_TK.shape == (positions, inner)
+    return weights and shapes and fits_sizes(positions, x_BTD.shape[2], inner)
 
 
 def fits_sizes(positions: int, width: int, *inner: int) -> bool:
@@ -53,7 +57,9 @@ def mixed(x_BTD: Tensor, gate_up_2KT: Tensor, down_TK: Tensor) -> Tensor:
 
 
 def mix_(x_BTD: Tensor, gate_up_2KT: Tensor, down_TK: Tensor) -> None:
-    """x = rms(x + mixed(x)) in place, the norm over the positions; no gradient. All is contiguous."""
+    """x = rms(x + mixed(x)) in place, the norm over the positions; no gradient. x is contiguous."""
+    if not x_BTD.is_contiguous():
+        raise ValueError("x must be contiguous.")
     _mixing(x_BTD, gate_up_2KT, down_TK, x_BTD, normed=True)
 
 
@@ -71,8 +77,27 @@ class _Mixed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        grads: tuple[Tensor, Tensor, Tensor] = torch.ops.grokscope.mixed_backward(g, *ctx.saved_tensors)
+        grads: tuple[Tensor, Tensor, Tensor] = _Gradient.apply(g, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
         return grads
+
+
+class _Gradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(g: Tensor, x: Tensor, gate_up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        grads: tuple[Tensor, Tensor, Tensor] = torch.ops.grokscope.mixed_backward(g, x, gate_up, down)
+        return grads
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise NotImplementedError(
+            "the token mixer in C++ has no second derivative; within library.plainly() it has."
+        )
 
 
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
@@ -83,21 +108,31 @@ def _applied(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
 
 
 def _mixing(x: Tensor, gate_up: Tensor, down: Tensor, out: Tensor, normed: bool) -> None:
+    x, gate_up, down = _checked(x, gate_up, down)
     call("mixed", (x, gate_up, down, out), (*x.shape, down.shape[1]), normed)
 
 
 def _forward(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    x, gate_up, down = x.contiguous(), gate_up.contiguous(), down.contiguous()
-    y = torch.empty_like(x)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
     _mixing(x, gate_up, down, y, normed=False)
     return y
 
 
 def _backward(g: Tensor, x: Tensor, gate_up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    given = [one.contiguous() for one in (g, x, gate_up, down)]
-    grads = [torch.empty_like(one) for one in given[1:]]
-    call("mixed_backward", (*given, *grads), (*given[1].shape, given[3].shape[1]))
+    given = _checked(x, gate_up, down)
+    if g.shape != x.shape or g.dtype != x.dtype:
+        raise ValueError(f"the gradient must be like x, {tuple(x.shape)} in {x.dtype}.")
+    grads = [torch.empty_like(one) for one in given]
+    call("mixed_backward", (g.contiguous(), *given, *grads), (*x.shape, down.shape[1]))
     return grads[0], grads[1], grads[2]
+
+
+def _checked(x: Tensor, gate_up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All three as they are read from memory, in order."""
+    if not fits(x, gate_up, down):
+        what = ", ".join(f"{tuple(one.shape)} {one.dtype}" for one in (x, gate_up, down))
+        raise ValueError(f"states and weights that cannot be mixed: {what}.")
+    return x.contiguous(), gate_up.contiguous(), down.contiguous()
 
 
 def _like(*given: Tensor) -> Any:
