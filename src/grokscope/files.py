@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; when the block ends well it is synced and renamed to `path`.
+    """Give a temporary path near `path`; when the block ends well it is synced and renamed to `path`.
 
     Works for files and directories (an existing directory is replaced). If the block fails, for example on a
-    full disk, nothing is left behind and `path` is what it was.
+    full disk, nothing is left behind and `path` is what it was. A process that is killed leaves a folder
+    `.NAME.PID.part` beside it, and nothing else: libraries put files of their own beside what they write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    remove(draft)
+    folder = path.with_name(f".{path.name}.{os.getpid()}.part")
+    remove(folder)
+    draft = folder / path.name
     try:
+        folder.mkdir()
         yield draft
         for file in [draft] if draft.is_file() else sorted(f for f in draft.rglob("*") if f.is_file()):
             with file.open("rb") as handle:
@@ -33,9 +36,8 @@ def whole(path: Path) -> Iterator[Path]:
         if path.is_dir():
             remove(path)
         os.replace(draft, path)
-    except BaseException:
-        remove(draft)
-        raise
+    finally:
+        remove(folder)
 
 
 def write_text(path: Path, text: str) -> None:

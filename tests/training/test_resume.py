@@ -221,6 +221,17 @@ def test_what_is_written_is_the_state_when_it_was_saved(tmp_path, straight, monk
     assert max(steps_meanwhile) > 0, "the loop stood still"
 
 
+def test_what_a_library_left_of_a_killed_process_goes(tmp_path):
+    """safetensors writes beside the file that it was asked for: both lie in a folder of the draft."""
+    tiny.run(tmp_path, steps=4)
+    for place in ("resume/.step_00000004.safetensors", "checkpoints/.step_00000004.safetensors"):
+        left = tmp_path / f"{place}.77.part"
+        left.mkdir()
+        (left / ".tmpA1b2C3").write_bytes(b"half a state")
+    tiny.run(tmp_path, steps=6)
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+
+
 @pytest.mark.parametrize("looked", [False, True])
 @pytest.mark.parametrize("large", [0, 1 << 24])
 @pytest.mark.parametrize("way", [nullcontext, plainly])
