@@ -155,6 +155,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
     ("line", "named"),
     [
         ("run pocket --training.stepss 3", "--training.stepss, 3; perhaps you meant --training.steps or "),
+        ("run demo --trainin.steps 5", "you meant --training.schedule-steps or --training.steps; see"),
         ("run pocket --training.steps many", "many"),
         ("run pocket --model.kind recursive", "recursive"),
         ("run --family causal", "STUDY"),

@@ -80,7 +80,7 @@ def sentence(box: str) -> str | None:
     told = first[: first.index("")] if "" in first else first
     said = " ".join(line.strip() for line in told if not line.startswith("     "))
     said = said.removesuffix(" Expected 1 values.").rstrip(".")
-    near = re.findall(r"^ {4}(--[\w.-]+)", "\n".join(more), re.MULTILINE)
+    near = list(dict.fromkeys(re.findall(r"^ {4}(--[\w.-]+)", "\n".join(more), re.MULTILINE)))
     if near and not said.startswith("Unrecognized or misplaced"):
         said += f"; perhaps you meant {' or '.join(near)}"
     elif more and more[0].startswith("Available"):

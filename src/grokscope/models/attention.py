@@ -33,9 +33,9 @@ def attend(q_BKHN: Tensor, k_BTHN: Tensor, v_BTHN: Tensor, causal: bool, at: At 
     """
     few = k_BTHN.shape[1] <= FEW
     first = _first(at)
-    quick = few and first is not None and not torch.compiler.is_compiling() and is_faster()
-    if quick and pieces.attends(q_BKHN, k_BTHN, v_BTHN):
-        return pieces.attend(q_BKHN, k_BTHN, v_BTHN, causal, first or 0)
+    quick = few and not torch.compiler.is_compiling() and is_faster()
+    if quick and first is not None and pieces.attends(q_BKHN, k_BTHN, v_BTHN):
+        return pieces.attend(q_BKHN, k_BTHN, v_BTHN, causal, first)
     form = by_sums if few else by_products
     return form(q_BKHN, k_BTHN, v_BTHN, causal, at)
 

@@ -95,7 +95,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise NotImplementedError(
+        raise RuntimeError(
             "the token mixer in C++ has no second derivative; within library.plainly() it has."
         )
 
