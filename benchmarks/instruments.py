@@ -12,14 +12,14 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from grokscope.mechanics.causal import STATE_ARMS, Examined, examine
-from grokscope.mechanics.donors import Donors
-from grokscope.mechanics.drawing import Setting, candidates, draw
-from grokscope.mechanics.layout import chosen_probes
-from grokscope.mechanics.lens import lens
-from grokscope.mechanics.rates import found_anywhere
-from grokscope.mechanics.share import HALF, NEEDED
-from grokscope.mechanics.tracing import causal_trace
+from grokscope.mechanics.judge.causal import STATE_ARMS, Examined, examine
+from grokscope.mechanics.judge.share import HALF, NEEDED
+from grokscope.mechanics.patch.donors import Donors
+from grokscope.mechanics.patch.drawing import Setting, candidates, draw
+from grokscope.mechanics.patch.tracing import causal_trace
+from grokscope.mechanics.read.layout import chosen_probes
+from grokscope.mechanics.read.lens import lens
+from grokscope.mechanics.read.rates import found_anywhere
 from grokscope.mechanics.unrolled import STATE
 from grokscope.mechanics.zoo import Wired
 from grokscope.mechanics.zoo.members import PROBES

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.studies.test_execution import contents
+from tests.runs.test_execution import contents
 
 COMMAND = [sys.executable, "-m", "grokscope", "run", "demo", "--workers", "2"]
 SHORTER = [

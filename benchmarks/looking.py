@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from benchmarks.clock import take_time
 from benchmarks.machine import ceiling, flops
 from benchmarks.shapes import build, corpus_of, shape
-from grokscope.mechanics.interchange import Setting, draw_donors, interchange, source_of
-from grokscope.mechanics.interventions import Intervention, intervene
-from grokscope.mechanics.lens import lens, targets
-from grokscope.mechanics.traces import some_probes
+from grokscope.mechanics.patch.interchange import Setting, draw_donors, interchange, source_of
+from grokscope.mechanics.patch.interventions import Intervention, intervene
+from grokscope.mechanics.read.lens import lens, targets
+from grokscope.mechanics.read.traces import some_probes
 from grokscope.models.protocol import Reasoner
 from grokscope.world.arrays import IntArray
 from grokscope.world.format import encode

@@ -20,9 +20,9 @@ from benchmarks.steps import as_trained, stepper
 from grokscope.errors import InputError
 from grokscope.findings.ways import Against, Reached
 from grokscope.findings.worthwhile import compared, reached
+from grokscope.runs.cost import run_cost
+from grokscope.runs.run import Run, Study
 from grokscope.statistics.times import kaplan_meier
-from grokscope.studies.cost import run_cost
-from grokscope.studies.run import Run, Study
 
 LEVELS = (0.5, 0.9)
 HEAD = (

@@ -31,14 +31,14 @@ from benchmarks.looking import ARM, interchange_loop, lens_loop
 from benchmarks.run import DOCUMENT, RESULTS
 from benchmarks.shapes import build, corpus_of, shape
 from grokscope.files import write_json
-from grokscope.mechanics.interchange import Setting, draw_donors, interchange, source_of
-from grokscope.mechanics.layout import chosen_probes, some_probes
-from grokscope.mechanics.lens import lens, targets
+from grokscope.mechanics.patch.interchange import Setting, draw_donors, interchange, source_of
+from grokscope.mechanics.read.layout import chosen_probes, some_probes
+from grokscope.mechanics.read.lens import lens, targets
 from grokscope.models.build import build_model
 from grokscope.models.protocol import Reasoner
-from grokscope.studies.causal import TRAINED_SET, setting_of
-from grokscope.studies.directory import CORPUS, SPEC
-from grokscope.studies.run import Run
+from grokscope.runs.causal import TRAINED_SET, setting_of
+from grokscope.runs.directory import CORPUS, SPEC
+from grokscope.runs.run import Run
 from grokscope.training.checkpoint import load_weights, model_tensors, save_weights, weights_path
 from grokscope.world.format import positions
 from grokscope.world.probes import ProbeSet

@@ -9,10 +9,10 @@ import torch
 from grokscope.models.build import build_model
 from grokscope.models.flops import training_flops
 from grokscope.models.protocol import Reasoner
+from grokscope.runs.files import load_study
+from grokscope.runs.spec import RunSpec
 from grokscope.seeds import Seeds
 from grokscope.spec import merge
-from grokscope.studies.files import load_study
-from grokscope.studies.spec import RunSpec
 from grokscope.training.data import Batches, TrainingData, training_data
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer, TrainState

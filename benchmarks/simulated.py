@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from grokscope.mechanics.intervals import Rate, clustered_rate
+from grokscope.statistics.clustered import Rate, clustered_rate
 from grokscope.statistics.times import Time
 
 FACTS, PROBES = 130, 250

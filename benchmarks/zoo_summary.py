@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from grokscope.mechanics.intervals import Rate, clustered_rate
+from grokscope.statistics.clustered import Rate, clustered_rate
 
 ALL = "all members"
 MIXTURES = "all mixtures"

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from grokscope import __version__, cli
-from grokscope.studies.files import load_study, shipped_studies
-from grokscope.studies.spec import StudySpec
+from grokscope.cli import app
+from grokscope.runs.files import load_study, shipped_studies
+from grokscope.runs.spec import StudySpec
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[StudySpec, Any]]:
         calls.append((study, command))
         return 0
 
-    monkeypatch.setattr(cli, "_run", run)
+    monkeypatch.setattr(app, "_run", run)
     return calls
 
 
@@ -224,7 +225,7 @@ def test_what_the_machine_does_is_a_sentence_too(
     def run(*_: object) -> int:
         raise problem
 
-    monkeypatch.setattr(cli, "_run", run)
+    monkeypatch.setattr(app, "_run", run)
     assert cli.main(["run", "demo"]) == code
     assert said in capsys.readouterr().err
 

@@ -10,8 +10,8 @@ import torch
 
 from grokscope.models.build import build_model
 from grokscope.models.spec import RecursiveSpec
-from grokscope.studies.execute import run_study
-from grokscope.studies.files import load_study
+from grokscope.runs.execute import run_study
+from grokscope.runs.files import load_study
 from grokscope.world.format import FormatSpec
 
 PAGE = Path(__file__).parents[1] / "docs" / "hooks.md"

@@ -9,8 +9,8 @@ from benchmarks.plain import PlainTrainer
 from benchmarks.shapes import build, corpus_of, setup, shape
 
 from benchmarks import gpu, looking, machine, paper_size, run, tables
-from grokscope.mechanics.interchange import Setting, draw_donors, interchange, source_of
-from grokscope.mechanics.lens import lens, targets
+from grokscope.mechanics.patch.interchange import Setting, draw_donors, interchange, source_of
+from grokscope.mechanics.read.lens import lens, targets
 from grokscope.training.step import eager_step
 from grokscope.world.format import encode
 

@@ -5,9 +5,9 @@ from benchmarks.optimisers import _against, main
 
 from grokscope.findings.ways import Reached
 from grokscope.findings.worthwhile import compared
+from grokscope.runs.files import load_study
 from grokscope.statistics.times import Time
-from grokscope.studies.files import load_study
-from tests.studies.tiny import tiny_study, trained
+from tests.runs.tiny import tiny_study, trained
 
 
 def test_families_are_the_pocket_studys_recipe_but_for_what_their_names_say():

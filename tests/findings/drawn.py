@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from grokscope.findings.measured import Measured
-from grokscope.mechanics.diagnosis import Diagnosis
-from grokscope.mechanics.evidence import SetNumbers
-from grokscope.mechanics.intervals import Difference, Rate, clustered_rate
-from grokscope.mechanics.phases import Event
-from grokscope.mechanics.profile import Profile
+from grokscope.mechanics.judge.diagnosis import Diagnosis
+from grokscope.mechanics.judge.evidence import SetNumbers
+from grokscope.mechanics.judge.profile import Profile
+from grokscope.mechanics.judge.verdict import CausalVerdict, SetVerdict
+from grokscope.mechanics.read.phases import Event
 from grokscope.mechanics.spec import CausalSpec, DiagnosisSpec
-from grokscope.mechanics.verdict import CausalVerdict, SetVerdict
+from grokscope.statistics.clustered import Difference, Rate, clustered_rate
 
 GRID = (0, *(round(200 * 2 ** (k / 5)) for k in range(33)))
 """Checkpoints up to step 16,890."""

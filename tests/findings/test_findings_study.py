@@ -14,12 +14,12 @@ from grokscope.findings import evaluate
 from grokscope.findings.transfers import transferred
 from grokscope.findings.values import Findings
 from grokscope.report.tuning_figures import tuning_curves
-from grokscope.studies.plan import plan, prepare
-from grokscope.studies.run import Study
-from grokscope.studies.transfer import RESULT
+from grokscope.runs.plan import plan, prepare
+from grokscope.runs.run import Study
+from grokscope.runs.transfer import RESULT
 from grokscope.world.probes import MIXES
-from tests.studies.test_transfers import transfer_here
-from tests.studies.tiny import tiny_study, trained
+from tests.runs.test_transfers import transfer_here
+from tests.runs.tiny import tiny_study, trained
 
 STUDY = tiny_study(
     regimes=["natural", "both_hops_full"],

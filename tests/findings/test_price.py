@@ -13,10 +13,10 @@ from grokscope import cli
 from grokscope.errors import InputError
 from grokscope.findings.price import PLAIN, Rung, cells, ends, prices, rows, rung_table, rungs, table
 from grokscope.findings.transfers import transferred
-from grokscope.studies.files import load_study, parse_study
-from grokscope.studies.run import Study
-from tests.studies.test_execution import TINY, run_here
-from tests.studies.test_transfers import TRANSFER, transfer_here
+from grokscope.runs.files import load_study, parse_study
+from grokscope.runs.run import Study
+from tests.runs.test_execution import TINY, run_here
+from tests.runs.test_transfers import TRANSFER, transfer_here
 
 LADDER = (0, 1, 2, 4, 8, 16)
 

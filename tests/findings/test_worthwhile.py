@@ -17,12 +17,12 @@ from grokscope.findings.transfers import Transferred
 from grokscope.findings.ways import Reached, Worth
 from grokscope.findings.worthwhile import ways_of, worthwhile
 from grokscope.findings.worthwhile_text import rows, sentences
-from grokscope.mechanics.intervals import Rate
 from grokscope.report.worthwhile_figure import iso_accuracy
+from grokscope.runs.directory import CORPUS, DONE, SPEC, STUDY, run_directory
+from grokscope.runs.run import Study
+from grokscope.runs.spec import StudySpec
+from grokscope.statistics.clustered import Rate
 from grokscope.statistics.times import Time
-from grokscope.studies.directory import CORPUS, DONE, SPEC, STUDY, run_directory
-from grokscope.studies.run import Study
-from grokscope.studies.spec import StudySpec
 
 STEPS = [0, 100, 200, 400, 800, 1600, 3200, 6400]
 TREE: dict[str, Any] = {

@@ -2,8 +2,8 @@
 
 from functools import cache
 
-from grokscope.mechanics.interchange import Setting
-from grokscope.mechanics.layout import some_probes
+from grokscope.mechanics.patch.interchange import Setting
+from grokscope.mechanics.read.layout import some_probes
 from grokscope.mechanics.zoo import Wired, wire
 from grokscope.models.build import build_model
 from grokscope.models.protocol import Reasoner

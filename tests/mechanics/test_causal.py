@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
-from grokscope.mechanics.causal import KNOWN, Examined, combine, examine, judge_share
-from grokscope.mechanics.centroid import bridge_centroids
-from grokscope.mechanics.donors import DonorTable
-from grokscope.mechanics.interchange import interchange
-from grokscope.mechanics.intervals import Rate, clustered_rate
-from grokscope.mechanics.lens import lens
-from grokscope.mechanics.paths import inference_path
-from grokscope.mechanics.share import Share
-from grokscope.mechanics.tracing import TOKENS, causal_trace, corrupt
+from grokscope.mechanics.judge.causal import KNOWN, Examined, combine, examine, judge_share
+from grokscope.mechanics.judge.paths import inference_path
+from grokscope.mechanics.judge.share import Share
+from grokscope.mechanics.patch.centroid import bridge_centroids
+from grokscope.mechanics.patch.donors import DonorTable
+from grokscope.mechanics.patch.interchange import interchange
+from grokscope.mechanics.patch.tracing import TOKENS, causal_trace, corrupt
+from grokscope.mechanics.read.lens import lens
+from grokscope.statistics.clustered import Rate, clustered_rate
 from tests.mechanics.causal_cases import model_of, probes, setting_of, wired_case
 
 

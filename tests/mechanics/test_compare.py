@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from grokscope.errors import InputError
-from grokscope.mechanics.compare import Comparison, Distance, _facts_apart, compare
-from grokscope.mechanics.interchange import Setting, interchange
-from grokscope.mechanics.layout import some_probes
-from grokscope.mechanics.lens import lens
-from grokscope.mechanics.profile import Profile, align, divergence, profile, taken
-from grokscope.mechanics.yardstick import mixture_margin
+from grokscope.mechanics.judge.compare import Comparison, Distance, _facts_apart, compare
+from grokscope.mechanics.judge.profile import Profile, align, divergence, profile, taken
+from grokscope.mechanics.judge.yardstick import mixture_margin
+from grokscope.mechanics.patch.interchange import Setting, interchange
+from grokscope.mechanics.read.layout import some_probes
+from grokscope.mechanics.read.lens import lens
 from grokscope.mechanics.zoo import wire
 
 ARM = ("other_bridge",)

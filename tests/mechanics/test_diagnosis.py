@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from grokscope.errors import InputError
-from grokscope.mechanics.atoms import atoms_known
-from grokscope.mechanics.diagnosis import Diagnosis, diagnose
+from grokscope.mechanics.judge.diagnosis import Diagnosis, diagnose
+from grokscope.mechanics.read.atoms import atoms_known
 from grokscope.mechanics.spec import DiagnosisSpec
 
 from .tiny import corpus, metrics_of, planted, rows_of

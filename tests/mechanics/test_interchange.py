@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
-from grokscope.mechanics.donors import ABSENT, DONOR_ARMS, DonorTable
-from grokscope.mechanics.interchange import ARMS, Setting, accuracy, draw_donors, interchange, source_of
-from grokscope.mechanics.interventions import Intervention, Plan, forward
-from grokscope.mechanics.patching import Source, columns_of, patch_map
+from grokscope.mechanics.patch.donors import ABSENT, DONOR_ARMS, DonorTable
+from grokscope.mechanics.patch.interchange import ARMS, Setting, accuracy, draw_donors, interchange, source_of
+from grokscope.mechanics.patch.interventions import Intervention, Plan, forward
+from grokscope.mechanics.patch.patching import Source, columns_of, patch_map
 from tests.mechanics.causal_cases import MODELS, corpus, model_of, probes, setting_of, wired_case
 
 
@@ -78,7 +78,7 @@ def test_chunks_and_company_change_nothing():
 def test_donors_obey_their_rules(tabled, monkeypatch):
     """Every rule of the table, checked one by one against the world and the training set; in a large world
     what was trained is searched for, in others looked up."""
-    monkeypatch.setattr("grokscope.mechanics.donors.TABLED", tabled)
+    monkeypatch.setattr("grokscope.mechanics.patch.donors.TABLED", tabled)
     world, trained = corpus().world, corpus().composition
     known = set(map(tuple, np.column_stack([trained.head_N, trained.relation_NK]).tolist()))
     table = DonorTable(world, trained)

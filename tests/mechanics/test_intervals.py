@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from grokscope.errors import InputError
-from grokscope.mechanics.intervals import _design_effect, clustered_rate, paired_difference
+from grokscope.statistics.clustered import _design_effect, clustered_rate, paired_difference
 
 
 def shared_facts(rng, facts1, facts2, n):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
-from grokscope.mechanics.interventions import Intervention, Plan, forward, intervene
+from grokscope.mechanics.patch.interventions import Intervention, Plan, forward, intervene
 from tests.mechanics.causal_cases import MODELS, corpus, model_of
 
 

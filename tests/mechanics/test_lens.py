@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grokscope.errors import InputError
-from grokscope.mechanics.lens import lens, measure, targets
+from grokscope.mechanics.read.lens import lens, measure, targets
 from grokscope.training.evaluate import correct
 
 from .tiny import FORMATS, corpus, encoded, model, read

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from grokscope.mechanics import needed
-from grokscope.mechanics.drawing import Asked, draw
-from grokscope.mechanics.interchange import Setting, as_map, interchange
-from grokscope.mechanics.needed import MOVES, OTHER, SAME, needed_maps
-from grokscope.mechanics.partial import Partial
-from grokscope.mechanics.patching import columns_of
-from grokscope.mechanics.share import NEEDED, share
+from grokscope.mechanics.judge import needed
+from grokscope.mechanics.judge.needed import MOVES, OTHER, SAME, needed_maps
+from grokscope.mechanics.judge.share import NEEDED, share
+from grokscope.mechanics.patch.drawing import Asked, draw
+from grokscope.mechanics.patch.interchange import Setting, as_map, interchange
+from grokscope.mechanics.patch.partial import Partial
+from grokscope.mechanics.patch.patching import columns_of
 from grokscope.mechanics.unrolled import STATE, answers, has, inside_sites
 from tests.mechanics.causal_cases import MODELS, model_of, probes, setting_of, wired_case
 
@@ -142,5 +142,5 @@ def test_a_query_is_asked_once_and_answered_as_the_model_does(monkeypatch):
     right_P = answers(model, encoded.tokens_NS, encoded.answer_position, token_P)[0] == token_P
     asked = Asked(model, setting)
     np.testing.assert_array_equal(asked.right(facts), [*right_P, *right_P[::-1], False])
-    monkeypatch.setattr("grokscope.mechanics.drawing.answers", None)
+    monkeypatch.setattr("grokscope.mechanics.patch.drawing.answers", None)
     np.testing.assert_array_equal(asked.right(facts[5:9]), right_P[5:9])

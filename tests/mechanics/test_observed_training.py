@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from grokscope.mechanics.diagnosis import Diagnosis, diagnose
-from grokscope.mechanics.layout import select
-from grokscope.mechanics.lens import lens
-from grokscope.mechanics.rates import found_anywhere
+from grokscope.mechanics.judge.diagnosis import Diagnosis, diagnose
+from grokscope.mechanics.read.layout import select
+from grokscope.mechanics.read.lens import lens
+from grokscope.mechanics.read.rates import found_anywhere
+from grokscope.mechanics.read.traces import TraceWriter, open_traces
 from grokscope.mechanics.spec import DiagnosisSpec
-from grokscope.mechanics.traces import TraceWriter, open_traces
 from grokscope.seeds import Seeds
 from grokscope.training.data import training_data
 from grokscope.training.evaluate import correct

@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 
 from grokscope.errors import InputError
-from grokscope.mechanics.atoms import atoms_known
-from grokscope.mechanics.phases import Event, first_stable, phases
+from grokscope.mechanics.read.atoms import atoms_known
+from grokscope.mechanics.read.phases import Event, first_stable, phases
 from grokscope.mechanics.spec import DiagnosisSpec
 
 from .tiny import corpus, metrics_of, planted, rows_of

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
-from grokscope.mechanics.folds import MIXED, folds
-from grokscope.mechanics.layout import some_probes
-from grokscope.mechanics.probe import fitted, probe, shuffled_within
-from grokscope.mechanics.readouts import Readouts, readouts
+from grokscope.mechanics.read.folds import MIXED, folds
+from grokscope.mechanics.read.layout import some_probes
+from grokscope.mechanics.read.probe import fitted, probe, shuffled_within
+from grokscope.mechanics.read.readouts import Readouts, readouts
 from grokscope.mechanics.zoo import Wired, wire
 from grokscope.world.format import Encoded, encode
 from grokscope.world.probes import ProbeSet

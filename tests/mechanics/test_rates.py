@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 
 from grokscope.errors import InputError
-from grokscope.mechanics.layout import select
-from grokscope.mechanics.rates import anywhere, emergence_map, found_anywhere, found_in_cell, halves, in_cell
+from grokscope.mechanics.read.layout import select
+from grokscope.mechanics.read.rates import (
+    anywhere,
+    emergence_map,
+    found_anywhere,
+    found_in_cell,
+    halves,
+    in_cell,
+)
 
 from .tiny import corpus, planted, read, rows_of
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
-from grokscope.mechanics.interchange import draw, interchange, source_of
-from grokscope.mechanics.routing import _said, attention_patterns, carrying, routing
+from grokscope.mechanics.judge.routing import _said, attention_patterns, carrying, routing
+from grokscope.mechanics.patch.interchange import draw, interchange, source_of
 from tests.mechanics.causal_cases import model_of, probes, setting_of, wired_case
 
 

@@ -5,9 +5,8 @@ import pytest
 import xarray as xr
 
 from grokscope.errors import InputError
-from grokscope.mechanics.ablation import ablate
-from grokscope.mechanics.interchange import interchange
-from grokscope.mechanics.share import (
+from grokscope.mechanics.judge.ablation import ablate
+from grokscope.mechanics.judge.share import (
     HALF,
     NEEDED,
     best_cell,
@@ -16,6 +15,7 @@ from grokscope.mechanics.share import (
     through_bridge,
     usable_for_share,
 )
+from grokscope.mechanics.patch.interchange import interchange
 from tests.mechanics.causal_cases import wired_case
 
 ARMS = ("bridge", *NEEDED)

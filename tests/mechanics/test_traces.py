@@ -9,11 +9,11 @@ import torch
 import xarray as xr
 
 from grokscope.errors import InputError
-from grokscope.mechanics import traces
-from grokscope.mechanics.layout import join, select
-from grokscope.mechanics.lens import lens
+from grokscope.mechanics.read import traces
+from grokscope.mechanics.read.layout import join, select
+from grokscope.mechanics.read.lens import lens
+from grokscope.mechanics.read.traces import TraceWriter, open_traces, shards, write_shard
 from grokscope.mechanics.spec import LensSpec
-from grokscope.mechanics.traces import TraceWriter, open_traces, shards, write_shard
 from grokscope.training.evaluate import correct
 
 from .tiny import FORMATS, corpus, encoded, model, read

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 import xarray as xr
 
-from grokscope.mechanics.folds import MIXED, folds
-from grokscope.mechanics.layout import some_probes
-from grokscope.mechanics.lens import lens
-from grokscope.mechanics.rates import emergence_map
-from grokscope.mechanics.tuned import fit, tuned_lens
+from grokscope.mechanics.read.folds import MIXED, folds
+from grokscope.mechanics.read.layout import some_probes
+from grokscope.mechanics.read.lens import lens
+from grokscope.mechanics.read.rates import emergence_map
+from grokscope.mechanics.read.tuned import fit, tuned_lens
 from grokscope.mechanics.zoo import wire
 from grokscope.world.format import encode
 from tests.mechanics.tiny import corpus, encoded, model

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from grokscope.errors import InputError
-from grokscope.mechanics.causal import combine
-from grokscope.mechanics.interchange import Setting
-from grokscope.mechanics.layout import some_probes
-from grokscope.mechanics.sketch import sketch_of_query, sketch_of_rows
+from grokscope.mechanics.judge.causal import combine
+from grokscope.mechanics.judge.sketch import sketch_of_query, sketch_of_rows
+from grokscope.mechanics.judge.verdict import CausalVerdict, Look, look
+from grokscope.mechanics.patch.interchange import Setting
+from grokscope.mechanics.read.layout import some_probes
 from grokscope.mechanics.spec import CausalSpec
-from grokscope.mechanics.verdict import CausalVerdict, Look, look
 from grokscope.mechanics.zoo import wire
 from grokscope.mechanics.zoo.members import PROBES, Wired
 

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import xarray as xr
 
-from grokscope.mechanics.layout import join
-from grokscope.mechanics.lens import lens
+from grokscope.mechanics.read.layout import join
+from grokscope.mechanics.read.lens import lens
 from grokscope.models.build import build_model
 from grokscope.models.protocol import Reasoner
 from grokscope.models.spec import LoopedSpec, RecursiveSpec

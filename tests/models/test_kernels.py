@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call, grad_and_value, vmap
 
-from grokscope.mechanics import lens
+from grokscope.mechanics.read import lens
 from grokscope.models import mixer_passes
 from grokscope.models.attention import attend, by_sums
 from grokscope.models.blocks import EPS

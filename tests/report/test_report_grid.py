@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.patches import FancyArrowPatch
 
-from grokscope.mechanics.sketch import Sketch
+from grokscope.mechanics.judge.sketch import Sketch
 from grokscope.report import style
 from grokscope.report.grid import path_grid
 

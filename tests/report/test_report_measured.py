@@ -8,14 +8,14 @@ import pytest
 
 from grokscope.files import remove
 from grokscope.findings.values import Findings
-from grokscope.mechanics.diagnosis import Diagnosis
-from grokscope.mechanics.rates import found_anywhere, found_in_cell
+from grokscope.mechanics.judge.diagnosis import Diagnosis
+from grokscope.mechanics.read.rates import found_anywhere, found_in_cell
 from grokscope.report import write_report
 from grokscope.report.gather import command_of, gather, moments
 from grokscope.report.tables import StudyView, select
-from grokscope.studies.files import load_study
-from grokscope.studies.run import Study
-from tests.studies.tiny import tiny_study, trained
+from grokscope.runs.files import load_study
+from grokscope.runs.run import Study
+from tests.runs.tiny import tiny_study, trained
 
 SPEC = tiny_study(
     corpus={"probe_cap": 60}, training={"steps": 12}, regimes=["natural", "both_hops_half"], seeds=[3]

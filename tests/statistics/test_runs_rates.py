@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from grokscope.errors import InputError
-from grokscope.mechanics.intervals import Rate, clustered_rate
+from grokscope.statistics.clustered import Rate, clustered_rate
 from grokscope.statistics.rates import over_runs, trials
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
-from grokscope.studies.files import load_study
+from grokscope.runs.files import load_study
 from grokscope.training.optim import NEWTON_SCHULZ, Optimizer, orthogonalise, orthogonalise_all
 from grokscope.training.spec import OptimizerSpec
 from tests.training import tiny

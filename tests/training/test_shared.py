@@ -1,4 +1,4 @@
-"""Compiled steps of one process: who shares one. That nobody can tell is shown in studies/test_jobs.py."""
+"""Compiled steps of one process: who shares one. That nobody can tell is shown in runs/test_jobs.py."""
 
 from typing import Any
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from grokscope.mechanics.interchange import Setting
-from grokscope.mechanics.intervals import Rate
+from grokscope.mechanics.patch.interchange import Setting
+from grokscope.statistics.clustered import Rate
 from grokscope.transfer.place import place_of
 from grokscope.transfer.second_hop import Stations, deadline_of, known_atoms, measure, stations
 from tests.transfer import wired

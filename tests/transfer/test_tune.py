@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from grokscope.errors import InputError
-from grokscope.mechanics.traces import open_traces
+from grokscope.mechanics.read.traces import open_traces
 from grokscope.models.build import build_model
 from grokscope.models.spec import LoopedSpec
 from grokscope.seeds import Seeds
@@ -152,8 +152,8 @@ def test_known_atoms_are_looked_up_per_probe():
     """A trace in which exactly one atom is wrong: the queries that use it do not count."""
     new = wired.new_facts()
     model_ = wired.model("none")
-    from grokscope.mechanics.layout import join
-    from grokscope.mechanics.lens import lens
+    from grokscope.mechanics.read.layout import join
+    from grokscope.mechanics.read.lens import lens
 
     parts = [
         lens(model_, one, encode(one.queries, new.world.vocabulary, wired.FORMAT), new.world.vocabulary)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from grokscope.errors import InputError
+from grokscope.runs.files import load_study
 from grokscope.seeds import Seeds
-from grokscope.studies.files import load_study
 from grokscope.training.data import training_data
 from grokscope.world import REGIMES, Corpus, CorpusSpec, FormatSpec, WorldSpec, build_corpus, build_world
 from grokscope.world.identity import IDENTITY, identity_examples, identity_token

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from grokscope.findings.measured import Measured, pairs
-from grokscope.findings.rules import FEWEST, Draft, Wanted
+from grokscope.findings.rules import FEWEST_RUNS, Draft, Wanted
 from grokscope.findings.values import Number
-from grokscope.mechanics.intervals import Rate
+from grokscope.statistics.clustered import Rate
 from grokscope.statistics.exact import difference, equivalence, location
 from grokscope.statistics.rates import RunsRate, over_runs
 from grokscope.statistics.times import compare_times, horizon, kaplan_meier, log_rank, restricted, seen
@@ -66,7 +66,7 @@ def later(
         return Draft(key, hypothesis, "more", None, "", "factor", said, groups=groups, paper=paper)
     found = compare_times(*times, paired=paired)
     reason = ""
-    if not same and min(len(one), len(two)) >= FEWEST:
+    if not same and min(len(one), len(two)) >= FEWEST_RUNS:
         reason = f"Log-rank by exchange of runs, not corrected: p = {log_rank(*times).p_value:.3g}."
     if min(count[0] - len(one), count[1] - len(two)) < 0:
         waiting = [f"{len(group) - n} of {len(group)}" for group, n in zip(times, count, strict=True)]

@@ -9,7 +9,7 @@ from grokscope.findings.measured import Measured, of
 from grokscope.findings.published import paper_rate, paper_time
 from grokscope.findings.rules import Draft, Wanted, finding
 from grokscope.findings.values import Finding, Number
-from grokscope.mechanics.diagnosis import VERDICT_SET
+from grokscope.mechanics.judge.diagnosis import VERDICT_SET
 
 FAKE, SUPERVISED = "second_hop_full", "both_hops_full"
 """The contrast, fixed beforehand."""

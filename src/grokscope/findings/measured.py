@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from grokscope.errors import InputError
-from grokscope.mechanics.diagnosis import Diagnosis
-from grokscope.mechanics.intervals import Rate
-from grokscope.mechanics.layout import select
-from grokscope.mechanics.profile import Profile, profile
-from grokscope.mechanics.verdict import CausalVerdict
+from grokscope.mechanics.judge.diagnosis import Diagnosis
+from grokscope.mechanics.judge.profile import Profile, profile
+from grokscope.mechanics.judge.verdict import CausalVerdict
+from grokscope.mechanics.read.layout import select
+from grokscope.runs.run import Run, Study
+from grokscope.statistics.clustered import Rate
 from grokscope.statistics.times import Time
-from grokscope.studies.run import Run, Study
 
 
 @dataclass(frozen=True, eq=False)

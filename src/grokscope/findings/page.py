@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from grokscope.findings.paper import CITATION
-from grokscope.findings.rules import FEWEST
+from grokscope.findings.rules import FEWEST_RUNS
 from grokscope.findings.values import Claim, Finding, Findings, text
 
 
@@ -38,7 +38,7 @@ def page(
         f"# Findings on the study {found.study}",
         f"`{command}`, family {found.family}. Finished runs: {seeds}. "
         f"A seed varies {', '.join(found.varies)}. "
-        f"Intervals are {found.confidence:.0%}; below {FEWEST} runs a group a result is descriptive. "
+        f"Intervals are {found.confidence:.0%}; below {FEWEST_RUNS} runs a group a result is descriptive. "
         "Methods: [statistics](statistics.md). In the tables, the paper is "
         f"{CITATION}: one run per regime, so its intervals hold the spread of its probes alone."
         + (f" Every number of the page and of its figures: `{tables}`." if tables else ""),

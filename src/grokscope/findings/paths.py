@@ -1,4 +1,4 @@
-"""Do two groups of runs take the same path? The comparison of `mechanics.compare`, over worlds.
+"""Do two groups of runs take the same path? The comparison of `mechanics.judge.compare`, over worlds.
 
 Where every seed has a world of its own, runs of two regimes can be compared only within a world, one against
 one: every world gives a distance in parts of its margin (1: a tenth of the queries go another way), and the
@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 
 from grokscope.findings.measured import Measured, pairs
-from grokscope.findings.rules import FEWEST, Draft
+from grokscope.findings.rules import FEWEST_RUNS, Draft
 from grokscope.findings.values import Result
-from grokscope.mechanics.compare import Answer, compare
-from grokscope.mechanics.profile import Profile
+from grokscope.mechanics.judge.compare import Answer, compare
+from grokscope.mechanics.judge.profile import Profile
 from grokscope.statistics.exact import equivalence
 
 FEWEST_REPLICATES = 20
@@ -55,7 +55,7 @@ def same_path(
         said = "the seeds of the regimes do not pair by world, and paths are compared on the same facts."
         return Draft(key, hypothesis, "same", None, "distance", "margins", said)
     found = compare(left, right)
-    few = min(found.runs) < FEWEST
+    few = min(found.runs) < FEWEST_RUNS
     result: Result = "descriptive" if few else _RESULTS[found.answer]
     said = f"paths {found.answer}, level split over the distances instead of Holm: {found.reason}"
     return Draft(key, hypothesis, "same", None, "distance", "margins", said, result)

@@ -21,9 +21,9 @@ import polars as pl
 
 from grokscope.errors import InputError
 from grokscope.findings.ways import ENOUGH
+from grokscope.runs.run import Study
 from grokscope.statistics.exact import Effect, difference
 from grokscope.statistics.times import Median, Time, kaplan_meier
-from grokscope.studies.run import Study
 from grokscope.world.probes import MIXES
 
 PLAIN = "plain"

@@ -1,6 +1,6 @@
 """How a test becomes a result. The rules are fixed here, before any study is looked at.
 
-- fewer than `FEWEST` runs in a group: descriptive. The numbers stand, nothing is concluded.
+- fewer than `FEWEST_RUNS` runs in a group: descriptive. The numbers stand, nothing is concluded.
 - "more" or "less": supported if the difference is significant after Holm's correction over all tests of the
   finding and points the claimed way; contradicted if it is and points the other way.
 - "same": supported if equivalent within the margin (same correction); contradicted if beyond the margin
@@ -17,7 +17,7 @@ from grokscope.findings.values import Claim, Finding, Number, Result, Unit, plai
 from grokscope.statistics.exact import Effect, Equivalence
 from grokscope.statistics.multiple import holm
 
-FEWEST = 6
+FEWEST_RUNS = 6
 """Runs per group: six pairs that all agree have a p value of 0.031, five of 0.063."""
 ALPHA = 0.05
 
@@ -83,12 +83,14 @@ def finding(
     open_claims = named("cannot tell", "not run")
     if "descriptive" in results:
         more = f" No number for: {open_claims}." if open_claims else ""
-        return judged("descriptive", f"fewer than {FEWEST} runs in a group, so nothing is concluded.{more}")
+        return judged(
+            "descriptive", f"fewer than {FEWEST_RUNS} runs in a group, so nothing is concluded.{more}"
+        )
     return judged("cannot tell", f"open: {open_claims}.")
 
 
 def _enough(draft: Draft) -> bool:
-    return draft.effect is not None and min(draft.effect.n) >= FEWEST
+    return draft.effect is not None and min(draft.effect.n) >= FEWEST_RUNS
 
 
 def _settled(draft: Draft, p_holm: float | None, tests: int) -> Claim:
@@ -116,7 +118,7 @@ def _judged(draft: Draft, p_holm: float | None, tests: int) -> tuple[Result, str
     more = f" {draft.reason}" if draft.reason else ""
     if p_holm is None:
         few = min(effect.n)
-        runs = f"{few} run{'s' if few != 1 else ''} a group, {FEWEST} are needed for a test."
+        runs = f"{few} run{'s' if few != 1 else ''} a group, {FEWEST_RUNS} are needed for a test."
         return "descriptive", f"{runs}{_range(draft)}{more}"
     if isinstance(outcome, Equivalence):
         if p_holm <= ALPHA:

@@ -10,8 +10,8 @@ from grokscope.findings.paths import same_path
 from grokscope.findings.published import paper_rate, paper_time
 from grokscope.findings.rules import Draft, Wanted, finding
 from grokscope.findings.values import Finding
-from grokscope.mechanics.diagnosis import VERDICT_SET
-from grokscope.mechanics.yardstick import SHARE
+from grokscope.mechanics.judge.diagnosis import VERDICT_SET
+from grokscope.mechanics.judge.yardstick import SHARE
 
 WAITED, SUPERVISED = "natural", "both_hops_full"
 """The contrast, fixed beforehand."""

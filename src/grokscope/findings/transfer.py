@@ -10,7 +10,7 @@ from grokscope.findings.published import paper_tuned
 from grokscope.findings.rules import Draft, finding
 from grokscope.findings.transfers import Transferred
 from grokscope.findings.values import Finding, Number, text
-from grokscope.mechanics.intervals import Rate
+from grokscope.statistics.clustered import Rate
 from grokscope.statistics.exact import difference, location
 from grokscope.statistics.rates import over_runs
 from grokscope.world.probes import MIXES

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grokscope.errors import InputError
-from grokscope.mechanics.intervals import Rate
-from grokscope.studies.run import Study
-from grokscope.studies.transfer import Transfer
+from grokscope.runs.run import Study
+from grokscope.runs.transfer import Transfer
+from grokscope.statistics.clustered import Rate
 from grokscope.transfer.result import TransferResult
 from grokscope.world.graph import build_world
 from grokscope.world.probes import MIXES

@@ -16,13 +16,13 @@ from statistics import mean, median
 from grokscope.errors import InputError
 from grokscope.files import read_json
 from grokscope.findings.ways import Against, Kind, Reached, Way, Worth
-from grokscope.mechanics.diagnosis import VERDICT_SET
-from grokscope.mechanics.phases import first_stable
+from grokscope.mechanics.judge.diagnosis import VERDICT_SET
+from grokscope.mechanics.read.phases import first_stable
+from grokscope.runs.cost import run_cost
+from grokscope.runs.directory import CORPUS
+from grokscope.runs.run import Run, Study
 from grokscope.statistics.exact import difference
 from grokscope.statistics.times import Time, compare_times, kaplan_meier
-from grokscope.studies.cost import run_cost
-from grokscope.studies.directory import CORPUS
-from grokscope.studies.run import Run, Study
 
 LEVELS = (0.5, 0.9)
 

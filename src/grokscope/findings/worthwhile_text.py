@@ -1,7 +1,7 @@
 """What `worthwhile` found, in sentences and as rows of a table."""
 
 from grokscope.findings.ways import ENOUGH, Against, Way, Worth
-from grokscope.studies.devices import Device
+from grokscope.runs.devices import Device
 
 HEADS = (
     "OOD level", "way", "runs there", "added (per OOD fact)", "step", "training FLOP", "over runs", "hours",

@@ -4,10 +4,10 @@ from collections import Counter
 
 import polars as pl
 
-from grokscope.mechanics.diagnosis import VERDICT_SET
-from grokscope.mechanics.intervals import Rate
+from grokscope.mechanics.judge.diagnosis import VERDICT_SET
 from grokscope.report.summary import over_seeds, rate_text, steps_text, value_text
 from grokscope.report.tables import RunView, Value
+from grokscope.statistics.clustered import Rate
 
 
 def causal_groups(runs: list[RunView]) -> list[tuple[str, list[tuple[str, list[str]]]]]:

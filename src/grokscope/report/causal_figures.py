@@ -12,9 +12,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from grokscope.mechanics.compare import Comparison
-from grokscope.mechanics.sketch import Sketch, sketch_of_rows
-from grokscope.mechanics.verdict import CausalVerdict
+from grokscope.mechanics.judge.compare import Comparison
+from grokscope.mechanics.judge.sketch import Sketch, sketch_of_rows
+from grokscope.mechanics.judge.verdict import CausalVerdict
 from grokscope.report import style
 
 SHORT = {"head": "h", "relation1": "r1", "relation2": "r2"}

@@ -13,13 +13,13 @@ from grokscope.findings.measured import Measured, measured, of
 from grokscope.findings.page import Drawing, page
 from grokscope.findings.same_circuit import SUPERVISED, WAITED
 from grokscope.findings.values import Findings, Number
-from grokscope.mechanics.diagnosis import VERDICT_SET
+from grokscope.mechanics.judge.diagnosis import VERDICT_SET
 from grokscope.report import style
 from grokscope.report.finding_figures import LINES, courses, plane, waiting
 from grokscope.report.gather import gather
 from grokscope.report.tables import select
 from grokscope.report.tuning_figures import tuning_curves, tunings
-from grokscope.studies.run import Study
+from grokscope.runs.run import Study
 
 EVENT = f"generalisation.{VERDICT_SET}"
 CONTRASTED = (WAITED, SUPERVISED, FAKE)

@@ -11,11 +11,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from grokscope.errors import InputError
-from grokscope.mechanics.diagnosis import VERDICT_SET, Diagnosis, diagnose
-from grokscope.mechanics.intervals import Rate, clustered_rate
-from grokscope.mechanics.layout import ranks, select
-from grokscope.mechanics.lens import CONTROL
-from grokscope.mechanics.rates import anywhere, emergence_map, in_cell, latents_of
+from grokscope.mechanics.judge.diagnosis import VERDICT_SET, Diagnosis, diagnose
+from grokscope.mechanics.read.layout import ranks, select
+from grokscope.mechanics.read.lens import CONTROL
+from grokscope.mechanics.read.rates import anywhere, emergence_map, in_cell, latents_of
 from grokscope.report.tables import (
     ACCURACY,
     ANYWHERE,
@@ -33,10 +32,11 @@ from grokscope.report.tables import (
     Value,
     table,
 )
-from grokscope.studies.causal import answer_position
-from grokscope.studies.files import load_study, shipped_studies
-from grokscope.studies.run import Run, Study
-from grokscope.studies.spec import StudySpec
+from grokscope.runs.causal import answer_position
+from grokscope.runs.files import load_study, shipped_studies
+from grokscope.runs.run import Run, Study
+from grokscope.runs.spec import StudySpec
+from grokscope.statistics.clustered import Rate, clustered_rate
 
 STUDY_FILE = "study.yaml"
 """The study's settings are written beside the report under this name, so that they can be run again."""

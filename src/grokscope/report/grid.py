@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
-from grokscope.mechanics.sketch import LAYERS, Sketch
+from grokscope.mechanics.judge.sketch import LAYERS, Sketch
 from grokscope.report import style
 
 COLORS = {"bridge": "#F2B134", "answer": "#56B4E9", "input": "#CFCFD4"}

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from grokscope.mechanics.intervals import Rate
-from grokscope.mechanics.verdict import CausalVerdict, PathCells
+from grokscope.mechanics.judge.verdict import CausalVerdict, PathCells
+from grokscope.statistics.clustered import Rate
 
 WIDTH = 160
 """Columns where the output is no terminal."""

@@ -17,8 +17,8 @@ from typing import Any
 import polars as pl
 
 from grokscope.files import whole
-from grokscope.mechanics.verdict import CausalVerdict
-from grokscope.studies.causal import SCHEMA
+from grokscope.mechanics.judge.verdict import CausalVerdict
+from grokscope.runs.causal import SCHEMA
 
 Row = dict[str, Any]
 """One row of a table, by column."""

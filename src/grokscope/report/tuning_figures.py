@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 
 from grokscope.errors import InputError
 from grokscope.findings.paper import finetuning_curves
-from grokscope.mechanics.rates import found_anywhere
+from grokscope.mechanics.read.rates import found_anywhere
 from grokscope.report import style
 from grokscope.report.figures import median_over_seeds
 from grokscope.report.style import Pen
-from grokscope.studies.run import Study
+from grokscope.runs.run import Study
 from grokscope.world.probes import MIXES
 
 SCHEMA: dict[str, Any] = {

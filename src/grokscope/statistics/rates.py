@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from grokscope.errors import InputError
-from grokscope.mechanics.intervals import Rate
+from grokscope.statistics.clustered import Rate
 
 Floats = NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def over_runs(rates: Sequence[Rate], worlds: Sequence[str], confidence: float = 
     """The mean of one rate over the runs of a group.
 
     Args:
-        rates: of every run, with its interval clustered by fact (`mechanics.intervals.clustered_rate`).
+        rates: of every run, with its interval clustered by fact (`statistics.clustered.clustered_rate`).
         worlds: fingerprint of every run's world.
         confidence: level of the interval.
 

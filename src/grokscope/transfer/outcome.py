@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 import xarray as xr
 
-from grokscope.mechanics.atoms import atoms_known
-from grokscope.mechanics.interchange import FEWEST, Setting
-from grokscope.mechanics.intervals import Rate, clustered_rate, paired_difference
-from grokscope.mechanics.layout import select, some_probes
-from grokscope.mechanics.phases import Event, first_stable
+from grokscope.mechanics.patch.interchange import Setting
+from grokscope.mechanics.read.atoms import atoms_known
+from grokscope.mechanics.read.layout import select, some_probes
+from grokscope.mechanics.read.phases import Event, first_stable
 from grokscope.models.protocol import Reasoner
+from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate, paired_difference
 from grokscope.transfer.place import place_of
 from grokscope.transfer.result import BaseStanding, Forgotten, MixResult, TransferResult
 from grokscope.transfer.second_hop import (
@@ -121,7 +121,7 @@ def curves_of(traces: xr.Dataset) -> pl.DataFrame:
             known_NP = atoms_known(traces, name).known_NP
             columns[f"atoms_known.{name}"] = known_NP.mean(axis=1).tolist()
             columns[f"exact_atoms_known.{name}"] = [
-                float(exact_P[known_P].mean()) if known_P.sum() >= FEWEST else None
+                float(exact_P[known_P].mean()) if known_P.sum() >= FEWEST_PROBES else None
                 for exact_P, known_P in zip(exact_NP, known_NP, strict=True)
             ]
     steps = traces["step"].values.astype(np.int64)
@@ -166,7 +166,7 @@ def _mix(
     part = select(one, probe_set.name)
     exact_P, fact_PK = part["exact"].values[0], part["fact"].values
     known_P = atoms_known(one, probe_set.name).known_NP[0]
-    enough = known_P.sum() >= FEWEST
+    enough = known_P.sum() >= FEWEST_PROBES
     among = clustered_rate(exact_P[known_P], fact_PK[known_P], spec.confidence) if enough else None
     guessed_P = probe_set.guess_P == probe_set.queries.path_NK[:, 1]
     place, reason = place_of(among, failing, old, spec.works)

@@ -2,8 +2,7 @@
 
 from typing import Literal, TypeAlias
 
-from grokscope.mechanics.interchange import FEWEST
-from grokscope.mechanics.intervals import Rate
+from grokscope.statistics.clustered import FEWEST_PROBES, Rate
 from grokscope.transfer.second_hop import Stations
 
 Place: TypeAlias = Literal[
@@ -28,11 +27,11 @@ def place_of(known: Rate | None, failing: Stations, old: Stations | None, works:
     its bridge is given does not fail at the lookup.
     """
     if known is None:
-        return "cannot tell", f"fewer than {FEWEST} queries have both atoms known."
+        return "cannot tell", f"fewer than {FEWEST_PROBES} queries have both atoms known."
     said = f"{known.value:.2f} right among {known.n} queries with known atoms"
     if known.value >= works:
         return "works", f"{said}."
-    if failing.n < FEWEST:
+    if failing.n < FEWEST_PROBES:
         return "cannot tell", f"{said}, but only {failing.n} fail: too few to say where."
     resolved, read, given = (_holds(one) for one in (failing.resolved, failing.read, failing.given))
     numbers = ", ".join(

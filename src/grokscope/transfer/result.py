@@ -4,9 +4,9 @@ forgotten, and where the second hop of each mix fails."""
 from dataclasses import dataclass
 from typing import ClassVar
 
-from grokscope.mechanics.intervals import Difference, Rate
-from grokscope.mechanics.phases import Event
+from grokscope.mechanics.read.phases import Event
 from grokscope.spec import Stored
+from grokscope.statistics.clustered import Difference, Rate
 from grokscope.transfer.place import Place
 from grokscope.transfer.second_hop import Stations
 from grokscope.transfer.spec import ExamineSpec

@@ -24,18 +24,18 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from grokscope.mechanics.donors import ABSENT, DonorTable
-from grokscope.mechanics.drawing import CENTROID, Setting
-from grokscope.mechanics.interchange import FEWEST, interchange, success
-from grokscope.mechanics.intervals import Rate, clustered_rate
-from grokscope.mechanics.layout import select
-from grokscope.mechanics.lens import lens
-from grokscope.mechanics.patching import Source, columns_of, patch_map
-from grokscope.mechanics.paths import inference_path
-from grokscope.mechanics.rates import halves, in_cell
+from grokscope.mechanics.judge.paths import inference_path
+from grokscope.mechanics.patch.donors import ABSENT, DonorTable
+from grokscope.mechanics.patch.drawing import CENTROID, Setting
+from grokscope.mechanics.patch.interchange import interchange, success
+from grokscope.mechanics.patch.patching import Source, columns_of, patch_map
+from grokscope.mechanics.read.layout import select
+from grokscope.mechanics.read.lens import lens
+from grokscope.mechanics.read.rates import halves, in_cell
 from grokscope.mechanics.unrolled import answers
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import generator
+from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate
 from grokscope.world.arrays import BoolArray
 from grokscope.world.probes import ProbeSet
 from grokscope.world.queries import queries_of
@@ -206,7 +206,7 @@ def _donors(probe_set: ProbeSet, setting: Setting, lends_F: BoolArray) -> NDArra
 
 
 def _rate(hit_P: BoolArray, group_P: BoolArray, fact_PK: NDArray[np.int64], confidence: float) -> Rate | None:
-    if group_P.sum() < FEWEST:
+    if group_P.sum() < FEWEST_PROBES:
         return None
     return clustered_rate(hit_P[group_P], fact_PK[group_P], confidence)
 
@@ -215,7 +215,7 @@ def _in_best_cell(
     hit_LCP: CellHits, group_P: BoolArray, fact_PK: NDArray[np.int64], confidence: float
 ) -> Rate | None:
     """The rate in the best cell after the embedding, chosen on half of the facts, scored on the other."""
-    if group_P.sum() < FEWEST:
+    if group_P.sum() < FEWEST_PROBES:
         return None
     hit_LCG, fact_GK = hit_LCP[1:, :, group_P], fact_PK[group_P]
     half_G = halves(fact_GK[:, 1])

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from grokscope.mechanics.read.traces import TraceWriter
 from grokscope.mechanics.spec import LensSpec
-from grokscope.mechanics.traces import TraceWriter
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import Seeds, generator
 from grokscope.training.data import TrainingData

@@ -72,7 +72,7 @@ def reads(logits_BSV: Tensor, target_BC: Tensor) -> bool:
 
 def readout(logits_BSV: Tensor, target_BC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rank (B, C, S), log-probability (B, C, S) and argmax (B, S) of target tokens in float32 logits, as
-    `mechanics.lens.measure` says.
+    `mechanics.read.lens.measure` says.
 
     Raises:
         IndexError: a target is no token.

@@ -1,0 +1,334 @@
+"""The command line: parse, call one public function, print.
+
+Every error a user can cause is one sentence and exit code 2; a study with failed runs ends with 1, an
+interrupted one with 130.
+"""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+
+from grokscope import __version__
+from grokscope.cli import findings as cli_findings
+from grokscope.cli import mechanics as cli_mechanics
+from grokscope.cli import parser as cli_parser
+from grokscope.cli import plan as cli_plan
+from grokscope.cli import transfer as cli_transfer
+from grokscope.cli import worthwhile as cli_worthwhile
+from grokscope.errors import InputError
+from grokscope.files import safe_name
+from grokscope.models.published.options import ShapeOptions
+from grokscope.runs.files import load_study, shipped_studies
+from grokscope.runs.options import apply, option_fields
+from grokscope.runs.spec import StudySpec
+from grokscope.world.spec import REGIMES
+
+Help = tyro.conf.arg
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldBuild:
+    """Build the world and one regime's corpus of a study, and write them as files."""
+
+    study: tyro.conf.Positional[str]
+    """A shipped study's name, or the path of a study file."""
+    out: Path
+    """Directory to write; it must not exist yet or be empty."""
+    regime: str = "natural"
+    """Which of the study's (or the reference's) regimes."""
+    format: Literal["grokscope", "reference", "parquet"] = "grokscope"
+    """grokscope: arrays; reference: the published JSON files; parquet: tables with names beside numbers."""
+    family: str | None = None
+    """Which of the study's model families; None: the file's own choice."""
+    seed: int = 0
+    """The study seed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldInspect:
+    """Say what a world on disk holds, in any of the formats that are read."""
+
+    directory: tyro.conf.Positional[Path]
+    """A directory in one of the formats, or a CSV file of facts."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Build and inspect worlds."""
+
+    action: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[WorldBuild, tyro.conf.subcommand("build")]
+        | Annotated[WorldInspect, tyro.conf.subcommand("inspect")]
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write the HTML report and the figures of a study again."""
+
+    directory: tyro.conf.Positional[Path]
+    """A study's directory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """Read a checkpoint of a reference codebase (TRM, recurrent GPT-2) and write it as a model of ours."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """safetensors, or a PyTorch file that holds tensors alone."""
+    out: Path
+    """Directory to write; it must not exist yet or be empty."""
+    config: Path | None = None
+    """JSON file with the original's config keys; None: the metadata of a safetensors file, and options."""
+    shape: tyro.conf.OmitArgPrefixes[ShapeOptions] = dataclasses.field(default_factory=ShapeOptions)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program name; None: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except InputError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt as interrupt:
+        said = str(interrupt) or "stopped."
+        again = " ".join(["grokscope", *arguments])
+        resume = f" Go on with: {again}" if arguments[:1] in (["run"], ["transfer"]) else ""
+        return _fail(said + resume, 130)
+    except BrokenPipeError:  # the reader of our output has seen enough, as in `grokscope show paper | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = f" ({error.filename})" if error.filename else ""
+            return _fail(f"the disk is full{place}; nothing is half written: make room and run it again.", 2)
+        return _fail(f"{error.filename or 'a file'} cannot be written or read: {error.strerror or error}.", 2)
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"error: {sentence}" if code != 130 else sentence, file=sys.stderr)
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if arguments == ["--version"]:
+        print(f"grokscope {__version__}")
+        return 0
+    study = _named_study(arguments)
+    options = option_fields(study or StudySpec())
+    try:
+        command = cli_parser.parse(
+            _commands(options),
+            arguments or ["--help"],
+            prog="grokscope",
+            description="Train transformers on worlds of facts, trace and diagnose how they answer.",
+        )
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 2
+    if isinstance(command, World):
+        action = command.action
+        return _world_build(action) if isinstance(action, WorldBuild) else _world_inspect(action)
+    if isinstance(command, Report):
+        return _report(command.directory)
+    if isinstance(command, cli_mechanics.COMMANDS):
+        return cli_mechanics.do(command)
+    if isinstance(command, cli_findings.Findings):
+        return cli_findings.do(command)
+    if isinstance(command, Import):
+        return _import(command)
+    if isinstance(command, cli_transfer.Transfer):
+        return cli_transfer.transfer(command)
+    if isinstance(command, cli_worthwhile.COMMANDS):
+        return cli_worthwhile.do(command)
+    assert study is not None  # without one, these commands do not get past the parser
+    chosen = apply(study, command)
+    if type(command).__name__ == "Plan":
+        return cli_plan.plan(chosen, command)
+    return _show(chosen) if type(command).__name__ == "Show" else _run(chosen, command)
+
+
+def _named_study(arguments: list[str]) -> StudySpec | None:
+    """The study that `run`, `show` or `plan` is about: its own values are the defaults of the options.
+
+    Raises:
+        InputError: an option stands before the study: which defaults hold is not known yet.
+    """
+    if len(arguments) < 2 or arguments[0] not in ("run", "show", "plan"):
+        return None
+    if arguments[1].startswith("-"):
+        if {"-h", "--help"} & set(arguments):
+            return None
+        raise InputError(f"{arguments[1]}: the study comes first, grokscope {arguments[0]} STUDY [options].")
+    family = None
+    for place, argument in enumerate(arguments):
+        if argument == "--family" and place + 1 < len(arguments):
+            family = arguments[place + 1]
+        elif argument.startswith("--family="):
+            family = argument.removeprefix("--family=")
+    return load_study(arguments[1], family)
+
+
+def _commands(options: list[tuple[str, Any, Any]]) -> Any:
+    """The type tyro parses: one dataclass per command; `run`, `show` and `plan` have the study's options."""
+    which = f"A shipped study ({', '.join(shipped_studies())}), or the path of a study file."
+    study = ("study", Annotated[tyro.conf.Positional[str], Help(help=which, metavar="STUDY")])
+    family_help = "Which of the file's model families; None: the file's own choice."
+    family = ("family", Annotated[str | None, Help(help=family_help)], dataclasses.field(default=None))
+    out_help = "The study's directory; None: runs/<study>, or runs/<study>-<family>."
+    workers_help = "Runs at a time; None: one per usable core."
+    threads_help = (
+        "Threads of each worker, part of what a run's bits depend on; None: usable cores // workers."
+    )
+    population_help = (
+        "How many new runs are trained together in one process: auto (many on a GPU, one on a CPU), off, or "
+        "a number."
+    )
+    run = dataclasses.make_dataclass(
+        "Run",
+        [
+            study,
+            family,
+            ("out", Annotated[Path | None, Help(help=out_help)], dataclasses.field(default=None)),
+            ("workers", Annotated[int | None, Help(help=workers_help)], dataclasses.field(default=None)),
+            ("threads", Annotated[int | None, Help(help=threads_help)], dataclasses.field(default=None)),
+            (
+                "population",
+                Annotated[int | Literal["auto", "off"], Help(help=population_help)],
+                dataclasses.field(default="auto"),
+            ),
+            *options,
+        ],
+        frozen=True,
+    )
+    run.__doc__ = "Run a study, or go on with it: finished runs are skipped, interrupted ones resumed."
+    show = dataclasses.make_dataclass("Show", [study, family, *options], frozen=True)
+    show.__doc__ = "Print a study with every setting, what it will take on disk, and its cost."
+    plan = dataclasses.make_dataclass("Plan", [study, family, *cli_plan.FIELDS, *options], frozen=True)
+    plan.__doc__ = "Say what a study will take before it runs: FLOP, hours, memory, disk, per run and in all."
+    return (
+        Annotated[run, tyro.conf.subcommand("run")]
+        | Annotated[World, tyro.conf.subcommand("world")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Import, tyro.conf.subcommand("import")]
+        | cli_mechanics.UNION
+        | Annotated[cli_transfer.Transfer, tyro.conf.subcommand("transfer")]
+        | Annotated[cli_findings.Findings, tyro.conf.subcommand("findings")]
+        | Annotated[show, tyro.conf.subcommand("show")]
+        | Annotated[plan, tyro.conf.subcommand("plan")]
+        | Annotated[cli_worthwhile.Worthwhile, tyro.conf.subcommand("worthwhile")]
+        | Annotated[cli_worthwhile.Price, tyro.conf.subcommand("price")]
+    )
+
+
+def default_out(study: StudySpec) -> Path:
+    """`runs/<study>`, with the family where the study has one that is not its only one."""
+    name = study.name if study.family == "default" else f"{study.name}-{study.family}"
+    return Path("runs") / safe_name(name, "study name")
+
+
+def _run(study: StudySpec, command: Any) -> int:
+    from grokscope.runs.execute import RunsFailed, run_study
+    from grokscope.runs.summary import print_summary
+    from grokscope.runs.transfer_summary import print_transfers
+
+    out = command.out or default_out(study)
+    failed: RunsFailed | None = None
+    try:
+        done = run_study(study, out, command.workers, command.threads, command.population)
+    except RunsFailed as error:
+        failed, done = error, error.study
+    if any(run.diagnosis is not None for run in done.runs.values()):
+        _report(out)
+    print_summary(done)
+    if study.transfer is not None:
+        print_transfers(done.transfers, done.transfers_missing)
+    if failed is not None:
+        return _fail(f"{failed}", 1)
+    return 0
+
+
+def _report(directory: Path) -> int:
+    from grokscope.report.html import write_report
+    from grokscope.runs.causal import keep_verdict
+    from grokscope.runs.run import Study
+
+    study = Study.open(directory)
+    for run in study.runs.values():
+        diagnosis = run.diagnosis
+        if diagnosis is not None and run.spec.causal.enabled:
+            keep_verdict(run, diagnosis)
+    path = write_report(study, directory)
+    print(f"report: {path}")
+    if not any(run.steps for run in study.runs.values()):
+        print(f"no run of {study.name} has a checkpoint yet: the report has nothing to show.")
+    return 0
+
+
+def _import(command: Import) -> int:
+    from grokscope.models.directory import save_model
+    from grokscope.models.published.importing import import_checkpoint
+
+    imported = import_checkpoint(command.checkpoint, command.config, command.shape)
+    save_model(command.out, imported.model, imported.format)
+    print(f"{command.out}: {imported.sentence()}")
+    return 0
+
+
+def _show(study: StudySpec) -> int:
+    from grokscope.runs.cost import study_sentences
+
+    print(yaml.safe_dump(study.tree(), sort_keys=False, allow_unicode=True, width=110), end="")
+    for line in study_sentences(study):
+        print(f"# {line}")
+    return 0
+
+
+def _world_build(command: WorldBuild) -> int:
+    from grokscope.world.corpus import build_corpus
+    from grokscope.world.graph import build_world
+    from grokscope.world.storage import write_corpus
+
+    study = load_study(command.study, command.family)
+    own = {item.name: item for item in study.regimes if not isinstance(item, str)}
+    known = REGIMES | own
+    if command.regime not in known:
+        raise InputError(f"regime = {command.regime!r}: allowed are {', '.join(known)}.")
+    one = study.replace(
+        regimes=[known[command.regime].tree()], seeds=[command.seed], steps_for={}, transfer=None
+    )
+    (spec,) = one.expand().values()
+    corpus = build_corpus(build_world(spec.world, spec.seeds), spec.corpus, spec.regime, spec.seeds)
+    write_corpus(corpus, command.out, command.format)
+    print(f"{command.out}: {len(corpus.composition):,} compositions of {len(corpus.world.fact_F3):,} facts")
+    return 0
+
+
+def _world_inspect(command: WorldInspect) -> int:
+    from grokscope.world.storage import inspect
+
+    summary = inspect(command.directory)
+    if command.json:
+        print(json.dumps(summary, indent=1))
+    else:
+        print(yaml.safe_dump(summary, sort_keys=False), end="")
+    return 0

@@ -1,0 +1,319 @@
+"""Commands that look inside a run: trace, patch, compare, diagnose. Each prints a table, saves a picture."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from grokscope.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from grokscope.mechanics.judge.profile import Profile
+    from grokscope.runs.run import Run
+    from grokscope.world.probes import ProbeSet
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """Show the inference path of a checkpoint: what is decoded where, and what of it is used."""
+
+    run: tyro.conf.Positional[Path]
+    """A run's directory."""
+    step: int | None = None
+    """The checkpoint; None: the last."""
+    probe_set: str = "test_ood"
+    """A two-hop probe set."""
+    query: str | None = None
+    """One query instead of the set: its three tokens ("e_1 r_2 r_3"), or its number in the set."""
+    probes: int = 240
+    """Most probes."""
+    out: Path | None = None
+    """The picture, .png or .pdf (both are written); None: RUN/figures/."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Patch:
+    """Patch every stage and position of a probe set from other queries: the interchange map."""
+
+    run: tyro.conf.Positional[Path]
+    """A run's directory."""
+    arm: Literal[
+        "bridge", "centroid", "other_bridge", "same_bridge", "transport", "head", "relation2", "random"
+    ] = "bridge"
+    """What is changed (docs/interventions.md)."""
+    step: int | None = None
+    """The checkpoint; None: the last."""
+    probe_set: str = "test_ood"
+    """A two-hop probe set."""
+    site: str = "state"
+    """The state after a pass, or a site inside every pass, such as block0.mlp."""
+    probes: int = 240
+    """Most probes."""
+    seed: int = 0
+    """Draws the donors."""
+    out: Path | None = None
+    """The picture, .png or .pdf (both are written); None: RUN/figures/."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Ask whether two runs, or two groups of runs, take the same path: equivalent, different, or cannot tell.
+
+    A group is RUN, STUDY:REGIME (all seeds of the regime), or several of these joined by commas. From three
+    runs on either side on, the answer is about the regimes and no longer about these runs alone.
+    """
+
+    first: tyro.conf.Positional[str]
+    """A run's directory, or a group, such as runs/pocket:natural."""
+    second: tyro.conf.Positional[str]
+    """Another's, such as runs/pocket:both_hops_full; the same again compares checkpoints or probe sets."""
+    step: int | None = None
+    """The first side's checkpoint; None: the last of every run."""
+    second_step: int | None = None
+    """The second side's; None: the last of every run."""
+    probe_set: str = "test_ood"
+    """A two-hop probe set."""
+    second_probe_set: str | None = None
+    """The second side's; None: the same. ID against OOD queries: --probe-set test_iid --second-probe-set
+    test_ood."""
+    align: Literal["stage", "depth", "profile"] = "stage"
+    """Which stages belong together: of equal index, of equal depth, or that do the same."""
+    probes: int = 240
+    """Most probes."""
+    out: Path | None = None
+    """The picture, .png or .pdf (both are written); None: figures/ in the first run named."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnose:
+    """Give a run its causal verdict, print it with all numbers, and keep it as verdict.json in the run."""
+
+    run: tyro.conf.Positional[Path]
+    """A run's directory."""
+    probes: int | None = None
+    """Most probes per set at the last checkpoint; None: as the run's spec says."""
+    steps: Literal["end", "moments", "all"] | None = None
+    """Which checkpoints; None: as the run's spec says."""
+
+
+COMMANDS = (Trace, Patch, Compare, Diagnose)
+UNION: Any = (
+    Annotated[Trace, tyro.conf.subcommand("trace")]
+    | Annotated[Patch, tyro.conf.subcommand("patch")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+)
+
+
+def do(command: Any) -> int:
+    """Run one of `COMMANDS`; returns the exit code."""
+    for count in ("probes", "step", "second_step", "seed"):
+        value = getattr(command, count, None)
+        if value is not None and value < (1 if count == "probes" else 0):
+            raise InputError(f"{count} = {value}: allowed is at least {1 if count == 'probes' else 0}.")
+    out = getattr(command, "out", None)
+    if out is not None and out.suffix not in (".png", ".pdf"):
+        raise InputError(f"out = {out}: allowed are names that end in .png or .pdf.")
+    done: dict[type, Callable[[Any], None]] = {
+        Trace: _trace, Patch: _patch, Compare: _compare, Diagnose: _diagnose,
+    }  # fmt: skip
+    done[type(command)](command)
+    return 0
+
+
+def _trace(command: Trace) -> None:
+    from grokscope.mechanics.judge.sketch import sketch_of_query, sketch_of_rows
+    from grokscope.mechanics.judge.verdict import look
+    from grokscope.report.grid import path_grid
+    from grokscope.report.printed import print_table
+    from grokscope.runs.causal import answer_position, one_query, setting_of
+    from grokscope.runs.run import Run
+
+    run = Run.open(command.run)
+    setting, model, step = setting_of(run), run.model(command.step), _step(run, command.step)
+    title = f"{run.name}, step {step:,}"
+    if command.query is not None:
+        one = one_query(run, command.query, _probe_set(run, command.probe_set))
+        sketch = sketch_of_query(model, one, setting, title)
+        words = ["".join(c for c in word if c.isalnum()) for word in sketch.inputs[:3]]
+        name = f"trace_{'_'.join(words)}_step{step}"
+    else:
+        found = look(model, _probe_set(run, command.probe_set), setting, step, command.probes)
+        place, title = answer_position(run), f"{title}, {command.probe_set}"
+        sketch = sketch_of_rows(found.rows, found.found.path, place, title)
+        name = f"trace_{command.probe_set}_step{step}"
+    rows = []
+    for i in reversed(range(len(sketch.stages))):
+        cells = []
+        for j in range(len(sketch.roles)):
+            if sketch.single:
+                text = sketch.tokens[i][j]
+            else:
+                text = " ".join(
+                    f"{layer} {sketch.decoded[layer][i, j]:.2f}"
+                    for layer in ("bridge", "answer")
+                    if sketch.decoded[layer][i, j] >= 0.005
+                )
+            used = [f"[{layer} used]" for layer in ("bridge", "answer") if sketch.held[layer][i, j]]
+            cells.append(" ".join([text, *used]))
+        rows.append((sketch.stages[i], *cells))
+    inputs = sketch.inputs or ("",) * len(sketch.roles)
+    heads = [f"{role} {token}".strip() for role, token in zip(sketch.roles, inputs, strict=False)]
+    print_table(f"{sketch.title}: {sketch.subtitle}", ["stage (last on top)", *heads], rows)
+    print(sketch.note)
+    _save(lambda: path_grid([sketch]), command.out or command.run / "figures" / f"{name}.png")
+
+
+def _patch(command: Patch) -> None:
+    import numpy as np
+
+    from grokscope.mechanics.patch.interchange import accuracy, interchange
+    from grokscope.mechanics.read.layout import some_probes
+    from grokscope.report.causal_figures import interchange_map
+    from grokscope.report.printed import print_table
+    from grokscope.runs.causal import setting_of
+    from grokscope.runs.run import Run
+
+    run = Run.open(command.run)
+    setting, step = setting_of(run, command.seed), _step(run, command.step)
+    every = _probe_set(run, command.probe_set)
+    probes, _ = some_probes(every, setting.encode(every.queries), command.probes)
+    arms = [command.arm] if command.arm != "random" else ["bridge", "random"]
+    maps = interchange(run.model(command.step), probes, setting, arms, site=command.site)
+    given, free = (accuracy(maps, command.arm, conditioned) for conditioned in (True, False))
+    n = f"{int(given['n'])} of {len(probes)} probes that can be tested; unconditioned n = {int(free['n'])}"
+    title = f"{run.name}, step {step:,}, {command.probe_set}: arm {command.arm} at {command.site}"
+    roles = [str(role) for role in maps["role"].values]
+    rows = []
+    for i in reversed(range(maps.sizes["stage"])):
+        cells = []
+        for j in range(maps.sizes["position"]):
+            rate, low, high = (float(given[name].values[i, j]) for name in ("rate", "low", "high"))
+            other = float(free["rate"].values[i, j])
+            known = "cannot tell" if np.isnan(rate) else f"{rate:.2f} [{low:.2f}, {high:.2f}]"
+            cells.append(known + ("" if np.isnan(other) else f" ({other:.2f})"))
+        rows.append((str(maps["stage"].values[i]), *cells))
+    print_table(f"{title}\n{n} (unconditioned rate in brackets)", ["stage (last on top)", *roles], rows)
+    site = [] if command.site == "state" else [command.site]
+    name = _file_name("patch", command.arm, *site, command.probe_set, f"step{step}")
+    _save(lambda: interchange_map(given, title, n), command.out or command.run / "figures" / name)
+
+
+def _compare(command: Compare) -> None:
+    from grokscope.mechanics.judge.compare import compare
+    from grokscope.report.causal_figures import distances
+    from grokscope.report.printed import print_table
+    from grokscope.runs.groups import runs_of
+
+    sides = (runs_of(command.first), runs_of(command.second))
+    sets = (command.probe_set, command.second_probe_set or command.probe_set)
+    steps = (command.step, command.second_step)
+    first, second = (
+        [_profile(run, step, name, command.probes) for run in side]
+        for side, step, name in zip(sides, steps, sets, strict=True)
+    )
+    found = compare(first, second, command.align)
+    said = [
+        _group_name(side) + ("" if step is None else f" at step {step:,}")
+        for side, step in zip(sides, steps, strict=True)
+    ]
+    names = f"{said[0]} and {said[1]}, {' and '.join(dict.fromkeys(sets))}"
+    print_table(
+        f"{names}: {found.n} probes a run; about {found.scope}",
+        ["channel", "measure", "distance", "margin", "answer"],
+        [
+            (
+                one.kind,
+                one.measure,
+                f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" if one.known else "cannot tell",
+                f"{one.margin:.3f}",
+                one.answer,
+            )
+            for one in found.distances
+        ],
+    )
+    print(f"{found.answer}: {found.reason}")
+    at = [
+        f"{which}{step}"
+        for which, step in zip(("step", "second_step"), steps, strict=True)
+        if step is not None
+    ]
+    if command.align != "stage":
+        at.append(command.align)
+    name = _file_name("compare", _group_name(sides[1]), *dict.fromkeys(sets), *at)
+    _save(lambda: distances(found, names), command.out or sides[0][0].directory / "figures" / name)
+
+
+def _diagnose(command: Diagnose) -> None:
+    from grokscope.mechanics.judge.diagnosis import diagnose
+    from grokscope.report.causal_figures import run_sketches
+    from grokscope.report.grid import path_grid
+    from grokscope.report.printed import print_verdict
+    from grokscope.runs.causal import answer_position, keep_verdict
+    from grokscope.runs.directory import check_unlocked
+    from grokscope.runs.run import Run
+
+    run = Run.open(command.run)
+    check_unlocked(run.directory, patience=1.0)
+    wanted = {"probes": command.probes, "steps": command.steps}
+    spec = run.spec.causal.replace(**{name: value for name, value in wanted.items() if value is not None})
+    diagnosis = run.diagnosis or diagnose(run.metrics, run.traces, run.corpus.probes, run.spec.diagnosis)
+    verdict = keep_verdict(run, diagnosis, spec)
+    print_verdict(run.name, verdict)
+    sketches = run_sketches(run.name, run.causal.to_dicts(), verdict, answer_position(run))
+    if sketches:
+        _save(lambda: path_grid(sketches), command.run / "figures" / f"paths_step{verdict.step}.png")
+
+
+def _group_name(runs: "list[Run]") -> str:
+    """What a group is called in a table: the run, or the regime and how many of it."""
+    if len(runs) == 1:
+        return runs[0].name
+    regimes = dict.fromkeys(run.spec.regime.name for run in runs)
+    return f"{' and '.join(regimes)} ({len(runs)} runs)"
+
+
+def _profile(run: "Run", step: int | None, probe_set: str, most: int) -> "Profile":
+    """Lens and interchange of one checkpoint as a profile."""
+    from grokscope.mechanics.judge.profile import profile
+    from grokscope.mechanics.judge.verdict import MAP_ARMS
+    from grokscope.mechanics.patch.interchange import interchange
+    from grokscope.mechanics.read.layout import some_probes
+    from grokscope.mechanics.read.lens import lens
+    from grokscope.runs.causal import setting_of
+
+    setting, every, model = setting_of(run), _probe_set(run, probe_set), run.model(step)
+    probes, encoded = some_probes(every, setting.encode(every.queries), most)
+    trace = lens(model, probes, encoded, setting.world.vocabulary)
+    maps = interchange(model, probes, setting, MAP_ARMS)
+    return profile(trace, maps, setting.world.fingerprint)
+
+
+def _probe_set(run: "Run", name: str) -> "ProbeSet":
+    two_hop = [key for key, one in run.corpus.probes.items() if one.queries.hops == 2]
+    if name not in two_hop:
+        raise InputError(f"probe_set = {name!r}: run {run.name} has {', '.join(two_hop)}.")
+    return run.corpus.probes[name]
+
+
+def _step(run: "Run", step: int | None) -> int:
+    return run.steps[-1] if step is None and run.steps else step or 0
+
+
+def _file_name(*parts: str) -> str:
+    """Everything that tells one picture from another, as the name of a file."""
+    return "_".join("".join(c if c.isalnum() or c in "-_" else "_" for c in part) for part in parts) + ".png"
+
+
+def _save(draw: Any, path: Path) -> None:
+    """Draw in the report's style, and write PNG and PDF."""
+    from grokscope.report import style
+
+    with style.styled():
+        figure: Figure = draw()
+        style.save(figure, path.with_suffix(""))
+    print(f"picture: {path}")

@@ -1,0 +1,116 @@
+"""The inference path of one checkpoint on one probe set: where the bridge emerges, and where it is used.
+
+Emergence is what the lens shows; the causal map is what interchange shows. They need not agree: a decoded
+bridge may be read by nobody, and a bridge in another basis is read without being decoded. `disagrees` says
+when.
+
+Shapes: L stages, C columns.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from grokscope.errors import InputError
+from grokscope.mechanics.judge.routing import Route, carrying
+from grokscope.mechanics.judge.share import Share
+from grokscope.mechanics.patch.interchange import accuracy, usable
+from grokscope.statistics.clustered import FEWEST_PROBES
+
+USED = 0.5
+"""A cell carries the bridge where its interchange accuracy is at least this part of the best cell's."""
+
+
+@dataclass(frozen=True, eq=False)
+class InferencePath:
+    """Emergence and causal use, cell by cell."""
+
+    cells: xr.Dataset
+    """Over (stage, position): `bridge_decoded`, `answer_decoded` (share of probes with it as argmax),
+    `bridge_rank`, `answer_rank` (median), `bridge_logp` (mean), and `moves` with `low` and `high`: how often
+    another bridge there makes the model say the other answer. `role` stands on position."""
+    position: str | None
+    """Column that carries the bridge; None: cannot tell, or no cell moves the answer."""
+    resolved: int | None
+    """First stage at which it carries it."""
+    read: int | None
+    """Last stage at which it does: the next pass reads it."""
+    stages_left: int | None
+    """Passes after `read`, the reading one included: what the second hop has."""
+    disagrees: str
+    """Where lens and interchange contradict each other, as a sentence; empty: nowhere."""
+    routes: tuple[Route, ...] = ()
+    """Edges that carry the bridge, where they were asked for."""
+
+
+def inference_path(
+    trace: xr.Dataset, maps: xr.Dataset, found: Share | None = None, routed: xr.Dataset | None = None
+) -> InferencePath:
+    """Join what the lens and the interchange say of the same probe set.
+
+    Args:
+        trace: one probe set's lens (no `step` dimension).
+        maps: its interchange map, with the arm "bridge".
+        found: the share, if known; its cell's column is then the path's.
+        routed: its `routing`, if its edges are wanted.
+
+    Raises:
+        InputError: stages differ, the trace has several checkpoints, or an arm or the bridge is missing.
+    """
+    if "step" in trace.dims:
+        raise InputError("trace: one checkpoint is needed; choose it with trace.sel(step=...).")
+    if trace["stage"].values.tolist() != maps["stage"].values.tolist():
+        raise InputError("trace and maps: their stages differ, so they are not of one model.")
+    if "bridge" not in maps["arm"].values or "bridge" not in trace["variable"].values:
+        raise InputError("trace and maps: both must have the bridge, as a variable and as an arm.")
+    moves = accuracy(maps, "bridge")
+    cells = _emergence(trace, maps).assign({name: moves[key] for name, key in _MOVES.items()})
+    rate_LC = moves["rate"].values
+    enough = int(usable(maps, "bridge").sum()) >= FEWEST_PROBES
+    if not enough or not (moves["low"].values > moves["guess"].fillna(0).values).any():
+        return InferencePath(cells, None, None, None, None, "")
+    column = (
+        int(rate_LC[1:].max(axis=0).argmax()) if found is None or not found.cells else found.cells[0].column
+    )
+    carries_L = np.flatnonzero(rate_LC[:, column] >= USED * rate_LC[:, column].max())
+    resolved, read = int(carries_L[0]), int(carries_L[-1])
+    return InferencePath(
+        cells,
+        str(maps["position"].values[column]),
+        resolved,
+        read,
+        maps.sizes["stage"] - 1 - read,
+        _contradiction(cells, column, resolved, read),
+        carrying(routed) if routed is not None else (),
+    )
+
+
+_MOVES = {"moves": "rate", "low": "low", "high": "high"}
+
+
+def _emergence(trace: xr.Dataset, maps: xr.Dataset) -> xr.Dataset:
+    """The lens' numbers on the map's columns; the prefix, which the lens does not read, is NaN."""
+    positions = maps["position"].values.tolist()
+    out: dict[str, tuple[tuple[str, str], np.ndarray]] = {}
+    for variable in ("bridge", "answer"):
+        one = trace.sel(variable=variable)
+        numbers = {
+            "decoded": (one["rank"] == 0).mean("probe"),
+            "rank": one["rank"].median("probe"),
+            "logp": one["logp"].mean("probe"),
+        }
+        for name, array in numbers.items():
+            values_LC = np.full((maps.sizes["stage"], len(positions)), np.nan)
+            values_LS = array.transpose("stage", "position").values
+            values_LC[:, : values_LS.shape[1]] = values_LS[:, : len(positions)]
+            out[f"{variable}_{name}"] = (("stage", "position"), values_LC)
+    return xr.Dataset(out, coords={name: maps[name] for name in ("stage", "position", "role")})
+
+
+def _contradiction(cells: xr.Dataset, column: int, resolved: int, read: int) -> str:
+    used = cells["bridge_decoded"].values[resolved : read + 1, column]
+    if np.nanmax(used) < USED:
+        best = float(np.nanmax(used))
+        return f"The bridge is used where the lens decodes it on {best:.0%} of the probes: another basis."
+    return ""

@@ -1,0 +1,238 @@
+"""The share of a model's right answers that go through the bridge, query by query.
+
+Interchange accuracy is not that share: where a memory overrides an intact circuit it is low on queries the
+circuit could answer, where the second hop is missing for some facts it says whether the TARGET's fact works.
+The share asks the base query itself: is its answer LOST when the bridge alone is changed (other_bridge: same
+r1, another h' and b'), and does it STAY when all but the bridge is changed (same_bridge: another h' and r1',
+same b)? The first alone would count a memory that carries a code of the pair (h, r1), the second alone an
+untouched memory.
+
+Lost means that the margin (logit of the right answer over the best other one) falls below `HALF` of the
+clean one: two routes that add up hide behind an argmax. The same line decides what stays. The share by
+argmax stands beside it, and so do the falls of the margin themselves: `drop` when the bridge alone changes,
+biased upward because competitors rise as well, and `rest` when all but the bridge changes. Where two routes
+feed every answer, 1 - `rest` is the bridge's part of the evidence (on wired models with parts 0.25, 0.5 and
+0.75 it is 0.25, 0.49 and 0.75).
+
+A same-bridge donor whose own query the model cannot answer may not have resolved its bridge: that the answer
+does not stay with it says nothing. Such a donor is a missing answer to the second question, and what makes it
+missing (the donor's own two facts) is not part of the base query. So a lost answer with such a donor counts
+by the share of lost answers that stay, in this cell, among those whose donor is answered.
+
+The cell (stage, position) is where the second hop takes the bridge: the cell with the largest share on one
+half of the facts, scored on the other half, both ways round. Of its column the last stage counts that is
+surely not worse by more than `EDGE`: a bridge that is taken away earlier may be resolved once more, where the
+input is injected again, and then looks unnecessary. States are a full cut of the computation, values
+inside a pass are not: what attention brings to r2's position holds h and r1 beside b where a memory reads
+them. So a site inside a pass is chosen only where it is surely better, by more than `EDGE`, than the best
+state: where bridge and r2 share a position.
+
+Shapes: P probes, A arms, L stages, C columns.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from grokscope.mechanics.judge.through import (
+    HALF,
+    NEEDED,
+    margin_drop,
+    moved,
+    through_bridge,
+    usable_for_share,
+)
+from grokscope.mechanics.read.rates import halves
+from grokscope.statistics.clustered import Rate, clustered_rate, paired_difference
+
+__all__ = [
+    "EDGE",
+    "HALF",
+    "NEEDED",
+    "Cell",
+    "Share",
+    "best_cell",
+    "choosing",
+    "settled",
+    "share",
+    "through_bridge",
+    "to_beat",
+    "usable_for_share",
+]
+
+EDGE = 0.05
+"""A share this near to 0 or 1 is not told from it: the zoo's own error of a share."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in a map."""
+
+    site: str
+    stage: int
+    column: int
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """The share through the bridge, with what it was read from."""
+
+    rate: Rate | None
+    """Lost and stays, by the margin; None: no usable probe, or facts of one half only."""
+    by_argmax: Rate | None
+    """The same by the argmax alone; undercounts where routes add up."""
+    drop_U: NDArray[np.float64]
+    """Fall of the margin when the bridge alone changes, in parts of the clean one, cut to 0 .. 1."""
+    rest_U: NDArray[np.float64]
+    """Fall of the margin when all but the bridge changes, likewise: what other routes add."""
+    cells: tuple[Cell, ...]
+    """Where half 0 and half 1 of the facts were scored, each chosen on the other; empty: nothing was."""
+    probe_U: NDArray[np.int64]
+    """Row numbers of the probes used: base right, both donors there."""
+    through_U: NDArray[np.float64]
+    """1 where the answer goes through the bridge, 0 where not; between them where it is lost and the
+    same-bridge donor is itself not answered: the share that stay among lost answers with an answered one."""
+    half_U: NDArray[np.int64]
+    """The half each was scored in."""
+
+
+def share(maps: xr.Dataset, *inside: xr.Dataset, confidence: float = 0.95) -> Share:
+    """The share of right answers through the bridge.
+
+    Args:
+        maps: from `interchange`, with the arms of `NEEDED`.
+        inside: maps of the same probes at sites inside the passes; a cell of theirs is chosen only where it
+            is better than every state by more than `EDGE`, by the interval of the paired difference.
+        confidence: level of the intervals.
+
+    Raises:
+        InputError: an arm is missing.
+    """
+    every = (maps, *inside)
+    both = [through_bridge(one) for one in every]
+    probe_U = np.flatnonzero(usable_for_share(maps))
+    facts_UK = maps["fact"].values[probe_U]
+    half_U = halves(facts_UK[:, 0]) if len(probe_U) else np.zeros(0, dtype=np.int64)
+    if half_U.all() or not half_U.any():
+        empty = np.zeros(0)
+        return Share(None, None, empty, empty, (), probe_U, np.zeros(len(probe_U)), half_U)
+    chosen = [
+        _chosen([pair[0][:, :, probe_U] for pair in both], moved(maps)[:, :, probe_U], facts_UK, rows_U)
+        for rows_U in (half_U != 0, half_U != 1)
+    ]
+    values_4U = np.zeros((4, len(probe_U)))
+    for half, (which, stage, column) in enumerate(chosen):
+        rows_U = half_U == half
+        drops = (margin_drop(every[which], arm) for arm in NEEDED)
+        for number, values_LCP in enumerate((*both[which], *drops)):
+            values_4U[number, rows_U] = values_LCP[stage, column, probe_U[rows_U]]
+    through_U, argmax_U, drop_U, rest_U = values_4U
+    return Share(
+        clustered_rate(through_U, facts_UK, confidence),
+        clustered_rate(argmax_U, facts_UK, confidence),
+        drop_U,
+        rest_U,
+        tuple(Cell(str(every[which].attrs["site"]), stage, column) for which, stage, column in chosen),
+        probe_U,
+        through_U,
+        half_U,
+    )
+
+
+def settled(maps: xr.Dataset) -> bool:
+    """Whether no site inside a pass could be chosen, whatever its map shows: on both halves of the facts the
+    best state leaves at most `EDGE` of the answers to be better on, or a half is empty.
+
+    Raises:
+        InputError: an arm is missing.
+    """
+    rows_2P = choosing(maps)
+    if rows_2P is None:
+        return True
+    through_LCP = through_bridge(maps)[0][1:]
+    best = [through_LCP[:, :, rows_P].mean(axis=2).max() for rows_P in rows_2P]
+    return bool(min(best) >= 1 - EDGE)
+
+
+def choosing(maps: xr.Dataset) -> NDArray[np.bool_] | None:
+    """(2, P) by which probes the cell is chosen that half 0 and half 1 of the facts are scored in; None where
+    a half has no usable probe, so that no cell is chosen."""
+    probe_U = np.flatnonzero(usable_for_share(maps))
+    half_U = halves(maps["fact"].values[probe_U, 0]) if len(probe_U) else np.zeros(0, dtype=np.int64)
+    if half_U.all() or not half_U.any():
+        return None
+    rows_2P = np.zeros((2, maps.sizes["probe"]), dtype=bool)
+    for half in (0, 1):
+        rows_2P[half, probe_U[half_U != half]] = True
+    return rows_2P
+
+
+def to_beat(maps: xr.Dataset, rows_2P: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(2,) the share of either set of probes that goes through the state that they choose: a site inside a
+    pass is chosen only where it is better by more than `EDGE`."""
+    through_LCP, moved_LCP, facts_PK = through_bridge(maps)[0], moved(maps), maps["fact"].values
+    best = []
+    for rows_P in rows_2P:
+        state = _state(through_LCP[:, :, rows_P], moved_LCP[:, :, rows_P], facts_PK[rows_P])
+        best.append(through_LCP[*state, rows_P].mean())
+    return np.array(best)
+
+
+def best_cell(through_LCU: NDArray[Any], moved_LCU: NDArray[np.bool_]) -> tuple[int, int]:
+    """The cell through which most answers go; where hardly any do, the one where most interchanges succeed.
+
+    The second case is that of two routes of which neither alone is more than half of the margin. Stage 0 is
+    left out: the embedding is the question, nothing has been resolved there. Of equal cells the earliest
+    stage counts, then the first column.
+    """
+    score_LC = through_LCU.mean(axis=2)
+    moved_LC = moved_LCU.mean(axis=2)
+    if score_LC[1:].max() <= EDGE < moved_LC[1:].max():
+        score_LC = moved_LC
+    stage, column = np.unravel_index(int(score_LC[1:].argmax()), score_LC[1:].shape)
+    return int(stage) + 1, int(column)
+
+
+def _chosen(
+    through: list[NDArray[np.float64]],
+    moved_LCU: NDArray[np.bool_],
+    facts_UK: NDArray[np.int64],
+    rows_U: NDArray[np.bool_],
+) -> tuple[int, int, int]:
+    """(map, stage, column) by some of the probes: of the states, the first map, unless another is surely
+    better."""
+    none_LCU = np.zeros_like(moved_LCU[:, :, rows_U])
+    state = _state(through[0][:, :, rows_U], moved_LCU[:, :, rows_U], facts_UK[rows_U])
+    best: tuple[int, int, int] = (0, *state)
+    of_state_U = through[0][*state, rows_U]
+    most = 0.0
+    for which, inside_LCU in enumerate(through[1:], start=1):
+        cell = best_cell(inside_LCU[:, :, rows_U], none_LCU)
+        better = paired_difference(inside_LCU[*cell, rows_U], of_state_U, facts_UK[rows_U])
+        if better.low > EDGE and better.value > most:
+            best, most = (which, *cell), better.value
+    return best
+
+
+def _state(
+    through_LCU: NDArray[np.float64], moved_LCU: NDArray[np.bool_], facts_UK: NDArray[np.int64]
+) -> tuple[int, int]:
+    """(stage, column) of the state that is chosen by some of the probes."""
+    return _last_as_good(through_LCU, best_cell(through_LCU, moved_LCU), facts_UK)
+
+
+def _last_as_good(
+    through_LCU: NDArray[np.float64], cell: tuple[int, int], facts_UK: NDArray[np.int64]
+) -> tuple[int, int]:
+    """The last stage of the cell's column through which surely not fewer answers go, give or take `EDGE`."""
+    first, column = cell
+    best_U = through_LCU[cell]
+    if best_U.mean() <= EDGE:
+        return cell
+    for stage in range(len(through_LCU) - 1, first, -1):
+        if paired_difference(through_LCU[stage, column], best_U, facts_UK).low >= -EDGE:
+            return stage, column
+    return cell

@@ -1,0 +1,240 @@
+"""Interchange: what the model says when the state at one (stage, position) comes from another query.
+
+Exact pairs (`donors.py`), every stage and position at once (`patching.py`), all arms and controls in one
+dataset, probe by probe, so that every rate can be conditioned, split, and given an interval that clusters by
+fact.
+
+A rate is conditioned on what must hold for a patch to be able to succeed: the base, the natural query and
+the second atom of the natural query are answered right without any patch. The unconditioned rate and both n
+stand beside it, and below `FEWEST_PROBES` usable pairs the rate is NaN: cannot tell.
+
+Shapes: P probes, A arms, L stages, C columns (input positions, and the prefix if asked), K hops.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from grokscope.errors import InputError
+from grokscope.mechanics.patch.donors import Donors
+from grokscope.mechanics.patch.drawing import ARMS, RANDOM, Drawn, Setting, draw, draw_donors, source_of
+from grokscope.mechanics.patch.patching import columns_of, patch_map
+from grokscope.mechanics.unrolled import STATE
+from grokscope.models.protocol import Reasoner
+from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate
+from grokscope.world.probes import ProbeSet
+
+__all__ = [
+    "ARMS",
+    "RANDOM",
+    "Drawn",
+    "Setting",
+    "accuracy",
+    "accuracy_in",
+    "as_map",
+    "cluster_facts",
+    "draw",
+    "draw_donors",
+    "interchange",
+    "source_of",
+    "success",
+    "usable",
+]
+
+
+def interchange(
+    model: Reasoner,
+    probe_set: ProbeSet,
+    setting: Setting,
+    arms: Sequence[str] = ARMS,
+    stages: Sequence[int] | None = None,
+    with_prefix: bool = False,
+    site: str = STATE,
+    drawn: Drawn | None = None,
+) -> xr.Dataset:
+    """The full interchange map of a set of two-hop probes.
+
+    Args:
+        model: any reasoner.
+        probe_set: the base queries.
+        setting: the world, what was trained, the format, seed and memory.
+        arms: some of `ARMS`; RANDOM takes its norms from the bridge arm's sources.
+        stages: indices of the stages to patch; None: all. Others hold the clean answer.
+        with_prefix: one more column, the whole prefix.
+        site: STATE, or a site inside every pass ("block0.mlp"): needed where bridge and r2 share a position.
+        drawn: from `draw` of the same model, probes and setting, with these arms at least; None: drawn here.
+
+    Returns:
+        `said` (arm, stage, position, probe) token with the highest logit; `margin`, logit of the right
+        answer minus the highest other one; `present`, `source_right`, `natural_right`, `atom_right`,
+        `expected` (token), `natural_fact` (its second fact) over (arm, probe); `clean_said`, `clean_margin`,
+        `answer`, `guess` (tokens) over (probe); `fact` (probe, hop).
+
+    Raises:
+        InputError: the probes do not have two hops, an arm does not exist, or the budget is too small.
+    """
+    if probe_set.queries.hops != 2:
+        raise InputError(
+            f"probe set {probe_set.name!r} has {probe_set.queries.hops}-hop queries: 2 are needed."
+        )
+    for arm in arms:
+        if arm not in ARMS:
+            raise InputError(f"arm = {arm!r}: allowed are {', '.join(ARMS)}.")
+    base = setting.encode(probe_set.queries)
+    answer_P = setting.tokens_of(probe_set.queries.path_NK[:, 1])
+    columns = columns_of(model, base.tokens_NS.shape[1], with_prefix)
+    drawn = draw(model, probe_set, setting, arms) if drawn is None else drawn
+    clean, patched = patch_map(
+        model,
+        base.tokens_NS,
+        [source_of(setting, drawn.donors[arm], setting.seed if arm == RANDOM else None) for arm in arms],
+        tuple(columns.values()),
+        base.answer_position,
+        answer_P,
+        stages,
+        setting.budget,
+        site,
+    )
+    return as_map(
+        model,
+        probe_set,
+        setting,
+        {arm: drawn.donors[arm] for arm in arms},
+        {
+            "said": np.stack([one.said_LCP for one in patched]).astype(np.int32),
+            "margin": np.stack([one.margin_LCP for one in patched]),
+            "source_right": np.stack([drawn.source_right(arm) for arm in arms]),
+            "natural_right": np.stack([drawn.natural_right(arm) for arm in arms]),
+            "atom_right": np.stack([drawn.atom_right(arm) for arm in arms]),
+            "clean_said": clean.said_LCP[0, 0],
+            "clean_margin": clean.margin_LCP[0, 0],
+        },
+        site,
+        list(columns),
+    )
+
+
+def as_map(
+    model: Reasoner,
+    probe_set: ProbeSet,
+    setting: Setting,
+    donors: Mapping[str, Donors],
+    measured: Mapping[str, NDArray[Any]],
+    site: str,
+    columns: Sequence[str],
+) -> xr.Dataset:
+    """What `interchange` returns.
+
+    Args:
+        model, probe_set, setting, site: as for it.
+        donors: by arm, in the order of the arms.
+        measured: its data variables that a model was run for, with the arms first.
+        columns: their names.
+    """
+    dims = {4: ("arm", "stage", "position", "probe"), 2: ("arm", "probe"), 1: ("probe",)}
+    roles_S = setting.encode(probe_set.queries).roles
+    drawn = {
+        "present": np.stack([one.present_PM[:, 0] for one in donors.values()]),
+        "expected": np.stack([setting.tokens_of(one.expected_P) for one in donors.values()]),
+        "natural_fact": np.stack([one.natural_PM2[:, 0, 1] for one in donors.values()]),
+        "answer": setting.tokens_of(probe_set.queries.path_NK[:, 1]),
+        "guess": setting.tokens_of(probe_set.guess_P),
+    }
+    return xr.Dataset(
+        {name: (dims[values.ndim], values) for name, values in {**measured, **drawn}.items()},
+        coords={
+            "arm": list(donors),
+            "stage": [stage.name for stage in model.stages],
+            "position": list(columns),
+            "role": (("position",), [roles_S[int(one)] if one.isdigit() else one for one in columns]),
+            "probe": np.asarray(probe_set.id_P, dtype=np.int64),
+            "fact": (("probe", "hop"), np.asarray(probe_set.fact_PK, dtype=np.int64)),
+        },
+        attrs={"probe_set": probe_set.name, "pattern": probe_set.pattern, "site": site},
+    )
+
+
+def usable(maps: xr.Dataset, arm: str, conditioned: bool = True) -> NDArray[np.bool_]:
+    """(P,) the pairs that a rate of this arm is taken over."""
+    one = maps.sel(arm=arm)
+    there_P: NDArray[np.bool_] = one["present"].values
+    if not conditioned:
+        return there_P
+    right_P = maps["clean_said"].values == maps["answer"].values
+    out_P: NDArray[np.bool_] = there_P & right_P & one["natural_right"].values & one["atom_right"].values
+    return out_P
+
+
+def success(maps: xr.Dataset, arm: str) -> NDArray[np.bool_]:
+    """(L, C, P) whether the patched base says what the arm expects (noise: whether it keeps its answer)."""
+    one = maps.sel(arm=arm)
+    expected_P = maps["answer"] if arm == RANDOM else one["expected"]
+    out_LCP: NDArray[np.bool_] = (one["said"] == expected_P).transpose("stage", "position", "probe").values
+    return out_LCP
+
+
+def accuracy(maps: xr.Dataset, arm: str, conditioned: bool = True, confidence: float = 0.95) -> xr.Dataset:
+    """Interchange accuracy of an arm per (stage, position), with intervals that cluster by fact.
+
+    Returns:
+        `rate`, `low`, `high` (stage, position), NaN where there are fewer than `FEWEST_PROBES`; `guess`, how
+        often the patched base says the most frequent tail of r2 where that is neither its own answer nor
+        expected; `n` and `enough` as scalars.
+    """
+    rows_P = usable(maps, arm, conditioned)
+    hit_LCP = success(maps, arm)[:, :, rows_P]
+    n = int(rows_P.sum())
+    shape = hit_LCP.shape[:2]
+    rate_LC, low_LC, high_LC, guess_LC = (np.full(shape, np.nan) for _ in range(4))
+    if n >= FEWEST_PROBES:
+        clusters_PK = cluster_facts(maps, arm)[rows_P]
+        for cell in np.ndindex(*shape):
+            rate = clustered_rate(hit_LCP[cell], clusters_PK, confidence)
+            rate_LC[cell], low_LC[cell], high_LC[cell] = rate.value, rate.low, rate.high
+        guess_LC = _guessed(maps, arm, rows_P)
+    cells = ("stage", "position")
+    return xr.Dataset(
+        {
+            "rate": (cells, rate_LC),
+            "low": (cells, low_LC),
+            "high": (cells, high_LC),
+            "guess": (cells, guess_LC),
+            "n": n,
+            "enough": n >= FEWEST_PROBES,
+        },
+        coords={name: maps[name] for name in ("stage", "position", "role")},
+    )
+
+
+def accuracy_in(
+    maps: xr.Dataset,
+    arm: str,
+    cell: tuple[int, int],
+    conditioned: bool = True,
+    confidence: float = 0.95,
+) -> tuple[Rate | None, int]:
+    """`accuracy` in one cell (stage, column), None where there are too few pairs; and how many there are."""
+    rows_P = usable(maps, arm, conditioned)
+    n = int(rows_P.sum())
+    if n < FEWEST_PROBES:
+        return None, n
+    hit_P = success(maps, arm)[cell][rows_P]
+    return clustered_rate(hit_P, cluster_facts(maps, arm)[rows_P], confidence), n
+
+
+def cluster_facts(maps: xr.Dataset, arm: str) -> NDArray[np.int64]:
+    """(P, 3) the facts that a pair rests on: both of the base, and the natural query's second."""
+    extra_P1 = maps["natural_fact"].sel(arm=arm).values[:, None]
+    return np.concatenate([maps["fact"].values, extra_P1], axis=1)
+
+
+def _guessed(maps: xr.Dataset, arm: str, rows_P: NDArray[np.bool_]) -> NDArray[np.float64]:
+    one = maps.sel(arm=arm).isel(probe=rows_P)
+    guess_P = one["guess"]
+    open_P = ((guess_P != one["answer"]) & (guess_P != one["expected"])).values
+    said_LCP = (one["said"] == guess_P).transpose("stage", "position", "probe").values
+    empty_LC = np.full(said_LCP.shape[:2], np.nan)
+    return said_LCP[:, :, open_P].mean(axis=2) if open_P.any() else empty_LC

@@ -1,0 +1,183 @@
+"""Traces: one immutable zarr shard per checkpoint, and all of them as one lazy dataset.
+
+A shard holds the lens of every probe set at one checkpoint. It appears whole or not at all and holds nothing
+but what was measured (no clock, no host, no path), so the same weights give the same bytes. Log-probabilities
+are kept as float16 (three digits, and half the size: 20,000 probes x 4 variables x 15 stages x 5 positions
+take about 25 MB before compression), ranks as int16 where the vocabulary allows, each variable in one chunk,
+so that a rate reads no more than it needs.
+
+A trace, opened: `rank`, `logp` (step, probe, variable, stage, position), `argmax` (step, probe, stage,
+position) and `exact` (step, probe). All probe sets lie one after the other on `probe`; `layout.select` takes
+one out.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from xarray.backends import BackendArray
+from xarray.core import indexing
+from zarr.codecs import ZstdCodec
+
+from grokscope.errors import InputError
+from grokscope.files import remove, whole
+from grokscope.mechanics.read.layout import join, layout, some_probes
+from grokscope.mechanics.read.lens import lens
+from grokscope.mechanics.spec import LensSpec
+from grokscope.models.protocol import Reasoner
+from grokscope.world.format import Encoded
+from grokscope.world.probes import ProbeSet
+from grokscope.world.vocabulary import Vocabulary
+
+MEASURED = ("rank", "logp", "argmax", "exact")
+"""The data variables of a trace; everything else in a shard is a coordinate and the same in all shards of a
+run.
+"""
+
+
+class TraceWriter:
+    """The observer that reads all probes at every checkpoint and writes one shard, `step_00001000.zarr`.
+
+    Args:
+        directory: where the shards go; created when the first one is written.
+        probes: probe sets by name.
+        encoded: the same sets as tokens.
+        vocabulary: of the world.
+        spec: how many probes of each set, and how many at a time.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        probes: Mapping[str, ProbeSet],
+        encoded: Mapping[str, Encoded],
+        vocabulary: Vocabulary,
+        spec: LensSpec = LensSpec(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.directory, self.vocabulary, self.batch = directory, vocabulary, spec.batch
+        self.sets = {
+            name: some_probes(probe_set, encoded[name], spec.probes_per_set)
+            for name, probe_set in probes.items()
+            if len(probe_set)
+        }
+        self.complete = [name for name, (some, _) in self.sets.items() if len(some) == len(probes[name])]
+
+    def at_checkpoint(self, step: int, model: Reasoner) -> dict[str, float]:
+        """Read all probes and write the shard of `step` (an existing one is replaced whole).
+
+        Returns:
+            The accuracy of every set that was read as a whole.
+        """
+        parts = {
+            name: lens(model, probe_set, encoded, self.vocabulary, self.batch)
+            for name, (probe_set, encoded) in self.sets.items()
+        }
+        write_shard(self.directory / shard_name(step), join(list(parts.values())))
+        return {name: float(parts[name]["exact"].values.mean()) for name in self.complete}
+
+    def forget_after(self, step: int) -> None:
+        """Remove the shards of later steps, and drafts that an ended process left behind."""
+        for late, path in shards(self.directory).items():
+            if late > step:
+                remove(path)
+        for draft in self.directory.glob(".step_*.part"):
+            remove(draft)
+
+
+def shard_name(step: int) -> str:
+    """The directory name of a step's shard."""
+    return f"step_{step:08d}.zarr"
+
+
+def shards(directory: Path) -> dict[int, Path]:
+    """The shards of a directory by step, in order."""
+    found = {
+        int(path.stem.removeprefix("step_")): path for path in directory.glob("step_" + "[0-9]" * 8 + ".zarr")
+    }
+    return dict(sorted(found.items()))
+
+
+def write_shard(path: Path, dataset: xr.Dataset) -> None:
+    """Write one checkpoint's dataset, whole or not at all; the same values give the same bytes."""
+    lowest = np.finfo(np.float16).min
+    compact = dataset.assign(logp=dataset["logp"].clip(min=lowest).astype(np.float16))
+    # Fixed-width text has no zarr v3 specification; variable-length text (object arrays) has one.
+    text = {name: array.astype(object) for name, array in compact.coords.items() if array.dtype.kind in "UT"}
+    compact = compact.assign_coords(text).assign_attrs(layout=layout(dataset))
+    encoding = {
+        name: {
+            "chunks": tuple(1 if dim == "variable" else size for dim, size in compact[name].sizes.items()),
+            "compressors": (ZstdCodec(level=3),),
+        }
+        for name in MEASURED
+    }
+    with whole(path) as draft:
+        compact.to_zarr(draft, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
+
+
+def open_traces(directory: Path) -> xr.Dataset:
+    """All shards of a run as one dataset with a leading `step` dimension.
+
+    Nothing measured is read before it is asked for; `trace.sel(step=1000)` reads one shard.
+
+    Raises:
+        InputError: there is no shard, one cannot be read, or one was written for other probes or another
+        model.
+    """
+    paths = shards(directory)
+    if not paths:
+        raise InputError(f"there are no traces in {directory}; a run writes one shard per checkpoint there.")
+    groups = [_open(path) for path in paths.values()]
+    for path, group in zip(paths.values(), groups, strict=True):
+        if group.attrs["layout"] != groups[0].attrs["layout"]:
+            raise InputError(f"{path.name} in {directory} was written for other probes, stages or positions.")
+    base = xr.open_zarr(next(iter(paths.values())), chunks=None, consolidated=False)
+    coords = {name: (array.dims, _as_text(array.values)) for name, array in base.coords.items()}
+    measured = {
+        name: (("step", *base[name].dims), indexing.LazilyIndexedArray(Stacked([g[name] for g in groups])))
+        for name in MEASURED
+    }
+    return xr.Dataset(measured, {**coords, "step": np.array(list(paths), dtype=np.int64)})
+
+
+class Stacked(BackendArray):
+    """Zarr arrays of one shape as one lazy array with a new first axis."""
+
+    def __init__(self, arrays: Sequence[Any]) -> None:
+        self.arrays, self.dtype = arrays, np.dtype(arrays[0].dtype)
+        self.shape = (len(arrays), *arrays[0].shape)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        """Read what an xarray indexer asks for."""
+        support = indexing.IndexingSupport.OUTER
+        return indexing.explicit_indexing_adapter(key, self.shape, support, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> Any:
+        """One read per shard that `key[0]` names."""
+        first, rest = np.arange(len(self.arrays))[key[0]], key[1:]
+        if np.ndim(first) == 0:
+            return self.arrays[int(first)].oindex[rest]
+        parts = [np.asarray(self.arrays[index].oindex[rest]) for index in first]
+        return np.stack(parts) if parts else np.asarray(self.arrays[0].oindex[rest])[None][:0]
+
+
+def _open(path: Path) -> Any:
+    """One shard as a zarr group that has what a shard must have."""
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=3)
+        missing = [name for name in MEASURED if name not in group]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"the trace {path} cannot be read: {error}.") from None
+    if missing or "layout" not in group.attrs:
+        raise InputError(
+            f"the trace {path} is not a grokscope trace: it lacks {', '.join(missing) or 'layout'}."
+        )
+    return group
+
+
+def _as_text(values: Any) -> Any:
+    """Text of variable length as numpy's plain text; anything else unchanged."""
+    return values.astype(object).astype(str) if values.dtype.kind in "TO" else values

@@ -1,0 +1,129 @@
+"""The part of a run directory that studies own: spec, lock, progress, end mark. Training owns the rest."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from grokscope.errors import InputError
+from grokscope.files import read_json, safe_name
+from grokscope.runs.spec import RunSpec, StudySpec
+
+STUDY, SPEC, CORPUS, DONE, DIAGNOSIS = "study.json", "spec.json", "corpus.json", "done.json", "diagnosis.json"
+VERDICT, CAUSAL = "verdict.json", "causal.csv"
+PROGRESS, LOCK, LOG, TRACES = "progress.json", "lock", "worker.log", "traces"
+
+INTERRUPTED = 75
+"""Exit code of a worker that saved its state because it was asked to stop (EX_TEMPFAIL)."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands."""
+
+    state: Literal["new", "interrupted", "done"]
+    step: int
+    """Last step that a resume would start from; 0 if there is none."""
+
+
+def run_directory(out: Path, name: str, spec: RunSpec) -> Path:
+    """Where a study keeps a run: `<regime>-s<seed>-<identity>`, other settings are another directory."""
+    return out / f"{safe_name(name, 'run name')}-{spec.identity}"
+
+
+def read_spec(directory: Path) -> RunSpec:
+    """The spec a run directory was made for.
+
+    Raises:
+        InputError: there is none, it cannot be read, or it is not the one the directory is named after.
+    """
+    return RunSpec.parse(read_json(directory / SPEC, "run spec"), str(directory / SPEC))
+
+
+def read_study(directory: Path) -> StudySpec:
+    """The study a directory was last run with.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    return StudySpec.parse(read_json(directory / STUDY, "study"), str(directory / STUDY))
+
+
+def standing(directory: Path) -> Standing:
+    """Where the run in a directory stands; a directory without a spec counts as new."""
+    if not (directory / SPEC).exists():
+        return Standing("new", 0)
+    if (directory / DONE).exists():
+        return Standing("done", _step(directory / DONE, "end mark"))
+    state = directory / "resume" / "state.json"
+    return Standing("interrupted", _step(state, "resume state")) if state.exists() else Standing("new", 0)
+
+
+def _step(path: Path, what: str) -> int:
+    tree = read_json(path, what)
+    step = tree.get("step") if isinstance(tree, dict) else None
+    if not isinstance(step, int):
+        raise InputError(f"the {what} at {path} has no step.")
+    return step
+
+
+def write_progress(directory: Path, tree: dict[str, Any]) -> None:
+    """Replace the progress file, which only the display reads. Not synced: it is stale in a second."""
+    draft = directory / f".{PROGRESS}.{os.getpid()}.part"
+    draft.write_text(json.dumps(tree), encoding="utf-8")
+    os.replace(draft, directory / PROGRESS)
+
+
+def read_progress(directory: Path) -> dict[str, Any]:
+    """The progress file, or nothing if there is none (yet)."""
+    try:
+        tree = read_json(directory / PROGRESS)
+    except InputError:
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+@contextmanager
+def locked(directory: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold the run's lock; it goes with the process, however that ends.
+
+    Args:
+        directory: the run directory; it must exist.
+        patience: seconds to wait for another process that is just saving and leaving.
+
+    Raises:
+        InputError: another process is training this run.
+    """
+    with (directory / LOCK).open("a+") as handle:
+        _acquire(handle, directory, patience)
+        handle.truncate(0)
+        handle.write(f"pid {os.getpid()}")
+        handle.flush()
+        yield
+
+
+def check_unlocked(directory: Path, patience: float = 0.0) -> None:
+    """Raise InputError if another process is training this run; nothing is written."""
+    if (directory / LOCK).exists():
+        with (directory / LOCK).open("r") as handle:
+            _acquire(handle, directory, patience)
+
+
+def _acquire(handle: TextIO, directory: Path, patience: float) -> None:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                handle.seek(0)
+                owner = handle.read().strip() or "unknown"
+                message = f"{directory} is in use by another process ({owner}); wait for it or stop it."
+                raise InputError(message) from None
+            time.sleep(0.1)

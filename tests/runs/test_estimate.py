@@ -1,0 +1,256 @@
+"""What a study is said to take: the arithmetic as properties, and one real measurement of a tiny run."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grokscope import cli
+from grokscope.cli.plan import against_sentence, recorded_seconds
+from grokscope.errors import InputError
+from grokscope.files import write_json, write_text
+from grokscope.runs.cost import bytes_text, study_sentences
+from grokscope.runs.devices import DEVICES, device_of
+from grokscope.runs.directory import DONE, SPEC, run_directory
+from grokscope.runs.estimate import (
+    count_work,
+    estimate_device,
+    estimate_here,
+    looks,
+    makespan,
+    run_seconds,
+)
+from grokscope.runs.files import load_study
+from grokscope.runs.measured import Speed, together
+from grokscope.runs.spec import StudySpec
+from grokscope.runs.stopwatch import measure
+from grokscope.training.schedule import checkpoint_steps
+
+TINY: dict[str, Any] = {
+    "regimes": ["natural", "both_hops_full"],
+    "seeds": [0, 1],
+    "steps_for": {"natural": 400},
+    "world": {"entities": 30, "relations": 8, "degree": 5, "ood_fraction": 0.3},
+    "corpus": {"phi": 1.5, "iid_fraction": 0.1, "probe_cap": 40},
+    "format": {"attention": "causal", "output": "answer"},
+    "model": {"kind": "looped", "width": 16, "heads": 2, "layers": 1, "loops": 2},
+    "training": {
+        "steps": 200, "batch": 16, "warmup": 5, "loss": "softmax", "dtype": "float32", "compile": "off",
+        "first_checkpoint": 50, "dense_every": 25, "resume_every": 30, "optimizer": {"kind": "muon"},
+    },
+}  # fmt: skip
+STUDY = StudySpec.parse(TINY)
+PROBES = {"train_inferred": 500, "test_iid": 100, "test_ood": 200, "id_atomic": 7}
+
+
+def speed(**changes: Any) -> Speed:
+    parts: dict[str, Any] = {
+        "start": 3.0, "compile": 5.0, "step": 0.02, "checkpoint": 0.5, "save": 0.1, "diagnosis": (1.0, 0.05),
+        "look": (2.0, 0.1), "peak": 10**9, "workers": 2, "threads": 1, "steps": 100, "busy": 1.0,
+    }  # fmt: skip
+    return Speed(**{**parts, **changes})
+
+
+@given(st.lists(st.floats(0.0, 1e6), min_size=1, max_size=20), st.integers(1, 8))
+def test_the_last_run_ends_between_the_bounds_of_any_schedule(seconds: list[float], workers: int) -> None:
+    """Graham's bounds: no schedule beats the longest run or the mean load; this one stays near them."""
+    end = makespan(seconds, workers)
+    least = max(max(seconds), sum(seconds) / workers)
+    assert least * (1 - 1e-9) <= end <= (sum(seconds) / workers + max(seconds)) * (1 + 1e-9)
+    assert makespan(seconds, 1) == pytest.approx(sum(seconds))
+    assert makespan(seconds, len(seconds)) == pytest.approx(max(seconds))
+
+
+@given(
+    steps=st.integers(1, 5000),
+    first=st.integers(1, 300),
+    every=st.integers(1, 300),
+    resume=st.integers(1, 200),
+)
+def test_every_save_and_checkpoint_of_the_loop_is_counted_once(
+    steps: int, first: int, every: int, resume: int
+) -> None:
+    """As the loop goes: a step that ends at a checkpoint is not saved a second time."""
+    changed = {"steps": steps, "first_checkpoint": first, "dense_every": every, "resume_every": resume}
+    (spec,) = (
+        STUDY.replace(
+            training={**STUDY.training.tree(), **changed}, steps_for={}, regimes=["natural"], seeds=[0]
+        )
+        .expand()
+        .values()
+    )
+    marks = set(checkpoint_steps(spec.training))
+    saves = sum(step % resume == 0 and step not in marks for step in range(1, steps + 1))
+    parts = run_seconds(spec, speed(), PROBES)
+    assert parts["saves"] == pytest.approx(saves * 0.1)
+    assert parts["checkpoints"] == pytest.approx(len(marks) * 0.5)
+    assert parts["steps"] == pytest.approx(steps * 0.02)
+    assert parts["diagnosis"] == pytest.approx(1.0 + 0.05 * len(marks))
+
+
+@pytest.mark.parametrize(
+    ("causal", "expected"),
+    [
+        ({"enabled": False}, []),
+        ({"steps": "end", "probes": 240}, [240, 100, 200]),
+        ({"steps": "end", "probes": 50, "sets": ["test_ood", "absent"]}, [50]),
+        ({"steps": "moments", "probes": 240, "dense_probes": 120}, [240, 100, 200, 120, 120, 120]),
+    ],
+)
+def test_looks_of_the_verdict(causal: dict[str, Any], expected: list[int]) -> None:
+    spec = STUDY.replace(causal=causal).expand()["natural-s0"]
+    assert looks(spec, PROBES) == expected
+    fixed_and_each = sum(2.0 + 0.1 * count for count in expected)
+    assert run_seconds(spec, speed(), PROBES)["verdict"] == pytest.approx(fixed_and_each)
+
+
+def test_a_study_is_the_sum_of_its_runs() -> None:
+    work = count_work(STUDY)
+    here = estimate_here(STUDY, work, speed(step=1.0))
+    assert [run.steps for run in here.runs] == [400, 200, 400, 200]
+    assert here.flop == pytest.approx(
+        1200 * work.step_flop + sum(r.checkpoints for r in here.runs) * work.look_flop
+    )
+    tree = here.tree()
+    assert tree["total"]["run_seconds"] == pytest.approx(sum(run["seconds"] for run in tree["runs"]))
+    assert tree["total"]["disk_bytes"] == sum(run["disk_bytes"] for run in tree["runs"])
+    assert here.runs[0].disk > here.runs[1].disk
+    assert max(r.total_seconds for r in here.runs) < here.seconds < here.device_seconds
+
+
+def test_transfers_are_counted_after_the_runs() -> None:
+    """Per seed, base and variant; what differs from the base's training (batch, probes, steps) is counted."""
+    transfer = {
+        "bases": ["natural@end", "untrained"],
+        "facts": {"count": 10, "probes": 20, "retention": {"items": 20}},
+        "tuning": {"steps": 30, "first_checkpoint": 10, "dense_every": 10},
+        "variants": {"plain": {}, "wide": {"tuning": {"batch": 32}, "facts": {"k": 1}}},
+    }
+    study = StudySpec.parse({**TINY, "transfer": transfer})
+    work = count_work(study)
+    here, without = (estimate_here(one, count_work(one), speed()) for one in (study, STUDY))
+    assert [one.name for one in here.transfers[:4]] == [
+        "natural-s0-end-plain", "natural-s0-end-wide", "untrained-s0-plain", "untrained-s0-wide",
+    ]  # fmt: skip
+    assert len(here.transfers) == 8
+    assert here.runs == without.runs
+    assert here.seconds == pytest.approx(
+        without.seconds + makespan([one.total_seconds for one in here.transfers], 2)
+    )
+    plain, wide = here.transfers[:2]
+    # Two workers start once each, and compile two kinds of step each, for eight transfers.
+    assert (plain.seconds["start"], plain.seconds["compile"]) == (3.0 * 2 / 8, 5.0 * 4 / 8)
+    assert wide.seconds["steps"] == pytest.approx(2 * plain.seconds["steps"]) == pytest.approx(2 * 30 * 0.02)
+    assert plain.training_flop < wide.training_flop < 2 * plain.training_flop
+    looked = len(work.transfers[0].looks)
+    assert 2 <= looked <= 4
+    assert plain.seconds["verdict"] == pytest.approx(looked * 2.0 + 0.1 * sum(work.transfers[0].looks))
+    on_device = estimate_device(study, work, DEVICES["H100"], 0.5)
+    assert on_device.seconds == pytest.approx(on_device.flop / (0.5 * 989e12))
+
+
+def test_a_device_takes_flop_over_utilised_peak() -> None:
+    work = count_work(STUDY)
+    h100, a100 = (estimate_device(STUDY, work, DEVICES[name], 0.5) for name in ("H100", "A100"))
+    assert h100.seconds == pytest.approx(h100.flop / (0.5 * 989e12))
+    assert a100.seconds / h100.seconds == pytest.approx(989 / 312)
+    assert estimate_device(STUDY, work, DEVICES["H100"], 0.25).seconds == pytest.approx(2 * h100.seconds)
+    assert device_of("h100") is DEVICES["H100"]
+    with pytest.raises(InputError, match="utilisation"):
+        estimate_device(STUDY, work, DEVICES["H100"], 1.5)
+
+
+def test_all_parts_of_a_real_run_are_timed(tmp_path: Path) -> None:
+    """And time with more probes or checkpoints is never less: no part may come out negative."""
+    spec = STUDY.expand()["natural-s0"]
+    told: list[Any] = []
+    found = measure(spec, tmp_path, 0.5, time.time(), told.append)
+    assert [set(one) for one in told] == [{"start", "compile"}]
+    assert all(found[part]["wall"] > 0 and found[part]["n"] >= 1 for part in ("step", "checkpoint", "save"))
+    assert found["checkpoint"]["wall"] > found["step"]["wall"]
+    lines = [found[part][clock] for part in ("look", "diagnosis") for clock in ("wall", "cpu")]
+    assert all(sum(line) > 0 and min(line) >= 0 for line in lines)
+    assert found["peak"] > 10**7
+    combined = together(told * 2, [found] * 2, 2, 1, comparable=True)
+    assert combined.step == pytest.approx(found["step"]["wall"])
+    assert combined.steps == 2 * found["step"]["n"]
+    assert combined.busy is not None
+    assert 0 < combined.busy < 1.5
+    assert combined.alone is not None
+    assert combined.alone.step == pytest.approx(found["step"]["cpu"])
+    assert together(told, [found], 1, 2, comparable=False).alone is None
+
+
+def test_the_command_plans_for_a_device_without_running_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--regimes", "natural", "--training.steps", "10"]
+    assert cli.main(["plan", "pocket", "--device", "A100", "--utilisation", "0.2", "--json", *options]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert [run["steps"] for run in tree["runs"]] == [10, 10, 10]
+    assert tree["total"]["seconds"] == pytest.approx(tree["total"]["flop"] / (0.2 * 312e12))
+    assert cli.main(["plan", "pocket", "--device", "A100", *options]) == 0
+    said = capsys.readouterr().out
+    assert "natural-s0" in said
+    assert "0.00 " not in said
+    assert "40% of 3.12e+14 FLOP/s" in " ".join(said.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_show_and_plan_say_the_same_of_the_disk() -> None:
+    planned = estimate_device(STUDY, count_work(STUDY), DEVICES["H100"], 0.4)
+    in_all = planned.tree()["total"]["disk_bytes"]
+    assert len({run.disk for run in planned.runs}) == 2
+    assert f"{bytes_text(in_all)} in all" in " ".join(study_sentences(STUDY))
+
+
+def test_a_prediction_is_held_against_recorded_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same runs with as many steps only; the clock of a run covers training and looking."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "transfer": None}))
+    study, out = load_study(str(path)), tmp_path / "runs"
+    with pytest.raises(InputError, match="against"):
+        recorded_seconds(study, out)
+    for name, spec in study.expand().items():
+        place = run_directory(out, name, spec)
+        steps = spec.training.steps if name != "natural-s1" else 1
+        write_json(place / SPEC, spec.tree())
+        write_json(place / DONE, {"step": steps})
+        line = {"step": steps, "seconds": 2 * 0.02 * steps, "loss": 1.0, "lr": 1.0, "accuracy": {}}
+        write_text(place / "metrics.jsonl", json.dumps(line) + "\n")
+    found = estimate_here(study, count_work(study), speed(checkpoint=0.0, save=0.0))
+    recorded = recorded_seconds(study, out)
+    assert set(recorded) == {"natural-s0", "both_hops_full-s0", "both_hops_full-s1"}
+    assert "0.50 times what 3 finished runs recorded (0.50 to 0.50" in against_sentence("x", found, recorded)
+    options = ["plan", str(path), "--device", "H100", "--against", str(out)]
+    assert cli.main(options) == 0
+    assert "3 finished runs" in capsys.readouterr().out
+    assert cli.main([*options[:-1], str(tmp_path / "none")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--device abacus", "abacus"),
+        ("--device H100 --utilisation 2", "utilisation"),
+        ("--utilisation 0.3", "--device"),
+        ("--device H100 --workers 2", "workers"),
+        ("--workers 0", "workers"),
+        ("--seconds 0", "seconds"),
+        ("--training.device cuda --seconds 0.1 --workers 1 --training.compile off", "PyTorch sees no GPU"),
+    ],
+)
+def test_wrong_input_is_one_sentence(options: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "demo", *options.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert named in error
+    assert error.count("\n") == 1
