@@ -253,7 +253,7 @@ def _diagnose(command: Diagnose) -> None:
     from grokscope.report.causal_figures import run_sketches
     from grokscope.report.grid import path_grid
     from grokscope.report.printed import print_verdict
-    from grokscope.runs.causal import answer_position, keep_verdict
+    from grokscope.runs.causal import answer_position, complete, keep_verdict
     from grokscope.runs.directory import check_unlocked
     from grokscope.runs.run import Run
 
@@ -261,6 +261,7 @@ def _diagnose(command: Diagnose) -> None:
     check_unlocked(run.directory, patience=1.0)
     wanted = {"probes": command.probes, "steps": command.steps}
     spec = run.spec.causal.replace(**{name: value for name, value in wanted.items() if value is not None})
+    complete(run)
     diagnosis = run.diagnosis or diagnose(run.metrics, run.traces, run.corpus.probes, run.spec.diagnosis)
     verdict = keep_verdict(run, diagnosis, spec)
     print_verdict(run.name, verdict)

@@ -46,6 +46,14 @@ def print_verdict(name: str, verdict: CausalVerdict) -> None:
         ):  # fmt: skip
             rows.append((head, *(rate(getattr(one, field)) for one in sets)))
         for head, field in (
+            ("bridge read at tokens (paper's measure)", "lens_tokens"),
+            ("bridge read anywhere, registers too", "lens_all"), ("bridge read by a linear map", "linear"),
+        ):  # fmt: skip
+            controls = [getattr(one, f"{field}_control") for one in sets]
+            texts = [rate(getattr(one, field)) for one in sets]
+            rows.append((head, *(f"{a} (control {number(b)})" for a, b in zip(texts, controls, strict=True))))
+        rows.append(("the bridge is", *(one.bridge or "-" for one in sets)))
+        for head, field in (
             ("redundant", "redundant"), ("incomplete", "incomplete"),
             ("single share, if all agree", "through_circuit"),
         ):  # fmt: skip
@@ -63,6 +71,7 @@ def print_verdict(name: str, verdict: CausalVerdict) -> None:
         paths = [one.path for one in sets]
         texts = ["-" if p is None else f"{p.role}, {p.resolved} to {p.read}" for p in paths]
         rows.append(("bridge held at", *texts))
+        rows.append(("path, stage by stage", *("-" if p is None else _cuts(p) for p in paths)))
         rows.append(("bridge read along", *("-" if p is None else _edges(p) for p in paths)))
         rows.append(("stages left for hop 2", *("-" if p is None else str(p.stages_left) for p in paths)))
         print_table(f"{name}, step {step:,}", ["", *(one.probe_set for one in sets)], rows)
@@ -70,6 +79,12 @@ def print_verdict(name: str, verdict: CausalVerdict) -> None:
         if one.step == verdict.step:
             print(f"{one.probe_set}: {one.mechanism}: {one.reason}")
     print(f"verdict: {verdict.verdict} ({verdict.reason})")
+
+
+def _cuts(path: PathCells) -> str:
+    """The positions that hold the bridge after each stage."""
+    held = [f"{one.stage} {one.group} {one.rate:.2f} [{one.low:.2f}, {one.high:.2f}]" for one in path.cuts]
+    return "; ".join(held) or "-"
 
 
 def _edges(path: PathCells) -> str:
