@@ -80,8 +80,9 @@ def measure(wired: Wired, seed: int, every: bool = True) -> Row:
         row |= _traced(wired, probe_set, setting)
         for arm in ("bridge", "centroid"):
             rates = found.arms.get(arm)
-            row[f"iia_{arm}"] = rates.rate if rates else np.nan
-            row[f"iia_{arm}_unconditioned"] = rates.unconditioned if rates else np.nan
+            row[f"iia_{arm}"] = rates.rate.value if rates and rates.rate else np.nan
+            free = rates.unconditioned if rates else None
+            row[f"iia_{arm}_unconditioned"] = np.nan if free is None else free
     return row | _shared(wired, found, truth_P, every)
 
 

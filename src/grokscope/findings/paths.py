@@ -11,11 +11,11 @@ import math
 from collections.abc import Sequence
 
 from grokscope.findings.measured import Measured, pairs
-from grokscope.findings.rules import FEWEST_RUNS, Draft
+from grokscope.findings.rules import Draft
 from grokscope.findings.values import Result
-from grokscope.mechanics.judge.compare import Answer, compare
+from grokscope.mechanics.judge.compare import compare
 from grokscope.mechanics.judge.profile import Profile
-from grokscope.statistics.exact import equivalence
+from grokscope.statistics.exact import FEWEST_RUNS, Answer, equivalence
 
 FEWEST_REPLICATES = 20
 """The distance itself needs none; `compare` asks for at least these."""
@@ -67,7 +67,7 @@ _RESULTS: dict[Answer, Result] = {
 
 
 def _in_margins(first: Profile, second: Profile) -> float:
-    """The distance between two single runs' profiles, over its margin."""
+    """The distance between two single runs' profiles, over its margin; NaN where there is none."""
     found = compare([first], [second], replicates=FEWEST_REPLICATES)
     (one,) = (one for one in found.distances if one.measure == "profile")
-    return one.value / one.margin
+    return math.nan if one.estimate is None else one.estimate.value / one.margin

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from grokscope.findings.values import Claim, Finding, Number, Result, Unit, plain
-from grokscope.statistics.exact import Effect, Equivalence
+from grokscope.statistics.exact import FEWEST_RUNS, Effect, Equivalence
 from grokscope.statistics.multiple import holm
 
-FEWEST_RUNS = 6
-"""Runs per group: six pairs that all agree have a p value of 0.031, five of 0.063."""
 ALPHA = 0.05
 
 
@@ -98,12 +96,9 @@ def _settled(draft: Draft, p_holm: float | None, tests: int) -> Claim:
     effect, p_value = draft.effect, None
     shown, runs = None, tuple[int, ...]()
     if effect is not None and draft.outcome is not None:
-        low, high = (None if end is None else draft.scale(end) for end in (effect.low, effect.high))
         said = f"{effect.n[0]} pairs of runs" if effect.paired else f"{effect.n[0]} and {effect.n[1]} runs"
         level = f"{effect.confidence:.0%} interval"
-        shown = Number(
-            draft.label, draft.unit, draft.scale(effect.value), low, high, f"{said}, {level}", draft.note
-        )
+        shown = Number(draft.label, draft.unit, effect.scaled(draft.scale), f"{said}, {level}", draft.note)
         runs, p_value = effect.n, draft.outcome.p_value if _enough(draft) else None
     return Claim(
         draft.key, draft.hypothesis, _named(draft), result, reason, shown, p_value, p_holm, runs,

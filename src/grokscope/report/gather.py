@@ -29,14 +29,13 @@ from grokscope.report.tables import (
     Row,
     RunView,
     StudyView,
-    Value,
     table,
 )
 from grokscope.runs.causal import answer_position
 from grokscope.runs.files import load_study, shipped_studies
 from grokscope.runs.run import Run, Study
 from grokscope.runs.spec import StudySpec
-from grokscope.statistics.clustered import Rate, clustered_rate
+from grokscope.statistics.clustered import clustered_rate
 
 STUDY_FILE = "study.yaml"
 """The study's settings are written beside the report under this name, so that they can be run again."""
@@ -271,14 +270,9 @@ def _numbers(diagnosis: Diagnosis | None) -> dict[str, Any]:
     numbers = diagnosis.sets.get(VERDICT_SET) if diagnosis else None
     if numbers is None:
         return {}
-    over, rise = numbers.over_guess, numbers.rise
     return {
-        "over_guess": Value(over.value, over.low, over.high, over.n),
-        "rise": None if rise is None else Value(rise.value, rise.low, rise.high, rise.n),
-        "atoms_known": None if numbers.exact_atoms_known is None else _value(numbers.exact_atoms_known),
-        "by_injection": {kind: _value(rate) for kind, rate in numbers.by_injection.items()},
+        "over_guess": numbers.over_guess,
+        "rise": numbers.rise,
+        "atoms_known": numbers.exact_atoms_known,
+        "by_injection": numbers.by_injection,
     }
-
-
-def _value(rate: Rate) -> Value:
-    return Value(rate.value, rate.low, rate.high, rate.n)

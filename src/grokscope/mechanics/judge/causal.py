@@ -20,6 +20,7 @@ from grokscope.mechanics.patch.interchange import accuracy_in, interchange
 from grokscope.mechanics.unrolled import STATE
 from grokscope.models.protocol import Reasoner
 from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate
+from grokscope.statistics.estimate import Estimate, Spread, text
 from grokscope.world.probes import ProbeSet
 
 Mechanism: TypeAlias = Literal["circuit", "memorised", "partial", "redundant", "undecided"]
@@ -38,15 +39,14 @@ STATE_ARMS = ("bridge", "centroid", "transport", RANDOM, *NEEDED)
 """Arms of the map that a verdict shows."""
 
 
-@dataclass(frozen=True, eq=False)
-class Interchanged:
-    """An arm's accuracy in the cell, given what the model knows, and given nothing."""
+@dataclass(frozen=True)
+class Interchanged(Spread):
+    """An arm's accuracy in the share's cell, given what the model knows, and given nothing; None where there
+    are too few pairs."""
 
-    rate: float
-    low: float
-    high: float
+    rate: Estimate | None
     n: int
-    unconditioned: float
+    unconditioned: float | None
     n_unconditioned: int
 
 
@@ -137,13 +137,12 @@ def examine(
 
 
 def _interchanged(maps: xr.Dataset, arm: str, cell: Cell, confidence: float) -> Interchanged:
-    """An arm's accuracy in one cell; NaN where there are too few pairs."""
+    """An arm's accuracy in one cell."""
     (given, n), (free, n_free) = (
         accuracy_in(maps, arm, (cell.stage, cell.column), conditioned, confidence)
         for conditioned in (True, False)
     )
-    rate, low, high = (given.value, given.low, given.high) if given else (np.nan,) * 3
-    return Interchanged(rate, low, high, n, free.value if free else np.nan, n_free)
+    return Interchanged(given, n, free.value if free else None, n_free)
 
 
 def judge_share(found: Share, in_state: bool) -> tuple[tuple[Mechanism, ...], str]:
@@ -156,7 +155,7 @@ def judge_share(found: Share, in_state: bool) -> tuple[tuple[Mechanism, ...], st
     rate, used = found.rate, len(found.probe_U)
     if rate is None or used < FEWEST_PROBES:
         return KNOWN, f"{used} right answers have donors, {FEWEST_PROBES} are needed."
-    said = f"share through the bridge {rate.value:.2f} ({rate.low:.3f} to {rate.high:.3f}, n = {rate.n})"
+    said = f"share through the bridge {text(rate, ends='.3f', form='{} ({} to {}, n = {n})')}"
     both_U = (found.drop_U > ADDED) & (found.rest_U > ADDED) & (found.rest_U < 1 - ADDED)
     both = clustered_rate(both_U, np.arange(used)[:, None])
     if in_state and both.low > 0.5:

@@ -51,6 +51,7 @@ from grokscope.mechanics.unrolled import (
 )
 from grokscope.models.protocol import Carry, Reasoner
 from grokscope.statistics.clustered import FEWEST_PROBES, clustered_rate
+from grokscope.statistics.estimate import Estimate
 from grokscope.world.probes import ProbeSet
 
 PATTERN = ".pattern"
@@ -71,9 +72,7 @@ class Route:
     sender: str
     receiver: str
     """Input positions, by name; equal where a position carries the bridge on."""
-    rate: float
-    low: float
-    high: float
+    rate: Estimate
     """How often this edge alone makes the model say the other answer."""
     n: int
     head: str | None
@@ -162,7 +161,8 @@ def _route(found: xr.Dataset, stage: int, receiver: int, sender: int) -> Route:
             best = int(np.nanargmax(weight_G))
             head, weight = str(found["head"].values[best]), float(weight_G[best])
     rate, low, high = (float(found[name].values[stage, receiver, sender]) for name in ("rate", "low", "high"))
-    return Route(stage, names[sender], names[receiver], rate, low, high, int(found["n"]), head, weight)
+    estimate = Estimate(rate, low, high)
+    return Route(stage, names[sender], names[receiver], estimate, int(found["n"]), head, weight)
 
 
 def attention_patterns(

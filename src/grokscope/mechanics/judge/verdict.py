@@ -24,6 +24,7 @@ from grokscope.mechanics.spec import CausalSpec
 from grokscope.models.protocol import Reasoner
 from grokscope.spec import Stored
 from grokscope.statistics.clustered import Rate, clustered_rate
+from grokscope.statistics.estimate import Estimate, Spread, from_numbers, numbers
 from grokscope.world.format import Encoded
 from grokscope.world.probes import ProbeSet
 
@@ -36,7 +37,7 @@ INPUT = "input"
 
 
 @dataclass(frozen=True)
-class RouteCells:
+class RouteCells(Spread):
     """An edge that carries the bridge: one pass, from one position to another or to itself."""
 
     stage: str
@@ -44,9 +45,7 @@ class RouteCells:
     sender: int
     receiver: int
     """Input positions."""
-    rate: float
-    low: float
-    high: float
+    rate: Estimate
     n: int
     """How often this edge alone makes the model say the other answer."""
     head: str | None
@@ -74,18 +73,6 @@ class PathCells:
 
 
 @dataclass(frozen=True)
-class ArmRate:
-    """An interchange accuracy in the share's cell; None where there are too few pairs."""
-
-    rate: float | None
-    low: float | None
-    high: float | None
-    n: int
-    unconditioned: float | None
-    n_unconditioned: int
-
-
-@dataclass(frozen=True)
 class SetVerdict:
     """What one probe set said at one checkpoint; docs/verdict.md defines every number."""
 
@@ -105,7 +92,7 @@ class SetVerdict:
     incomplete: float | None
     cells: tuple[str, ...]
     """`site stage position` of the cells that the share was scored in."""
-    arms: dict[str, ArmRate]
+    arms: dict[str, Interchanged]
     path: PathCells | None
     possible: tuple[Mechanism, ...] = ()
     """Mechanisms that the share's interval leaves open; empty in a verdict from before it was kept."""
@@ -194,7 +181,7 @@ def map_rows(maps: xr.Dataset, arms: tuple[str, ...], confidence: float = 0.95) 
         found = accuracy(maps, arm, confidence=confidence)
         for (i, j), rate in np.ndenumerate(found["rate"].values):
             low, high = (float(found[name].values[i, j]) for name in ("low", "high"))
-            rows.append(_row(maps, arm, i, j, float(rate), low, high, int(found["n"])))
+            rows.append(_row(maps, arm, i, j, from_numbers(float(rate), low, high), int(found["n"])))
     return rows
 
 
@@ -211,12 +198,12 @@ def decoded_rows(trace: xr.Dataset, encoded: Encoded, confidence: float = 0.95) 
         for i, j in np.ndindex(*hit_PLS.shape[1:]):
             if counted_S[j]:
                 rate = clustered_rate(hit_PLS[:, i, j], trace["fact"].values, confidence)
-                rows.append(_row(squeezed, arm, i, j, rate.value, rate.low, rate.high, rate.n))
+                rows.append(_row(squeezed, arm, i, j, rate, rate.n))
     return rows
 
 
 def _row(
-    data: xr.Dataset, arm: str, stage: int, position: int, rate: float, low: float, high: float, n: int
+    data: xr.Dataset, arm: str, stage: int, position: int, rate: Estimate | None, n: int
 ) -> dict[str, Any]:
     """A row of causal.csv without step and set."""
     return {
@@ -224,15 +211,9 @@ def _row(
         "stage": str(data["stage"].values[stage]),
         "position": str(data["position"].values[position]),
         "role": str(data["role"].values[position]),
-        "rate": _number(rate),
-        "low": _number(low),
-        "high": _number(high),
+        **numbers(rate, "rate"),
         "n": n,
     }
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _named(step: int, found: Examined, path: InferencePath, maps: xr.Dataset) -> SetVerdict:
@@ -262,7 +243,7 @@ def _named(step: int, found: Examined, path: InferencePath, maps: xr.Dataset) ->
         redundant=ablation.redundant if ablation else None,
         incomplete=ablation.incomplete if ablation else None,
         cells=tuple(f"{cell.site} {stages[cell.stage]} {columns[cell.column]}" for cell in found.share.cells),
-        arms={name: _arm(one) for name, one in found.arms.items()},
+        arms=found.arms,
         path=cells,
         possible=found.possible,
     )
@@ -270,13 +251,5 @@ def _named(step: int, found: Examined, path: InferencePath, maps: xr.Dataset) ->
 
 def _route(one: Route, stages: list[str]) -> RouteCells:
     return RouteCells(
-        stages[one.stage], int(one.sender), int(one.receiver), one.rate, one.low, one.high, one.n,
-        one.head, one.attention,
-    )  # fmt: skip
-
-
-def _arm(one: Interchanged) -> ArmRate:
-    return ArmRate(
-        _number(one.rate), _number(one.low), _number(one.high), one.n,
-        _number(one.unconditioned), one.n_unconditioned,
-    )  # fmt: skip
+        stages[one.stage], int(one.sender), int(one.receiver), one.rate, one.n, one.head, one.attention
+    )
