@@ -77,6 +77,32 @@ def clustered_rate(correct_P: ArrayLike, fact_PK: ArrayLike, confidence: float =
     return Rate(rate, float(low), float(high), len(value_P), clusters, n_effective)
 
 
+def rate_among(
+    correct_P: NDArray[np.bool_],
+    fact_PK: NDArray[np.integer],
+    among_P: NDArray[np.bool_],
+    confidence: float = 0.95,
+    fewest: int = FEWEST_PROBES,
+) -> Rate | None:
+    """`clustered_rate` among some of the probes; None: they are fewer than `fewest`."""
+    if among_P.sum() < fewest:
+        return None
+    return clustered_rate(correct_P[among_P], fact_PK[among_P], confidence)
+
+
+def rate_map(
+    correct_XP: NDArray[np.bool_], fact_PK: NDArray[np.integer], confidence: float = 0.95
+) -> NDArray[np.float64]:
+    """(3, X) rate, low and high in every cell of a map; NaN where there are fewer than `FEWEST_PROBES`
+    probes."""
+    out_3X = np.full((3, *correct_XP.shape[:-1]), np.nan)
+    if len(fact_PK) >= FEWEST_PROBES:
+        for cell in np.ndindex(*correct_XP.shape[:-1]):
+            rate = clustered_rate(correct_XP[cell], fact_PK, confidence)
+            out_3X[:, *cell] = rate.value, rate.low, rate.high
+    return out_3X
+
+
 def paired_difference(
     now_P: ArrayLike, then_P: ArrayLike, fact_PK: ArrayLike, confidence: float = 0.95
 ) -> Difference:

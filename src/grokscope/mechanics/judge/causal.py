@@ -19,7 +19,7 @@ from grokscope.mechanics.patch.drawing import RANDOM, Drawn, Setting, draw
 from grokscope.mechanics.patch.interchange import accuracy_in, interchange
 from grokscope.mechanics.unrolled import STATE
 from grokscope.models.protocol import Reasoner
-from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate
+from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate, rate_among
 from grokscope.statistics.estimate import Estimate, Spread, text
 from grokscope.world.probes import ProbeSet
 
@@ -122,8 +122,7 @@ def examine(
     right_P = (maps["clean_said"] == maps["answer"]).values
     fact_PK = probe_set.fact_PK
     guess = clustered_rate(probe_set.guess_P == probe_set.queries.path_NK[:, 1], fact_PK, confidence)
-    known_P = np.asarray(atoms_known_P, dtype=bool)
-    known = clustered_rate(right_P[known_P], fact_PK[known_P], confidence) if known_P.any() else None
+    known = rate_among(right_P, fact_PK, np.asarray(atoms_known_P, dtype=bool), confidence, fewest=1)
     arms: dict[str, Interchanged] = {}
     if shown and found.cells and found.cells[0].site == maps.attrs["site"]:
         arms = {arm: _interchanged(maps, arm, found.cells[0], confidence) for arm in STATE_ARMS}

@@ -50,7 +50,7 @@ from grokscope.mechanics.unrolled import (
     take_rows,
 )
 from grokscope.models.protocol import Carry, Reasoner
-from grokscope.statistics.clustered import FEWEST_PROBES, clustered_rate
+from grokscope.statistics.clustered import FEWEST_PROBES, rate_map
 from grokscope.statistics.estimate import Estimate
 from grokscope.world.probes import ProbeSet
 
@@ -118,7 +118,7 @@ def routing(
     stages = maps.sizes["stage"]
     asked_LC = _asked(maps, arm, every)[:, :positions]
     shape = (stages, positions, positions)
-    rate, low, high = (np.full(shape, np.nan) for _ in range(3))
+    values_3LCC = np.full((3, *shape), np.nan)
     base = setting.encode(probe_set.queries)
     tokens_PS = base.tokens_NS[rows_P].astype(np.int64)
     if len(rows_P) >= FEWEST_PROBES:
@@ -127,14 +127,13 @@ def routing(
         said_LCCP = _said(model, tokens_PS, lent_PS, asked_LC, base.answer_position, setting.budget)
         hit_LCCP = said_LCCP == maps["expected"].sel(arm=arm).values[rows_P]
         facts_PK = cluster_facts(maps, arm)[rows_P]
-        for stage, receiver, sender in np.argwhere(np.broadcast_to(_into(asked_LC), shape)):
-            found = clustered_rate(hit_LCCP[stage, receiver, sender], facts_PK, confidence)
-            rate[stage, receiver, sender] = found.value
-            low[stage, receiver, sender], high[stage, receiver, sender] = found.low, found.high
+        into_LCC = np.broadcast_to(_into(asked_LC), shape)
+        values_3LCC[:, into_LCC] = rate_map(hit_LCCP[into_LCC], facts_PK, confidence)
     edges = ("stage", "receiver", "sender")
+    values = {name: (edges, one) for name, one in zip(("rate", "low", "high"), values_3LCC, strict=True)}
     names = maps["position"].values.tolist()[:positions]
     out = xr.Dataset(
-        {"rate": (edges, rate), "low": (edges, low), "high": (edges, high), "n": len(rows_P)},
+        {**values, "n": len(rows_P)},
         coords={"stage": maps["stage"].values, "receiver": names, "sender": names},
         attrs={"arm": arm},
     )
