@@ -23,6 +23,7 @@ from grokscope.mechanics.read.rates import found_anywhere
 from grokscope.mechanics.unrolled import STATE
 from grokscope.mechanics.zoo import Wired
 from grokscope.mechanics.zoo.members import PROBES
+from grokscope.statistics.estimate import numbers
 from grokscope.world.corpus import Corpus
 from grokscope.world.format import encode
 from grokscope.world.probes import ProbeSet
@@ -137,7 +138,7 @@ def _shared(wired: Wired, found: Examined, truth_P: np.ndarray, every: bool) -> 
     row |= dict.fromkeys(ABLATION_KEYS, np.nan if every else None)
     if share.rate is not None and share.by_argmax is not None:
         rate = share.rate
-        row |= {"share": rate.value, "low": rate.low, "high": rate.high, "width": rate.high - rate.low}
+        row |= numbers(rate, "share") | {"width": rate.high - rate.low}
         row |= {"share_argmax": share.by_argmax.value, "drop": float(share.drop_U.mean())}
         if wired.mechanism == "redundant":
             row["part"] = 1 - float(share.rest_U.mean())

@@ -74,8 +74,8 @@ def test_every_exchange_is_looked_at_for_groups_up_to_ten_and_drawn_beyond() -> 
 def test_equivalence_is_two_one_sided_tests() -> None:
     near = equivalence([0.1, -0.1, 0.05, -0.05, 0.0, 0.02], np.zeros(6), 0.3, paired=True)
     assert near.answer == "equivalent"
-    assert near.effect.confidence == pytest.approx(0.9)
-    assert -0.3 < near.effect.low < near.effect.high < 0.3
+    assert near.confidence == pytest.approx(0.9)
+    assert -0.3 < near.low < near.high < 0.3
     far = equivalence([2.1, 1.9, 2.05, 1.95, 2.0, 2.02], np.zeros(6), 0.3, paired=True)
     assert far.answer == "different"
     few = equivalence([0.0, 0.0, 0.0], np.zeros(3), 0.3, paired=True)

@@ -5,6 +5,7 @@ Each says in a plain sentence why there is nothing to test, where that is so.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 from grokscope.findings.measured import Measured, pairs
@@ -45,8 +46,9 @@ def later(
 
     The same runs twice: within every run. Otherwise the groups pair by seed where the worlds do.
     """
+    untested = partial(Draft, key, hypothesis, "more", None, "", "factor", paper=paper)
     if lacking := _lacking((first, event), (second, reference)):
-        return Draft(key, hypothesis, "more", None, "", "factor", lacking, paper=paper)
+        return untested(lacking)
     same = first is second
     one, two, paired = (first, second, True) if same else pairs(first, second)
     groups = (time_number(one, event),) + (
@@ -58,13 +60,13 @@ def later(
             said = f"no run of {runs[0].regime} reached {_event(name)} within {last:,} steps"
             if name == reference and event != reference:
                 said += ": nothing to be late against."
-                return Draft(key, hypothesis, "more", None, "", "factor", said, groups=groups, paper=paper)
+                return untested(said, groups=groups)
     times = [run.time(event) for run in one], [run.time(reference) for run in two]
     end = horizon(*times)
     count = [int(seen(group, end).sum()) for group in times]
     if not any(count):
         said = f"neither was seen within the {end:,.0f} steps that all runs were looked at."
-        return Draft(key, hypothesis, "more", None, "", "factor", said, groups=groups, paper=paper)
+        return untested(said, groups=groups)
     found = compare_times(*times, paired=paired)
     reason = ""
     if not same and min(len(one), len(two)) >= FEWEST_RUNS:
@@ -83,20 +85,21 @@ def later(
 
 def delayed(key: str, hypothesis: str, runs: Sequence[Measured], paper: tuple[Number, ...] = ()) -> Draft:
     """OOD accuracy is reached later than `diagnosis.delay` times saturation, within every run."""
+    untested = partial(Draft, key, hypothesis, "more", None, "", "factor", paper=paper)
     if lacking := _lacking((runs, "generalisation.test_ood")):
-        return Draft(key, hypothesis, "more", None, "", "factor", lacking, paper=paper)
+        return untested(lacking)
     groups = tuple(time_number(runs, event) for event in ("saturation", "generalisation.test_ood"))
     late, full = ([run.time(event) for run in runs] for event in ("generalisation.test_ood", "saturation"))
     unsaturated = sum(time.by is None for time in full)
     if unsaturated:
         said = f"{unsaturated} of {len(runs)} runs never saturated: there is nothing to be late against."
-        return Draft(key, hypothesis, "more", None, "", "factor", said, groups=groups, paper=paper)
+        return untested(said, groups=groups)
     limit, end = runs[0].diagnosis.spec.delay, horizon(late, full)
     logs = restricted(late, end) - restricted(full, end) - math.log2(limit)
     waiting = ~seen(late, end)
     if (short := int((waiting & (logs < 0)).sum())) > 0:
         said = f"{short} of {len(runs)} runs were not looked at for {limit:g} times saturation."
-        return Draft(key, hypothesis, "more", None, "", "factor", said, groups=groups, paper=paper)
+        return untested(said, groups=groups)
     reason = f"Tested against {limit:g} times."
     if waiting.any():
         reason += f" {int(waiting.sum())} of {len(runs)} runs did not reach it by step {end:,.0f}."

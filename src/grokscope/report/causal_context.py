@@ -7,7 +7,7 @@ import polars as pl
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET
 from grokscope.report.summary import over_seeds, steps_text
 from grokscope.report.tables import RunView
-from grokscope.statistics.estimate import rate_text, text
+from grokscope.statistics.estimate import WITH_N, rate_text, text
 
 
 def causal_groups(runs: list[RunView]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
@@ -22,8 +22,7 @@ def causal_groups(runs: list[RunView]) -> list[tuple[str, list[tuple[str, list[s
             ("path sufficient", [one.sufficient if one else None for one in found]),
             ("path necessary", [one.necessary if one else None for one in found]),
         ):
-            form = "{} [{}, {}], n = {n}"
-            rows.append((head, [text(rate, rate_text, form=form, missing="cannot tell") for rate in rates]))
+            rows.append((head, [text(rate, rate_text, form=WITH_N, missing="cannot tell") for rate in rates]))
         paths = [one.path if one else None for one in found]
         rows.append(("bridge held at", [f"{p.role}, {p.resolved} to {p.read}" if p else "-" for p in paths]))
         rows.append(("the share on the way", [_share_course(run, name) for run in runs]))

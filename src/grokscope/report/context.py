@@ -35,7 +35,7 @@ from grokscope.report.tables import (
     latents,
     select,
 )
-from grokscope.statistics.estimate import rate_text, text
+from grokscope.statistics.estimate import WITH_N, rate_text, text
 
 EVENT_NAMES = {
     "saturation.train_inferred": "trained compositions learned",
@@ -202,8 +202,7 @@ def _numbers(view: StudyView, regime: str, runs: list[RunView]) -> list[tuple[st
     )
     for kind in dict.fromkeys(kind for run in runs for kind in run.by_injection):
         cells = [run.by_injection.get(kind) for run in runs]
-        form = "{} [{}, {}], n = {n}"
-        texts = [text(rate, rate_text, form=form, missing="no such query") for rate in cells]
+        texts = [text(rate, rate_text, form=WITH_N, missing="no such query") for rate in cells]
         rows.append((f"accuracy, injected: {kind}", texts))
     return rows
 

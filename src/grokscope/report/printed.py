@@ -8,7 +8,7 @@ from rich.table import Table
 
 from grokscope.mechanics.judge.causal import Interchanged
 from grokscope.mechanics.judge.verdict import CausalVerdict, PathCells
-from grokscope.statistics.estimate import text
+from grokscope.statistics.estimate import WITH_N, text
 
 WIDTH = 160
 """Columns where the output is no terminal."""
@@ -49,7 +49,7 @@ def print_verdict(name: str, verdict: CausalVerdict) -> None:
             ("path sufficient", "sufficient"), ("path necessary", "necessary"),
         ):  # fmt: skip
             rates = [getattr(one, field) for one in sets]
-            rows.append((head, *(text(one, form="{} [{}, {}], n = {n}", missing="-") for one in rates)))
+            rows.append((head, *(text(one, form=WITH_N, missing="-") for one in rates)))
         for head, field in (
             ("redundant", "redundant"), ("incomplete", "incomplete"),
             ("single share, if all agree", "through_circuit"),

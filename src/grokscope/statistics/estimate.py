@@ -17,6 +17,9 @@ from pydantic_core import core_schema
 Write = str | Callable[[float], str]
 """How a number is written: a format such as ".2f", or a function."""
 
+BRACKETS, WITH_N, PROSE = "{} [{}, {}]", "{} [{}, {}], n = {n}", "{} ({} to {})"
+"""Forms of `text`: for a table, the same with what it was counted on, and for a sentence."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -39,7 +42,7 @@ def text(
     found: Estimate | None,
     write: Write = ".2f",
     ends: Write | None = None,
-    form: str = "{} [{}, {}]",
+    form: str = BRACKETS,
     missing: str = "",
 ) -> str:
     """`0.36 [0.30, 0.43]`; an infinite bound is an ellipsis, and where both are the value stands alone.

@@ -59,14 +59,12 @@ class Effect(Estimate):
 
 
 @dataclass(frozen=True)
-class Equivalence:
-    """Two one-sided tests (Schuirmann 1987) of a difference against a margin on either side."""
+class Equivalence(Effect):
+    """Two one-sided tests (Schuirmann 1987) of a difference against a margin on either side. The interval is
+    at level 1 - 2 alpha: equivalent exactly where it lies inside the margin. The p value is the larger of the
+    two: small where the difference is within the margin."""
 
-    effect: Effect
-    """At level 1 - 2 alpha: equivalent exactly where its interval lies inside the margin."""
     margin: float
-    p_value: float
-    """The larger of the two one-sided p values: small where the difference is within the margin."""
     p_beyond: float
     """Two-sided, against a difference within the margin: small where it is beyond."""
     answer: Answer
@@ -121,7 +119,8 @@ def equivalence(
     p_value = max(crossing.p_above(-margin), crossing.p_below(margin))
     p_beyond = min(1.0, 2 * min(crossing.p_above(margin), crossing.p_below(-margin)))
     answer: Answer = "equivalent" if p_value <= alpha else "different" if p_beyond <= alpha else "cannot tell"
-    return Equivalence(crossing.effect(1 - 2 * alpha), margin, p_value, p_beyond, answer)
+    effect = vars(crossing.effect(1 - 2 * alpha)) | {"p_value": p_value}
+    return Equivalence(**effect, margin=margin, p_beyond=p_beyond, answer=answer)
 
 
 def location(value_U: ArrayLike, against: float = 0.0, *, confidence: float = 0.95, seed: int = 0) -> Effect:

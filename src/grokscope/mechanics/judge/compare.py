@@ -43,7 +43,7 @@ from grokscope.mechanics.judge.profile import Alignment, Kind, Profile, align, d
 from grokscope.mechanics.judge.yardstick import SHARE, Measure, yardstick
 from grokscope.seeds import generator
 from grokscope.statistics.clustered import clustered_rate
-from grokscope.statistics.estimate import Estimate, text
+from grokscope.statistics.estimate import PROSE, Estimate, text
 from grokscope.statistics.exact import Answer
 
 HALVINGS = 4
@@ -172,7 +172,7 @@ def _judged(
 
 def _answer(found: list[Distance]) -> tuple[Answer, str]:
     def said(one: Distance) -> str:
-        told = f"{text(one.known, '.3f', form='{} ({} to {})')}, margin {one.margin:.3f}"
+        told = f"{text(one.known, '.3f', form=PROSE)}, margin {one.margin:.3f}"
         few = "too few probes for a distance with an interval"
         return f"{one.kind} by {one.measure}: {told if one.known else few}"
 
