@@ -143,7 +143,7 @@ def _shared(wired: Wired, found: Examined, truth_P: np.ndarray, every: bool) -> 
         if wired.mechanism == "redundant":
             row["part"] = 1 - float(share.rest_U.mean())
         else:
-            row["covers"] = float(rate.low <= wired.share <= rate.high)
+            row["covers"] = float(rate.holds(wired.share))
             row["share_agrees"] = float(((share.through_U > HALF) == truth_P[share.probe_U]).mean())
         if wired.reading is not None:
             stage, column = wired.reading

@@ -29,6 +29,10 @@ class Estimate:
     low: float
     high: float
 
+    def holds(self, value: float) -> bool:
+        """Whether the interval has the value in it."""
+        return self.low <= value <= self.high
+
     def scaled(self, scale: Callable[[float], float]) -> "Estimate":
         """The same on another, rising scale."""
         low, high = (scale(end) if isfinite(end) else end for end in (self.low, self.high))

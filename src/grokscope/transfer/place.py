@@ -60,6 +60,6 @@ def place_of(known: Rate | None, failing: Stations, old: Stations | None, works:
 
 def _holds(rate: Rate | None) -> bool | None:
     """True: of most; False: of few; None: not certain."""
-    if rate is None or rate.low <= MOST <= rate.high:
+    if rate is None or rate.holds(MOST):
         return None
     return rate.low > MOST

@@ -82,7 +82,7 @@ class Examined:
         if found is None or ablation is None or not ablation.agree:
             return None
         near = abs(found.value - ablation.necessary.value) <= EDGE
-        return found.value if near or found.low <= ablation.necessary.value <= found.high else None
+        return found.value if near or found.holds(ablation.necessary.value) else None
 
 
 def examine(

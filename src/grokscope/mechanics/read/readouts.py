@@ -104,7 +104,7 @@ def _side_by_side(
         hit_NP = hit_NLSP[:, stage, position]
         for one, two in combinations(range(len(NAMES)), 2):
             gap = paired_difference(hit_NP[one], hit_NP[two], fact_PK, confidence)
-            if abs(gap.value) > margin and not gap.low <= 0 <= gap.high:
+            if abs(gap.value) > margin and not gap.holds(0):
                 where = f"{stages[stage]}, {probed['role'].values[position]} (position {position})"
                 sentences.append(
                     f"{where}: {NAMES[one]} {hit_NP[one].mean():.2f}, {NAMES[two]} {hit_NP[two].mean():.2f}."
