@@ -27,12 +27,14 @@ from numpy.typing import NDArray
 from grokscope.mechanics.judge.paths import inference_path
 from grokscope.mechanics.patch.donors import ABSENT, DonorTable
 from grokscope.mechanics.patch.drawing import CENTROID, Setting
+from grokscope.mechanics.patch.engine import Source
+from grokscope.mechanics.patch.groups import tokens_alone
 from grokscope.mechanics.patch.interchange import interchange, success
-from grokscope.mechanics.patch.patching import Source, columns_of, patch_map
+from grokscope.mechanics.patch.maps import PatchMap
 from grokscope.mechanics.read.layout import select
 from grokscope.mechanics.read.lens import lens
 from grokscope.mechanics.read.rates import halves, in_cell
-from grokscope.mechanics.unrolled import answers
+from grokscope.mechanics.unrolled import STATE, answers
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import generator
 from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate, rate_among
@@ -175,11 +177,16 @@ def _given(
     donors = queries_of(setting.world, np.maximum(donor_PM2.reshape(-1, 2), 0))
     tokens_XS = setting.encode(donors).tokens_NS.astype(np.int64)
     source = Source(tokens_XS.reshape(*present_PM.shape, -1), present_PM)
-    columns = tuple(columns_of(model, encoded.tokens_NS.shape[1]).values())
-    _, (patched,) = patch_map(
-        model, encoded.tokens_NS, [source], columns, encoded.answer_position, answer_P, budget=setting.budget
-    )
-    return patched.said_LCP == answer_P, present_PM.any(axis=1)
+    patched = PatchMap(
+        model,
+        encoded.tokens_NS,
+        encoded.answer_position,
+        answer_P,
+        {"centroid": source},
+        tokens_alone(model, encoded.tokens_NS.shape[1]),
+        budget=setting.budget,
+    ).fill()
+    return patched.said[STATE][0] == answer_P, present_PM.any(axis=1)
 
 
 def _donors(probe_set: ProbeSet, setting: Setting, lends_F: BoolArray) -> NDArray[np.int64]:

@@ -69,7 +69,7 @@ def readouts(
         raise InputError(f"margin = {margin}: a difference of two rates, at least 0 and below 1.")
     probed = probe(model, probe_set, encoded, latent, confidence=confidence)
     ids = probed["probe"].values
-    counted_S = np.zeros(len(encoded.roles), dtype=bool)
+    counted_S = np.zeros(probed.sizes["position"], dtype=bool)
     hits, controls = [], []
     for trace in (
         lens(model, probe_set, encoded, vocabulary),
