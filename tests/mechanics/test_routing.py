@@ -19,7 +19,7 @@ def test_the_wired_edge_is_found_and_no_other(name):
     stage, holder = wired.reading
     (route,) = carrying(found)
     assert (route.stage, route.sender, route.receiver) == (stage + 1, str(holder), "2")
-    assert (route.rate, route.n) == (1.0, int(found["n"]))
+    assert (route.rate.value, route.n) == (1.0, int(found["n"]))
     rate = found["rate"].values.copy()
     rate[stage + 1, 2, holder] = 0
     # In a small world another head's own tail under r1 is the donor's bridge now and then.

@@ -127,7 +127,7 @@ def ablate(
         overlap=float((sufficient_U & necessary_U).mean()),
         redundant=float((sufficient_U & ~necessary_U).mean()),
         incomplete=float((necessary_U & ~sufficient_U).mean()),
-        agree=gap.low <= 0 <= gap.high or abs(gap.value) <= TOLERANCE,
+        agree=gap.holds(0) or abs(gap.value) <= TOLERANCE,
         sufficient_U=sufficient_U,
         necessary_U=necessary_U,
     )

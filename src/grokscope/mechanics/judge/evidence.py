@@ -14,7 +14,7 @@ from grokscope.mechanics.read.layout import ranks, select
 from grokscope.mechanics.read.lens import ANSWER, CONTROL
 from grokscope.mechanics.read.rates import anywhere, in_cell, latents_of, registers
 from grokscope.mechanics.spec import DiagnosisSpec
-from grokscope.statistics.clustered import Difference, Rate, clustered_rate, paired_difference
+from grokscope.statistics.clustered import Difference, Rate, clustered_rate, paired_difference, rate_among
 from grokscope.world.probes import ProbeSet
 
 
@@ -80,7 +80,6 @@ def evidence(
         return None if then is None else paired_difference(now_P, exact_NP[then], facts_PK, level)
 
     at_saturation = _first_from(steps, saturated)
-    enough = known_P.sum() >= spec.known_minimum
     return SetNumbers(
         exact=rate(now_P),
         exact_at_saturation=None if at_saturation is None else rate(exact_NP[at_saturation]),
@@ -91,7 +90,7 @@ def evidence(
         control=rate(_output_is(part, CONTROL + ANSWER)),
         atoms_covered=float(known.covered_P.mean()),
         atoms_known=float(known_P.mean()),
-        exact_atoms_known=clustered_rate(now_P[known_P], facts_PK[known_P], level) if enough else None,
+        exact_atoms_known=rate_among(now_P, facts_PK, known_P, level, spec.known_minimum),
         by_injection=_by_injection(now_P, facts_PK, part["injected"].values, level),
         decoded=_decoded(part.isel(step=[-1]), level),
     )

@@ -22,7 +22,7 @@ from grokscope.mechanics.judge.routing import Route, carrying
 from grokscope.mechanics.judge.share import Share
 from grokscope.mechanics.patch.interchange import accuracy, cluster_facts, success, usable
 from grokscope.mechanics.read.lens import names
-from grokscope.statistics.clustered import FEWEST_PROBES, clustered_rate
+from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate
 
 NEARLY = 0.9
 """A smaller group holds the bridge as well as a larger one from this part of its interchange accuracy on."""
@@ -37,11 +37,8 @@ class Cut:
     stage: int
     column: str
     """Name of the group."""
-    rate: float
-    low: float
-    high: float
+    rate: Rate
     """How often another bridge put there is followed: the model answers r2 of it."""
-    n: int
     own: float
     """How often the donor's own answer comes along: what is there is then the answer."""
 
@@ -144,7 +141,7 @@ def cuts(maps: xr.Dataset, confidence: float = 0.95) -> tuple[Cut, ...]:
         best = int(smallest[rate_LC[stage, smallest].argmax()])
         found = clustered_rate(hit_LCP[stage, best], facts_PK, confidence)
         name, own = str(maps["position"].values[best]), float(own_LC[stage, best])
-        out.append(Cut(stage, name, found.value, found.low, found.high, found.n, own))
+        out.append(Cut(stage, name, found, own))
     return tuple(out)
 
 

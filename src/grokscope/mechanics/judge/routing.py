@@ -51,7 +51,8 @@ from grokscope.mechanics.unrolled import (
     reading,
 )
 from grokscope.models.protocol import Reasoner
-from grokscope.statistics.clustered import FEWEST_PROBES, clustered_rate
+from grokscope.statistics.clustered import FEWEST_PROBES, rate_map
+from grokscope.statistics.estimate import Estimate
 from grokscope.world.format import Encoded, FormatSpec
 from grokscope.world.probes import ProbeSet
 
@@ -73,9 +74,7 @@ class Route:
     sender: str
     receiver: str
     """Input positions, by name; equal where a position carries the bridge on."""
-    rate: float
-    low: float
-    high: float
+    rate: Estimate
     """How often this edge alone makes the model say the other answer."""
     n: int
     head: str | None
@@ -123,7 +122,7 @@ def routing(
     kept = [maps["position"].values.tolist().index(name) for name in names]
     asked_LC = _asked(maps, arm, every)[:, kept]
     shape = (maps.sizes["stage"], len(names), len(names))
-    rate, low, high = (np.full(shape, np.nan) for _ in range(3))
+    values_3LCC = np.full((3, *shape), np.nan)
     tokens_PS = base.tokens_NS[rows_P].astype(np.int64)
     if len(rows_P) >= FEWEST_PROBES:
         donors = (draw(model, probe_set, setting, [arm]) if drawn is None else drawn).donors[arm]
@@ -133,13 +132,12 @@ def routing(
         )
         hit_LCCP = said_LCCP == maps["expected"].sel(arm=arm).values[rows_P]
         facts_PK = cluster_facts(maps, arm)[rows_P]
-        for stage, receiver, sender in np.argwhere(np.broadcast_to(_into(asked_LC), shape)):
-            found = clustered_rate(hit_LCCP[stage, receiver, sender], facts_PK, confidence)
-            rate[stage, receiver, sender] = found.value
-            low[stage, receiver, sender], high[stage, receiver, sender] = found.low, found.high
+        into_LCC = np.broadcast_to(_into(asked_LC), shape)
+        values_3LCC[:, into_LCC] = rate_map(hit_LCCP[into_LCC], facts_PK, confidence)
     edges = ("stage", "receiver", "sender")
+    values = {name: (edges, one) for name, one in zip(("rate", "low", "high"), values_3LCC, strict=True)}
     out = xr.Dataset(
-        {"rate": (edges, rate), "low": (edges, low), "high": (edges, high), "n": len(rows_P)},
+        {**values, "n": len(rows_P)},
         coords={"stage": maps["stage"].values, "receiver": names, "sender": names},
         attrs={"arm": arm},
     )
@@ -177,7 +175,8 @@ def _route(found: xr.Dataset, stage: int, receiver: int, sender: int) -> Route:
             best = int(np.nanargmax(weight_G))
             head, weight = str(found["head"].values[best]), float(weight_G[best])
     rate, low, high = (float(found[name].values[stage, receiver, sender]) for name in ("rate", "low", "high"))
-    return Route(stage, names[sender], names[receiver], rate, low, high, int(found["n"]), head, weight)
+    estimate = Estimate(rate, low, high)
+    return Route(stage, names[sender], names[receiver], estimate, int(found["n"]), head, weight)
 
 
 def attention_patterns(

@@ -43,6 +43,7 @@ from numpy.typing import NDArray
 from grokscope.errors import InputError
 from grokscope.mechanics.read.rates import halves
 from grokscope.statistics.clustered import Rate, clustered_rate, paired_difference
+from grokscope.statistics.estimate import wilson
 
 HALF = 0.5
 """A margin below this part of the clean one is a lost answer: more than half of the evidence was the
@@ -295,16 +296,9 @@ def through_bridge(maps: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 def held(stayed_LC: NDArray[Any], lost_LC: NDArray[Any]) -> NDArray[np.float64]:
     """What a lost answer counts whose donor is not answered, given those whose donor is."""
-    return np.where(_wilson_low(stayed_LC, lost_LC) > HALF, stayed_LC / np.maximum(lost_LC, 1), 0.0)
-
-
-def _wilson_low(hits: NDArray[Any], n: NDArray[Any], z: float = 1.96) -> NDArray[np.float64]:
-    """Lower end of Wilson's 95 % interval; 0 where n = 0."""
-    n = np.maximum(n, 1)
-    rate = hits / n
-    half = z * np.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2)
-    out: NDArray[np.float64] = (rate + z * z / (2 * n) - half) / (1 + z * z / n)
-    return out
+    n_LC = np.maximum(lost_LC, 1)
+    low_LC, _ = wilson(stayed_LC / n_LC, n_LC, 1.96)
+    return np.where(low_LC > HALF, stayed_LC / n_LC, 0.0)
 
 
 def margin_drop(maps: xr.Dataset, arm: str) -> NDArray[np.float64]:

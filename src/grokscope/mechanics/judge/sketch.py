@@ -213,7 +213,7 @@ def _sentence(path: PathCells, rate: float | None, roles: Mapping[str, str]) -> 
     stages = f"{path.stages_left} stage{'s' if path.stages_left != 1 else ''}"
     reads = [one for one in path.routes if one.sender != one.receiver]
     edges = ", ".join(
-        f"{roles[str(one.sender)]} to {roles[str(one.receiver)]} in {one.stage} {one.rate:.0%}"
+        f"{roles[str(one.sender)]} to {roles[str(one.receiver)]} in {one.stage} {one.rate.value:.0%}"
         for one in reads
     )
     read = f" Read alone along {edges}." if reads else ""

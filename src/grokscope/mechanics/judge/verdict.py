@@ -27,6 +27,7 @@ from grokscope.mechanics.spec import CausalSpec
 from grokscope.models.protocol import Reasoner
 from grokscope.spec import Stored
 from grokscope.statistics.clustered import Rate, clustered_rate
+from grokscope.statistics.estimate import Estimate, Spread, from_numbers, numbers
 from grokscope.world.format import Encoded
 from grokscope.world.probes import ProbeSet
 
@@ -39,7 +40,7 @@ INPUT = "input"
 
 
 @dataclass(frozen=True)
-class RouteCells:
+class RouteCells(Spread):
     """An edge that carries the bridge: one pass, from one position to another or to itself."""
 
     stage: str
@@ -47,9 +48,7 @@ class RouteCells:
     sender: int | str
     receiver: int | str
     """Input positions, or a group by name."""
-    rate: float
-    low: float
-    high: float
+    rate: Estimate
     n: int
     """How often this edge alone makes the model say the other answer."""
     head: str | None
@@ -58,16 +57,14 @@ class RouteCells:
 
 
 @dataclass(frozen=True)
-class CutCells:
+class CutCells(Spread):
     """The positions that hold the bridge after a stage (`paths.Cut`)."""
 
     stage: str
     group: str
     positions: tuple[int, ...]
     """By number; the prefix below 0."""
-    rate: float
-    low: float
-    high: float
+    rate: Estimate
     n: int
     """How often another bridge put there is followed."""
     own: float
@@ -97,18 +94,6 @@ class PathCells:
 
 
 @dataclass(frozen=True)
-class ArmRate:
-    """An interchange accuracy in the share's cell; None where there are too few pairs."""
-
-    rate: float | None
-    low: float | None
-    high: float | None
-    n: int
-    unconditioned: float | None
-    n_unconditioned: int
-
-
-@dataclass(frozen=True)
 class SetVerdict:
     """What one probe set said at one checkpoint; docs/verdict.md defines every number."""
 
@@ -128,7 +113,7 @@ class SetVerdict:
     incomplete: float | None
     cells: tuple[str, ...]
     """`site stage position` of the cells that the share was scored in."""
-    arms: dict[str, ArmRate]
+    arms: dict[str, Interchanged]
     path: PathCells | None
     possible: tuple[Mechanism, ...] = ()
     """Mechanisms that the share's interval leaves open; empty in a verdict from before it was kept."""
@@ -234,7 +219,8 @@ def map_rows(maps: xr.Dataset, arms: tuple[str, ...], confidence: float = 0.95) 
         found = accuracy(maps, arm, confidence=confidence).where(maps["run"].sel(arm=arm, drop=True))
         for (i, j), rate in np.ndenumerate(found["rate"].values):
             low, high = (float(found[name].values[i, j]) for name in ("low", "high"))
-            rows.append(_row(maps, arm, i, j, float(rate), low, high, int(usable(maps, arm).sum())))
+            n = int(usable(maps, arm).sum())
+            rows.append(_row(maps, arm, i, j, from_numbers(float(rate), low, high), n))
     return rows
 
 
@@ -256,12 +242,12 @@ def decoded_rows(trace: xr.Dataset, encoded: Encoded, confidence: float = 0.95) 
         for i, j in np.ndindex(*hit_PLS.shape[1:]):
             if counted_S[j]:
                 rate = clustered_rate(hit_PLS[:, i, j], trace["fact"].values, confidence)
-                rows.append(_row(squeezed, arm, i, j, rate.value, rate.low, rate.high, rate.n))
+                rows.append(_row(squeezed, arm, i, j, rate, rate.n))
     return rows
 
 
 def _row(
-    data: xr.Dataset, arm: str, stage: int, position: int, rate: float, low: float, high: float, n: int
+    data: xr.Dataset, arm: str, stage: int, position: int, rate: Estimate | None, n: int
 ) -> dict[str, Any]:
     """A row of causal.csv without step and set."""
     return {
@@ -269,15 +255,9 @@ def _row(
         "stage": str(data["stage"].values[stage]),
         "position": str(data["position"].values[position]),
         "role": str(data["role"].values[position]),
-        "rate": _number(rate),
-        "low": _number(low),
-        "high": _number(high),
+        **numbers(rate, "rate"),
         "n": n,
     }
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _named(
@@ -299,11 +279,8 @@ def _named(
             stages[path.resolved], stages[path.read], path.stages_left or 0, path.disagrees,
             tuple(_route(one, stages) for one in path.routes),
             tuple(
-                CutCells(
-                    stages[one.stage], one.column, positions[one.column], one.rate, one.low, one.high, one.n,
-                    one.own,
-                )
-                for one in path.cuts
+                CutCells(stages[cut.stage], cut.column, positions[cut.column], cut.rate, cut.rate.n, cut.own)
+                for cut in path.cuts
             ),
         )  # fmt: skip
     return SetVerdict(
@@ -322,7 +299,7 @@ def _named(
         redundant=ablation.redundant if ablation else None,
         incomplete=ablation.incomplete if ablation else None,
         cells=tuple(f"{cell.site} {stages[cell.stage]} {columns[cell.column]}" for cell in found.share.cells),
-        arms={name: _arm(one) for name, one in found.arms.items()},
+        arms=found.arms,
         path=cells,
         possible=found.possible,
         lens_tokens=read.lens_tokens,
@@ -338,17 +315,10 @@ def _named(
 
 def _route(one: Route, stages: list[str]) -> RouteCells:
     return RouteCells(
-        stages[one.stage], _position(one.sender), _position(one.receiver), one.rate, one.low, one.high, one.n,
-        one.head, one.attention,
+        stages[one.stage], _position(one.sender), _position(one.receiver), one.rate, one.n, one.head,
+        one.attention,
     )  # fmt: skip
 
 
 def _position(name: str) -> int | str:
     return int(name) if name.isdigit() else name
-
-
-def _arm(one: Interchanged) -> ArmRate:
-    return ArmRate(
-        _number(one.rate), _number(one.low), _number(one.high), one.n,
-        _number(one.unconditioned), one.n_unconditioned,
-    )  # fmt: skip

@@ -25,7 +25,7 @@ from grokscope.mechanics.patch.groups import tokens_alone
 from grokscope.mechanics.patch.maps import PatchMap
 from grokscope.mechanics.unrolled import STATE
 from grokscope.models.protocol import Reasoner
-from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate
+from grokscope.statistics.clustered import FEWEST_PROBES, Rate, rate_among, rate_map
 from grokscope.world.probes import ProbeSet
 
 __all__ = [
@@ -219,14 +219,8 @@ def accuracy(maps: xr.Dataset, arm: str, conditioned: bool = True, confidence: f
     rows_P = usable(maps, arm, conditioned)
     hit_LCP = success(maps, arm)[:, :, rows_P]
     n = int(rows_P.sum())
-    shape = hit_LCP.shape[:2]
-    rate_LC, low_LC, high_LC, guess_LC = (np.full(shape, np.nan) for _ in range(4))
-    if n >= FEWEST_PROBES:
-        clusters_PK = cluster_facts(maps, arm)[rows_P]
-        for cell in np.ndindex(*shape):
-            rate = clustered_rate(hit_LCP[cell], clusters_PK, confidence)
-            rate_LC[cell], low_LC[cell], high_LC[cell] = rate.value, rate.low, rate.high
-        guess_LC = _guessed(maps, arm, rows_P)
+    rate_LC, low_LC, high_LC = rate_map(hit_LCP, cluster_facts(maps, arm)[rows_P], confidence)
+    guess_LC = _guessed(maps, arm, rows_P) if n >= FEWEST_PROBES else np.full(rate_LC.shape, np.nan)
     cells = ("stage", "position")
     return xr.Dataset(
         {
@@ -250,11 +244,8 @@ def accuracy_in(
 ) -> tuple[Rate | None, int]:
     """`accuracy` in one cell (stage, column), None where there are too few pairs; and how many there are."""
     rows_P = usable(maps, arm, conditioned)
-    n = int(rows_P.sum())
-    if n < FEWEST_PROBES:
-        return None, n
-    hit_P = success(maps, arm)[cell][rows_P]
-    return clustered_rate(hit_P, cluster_facts(maps, arm)[rows_P], confidence), n
+    rate = rate_among(success(maps, arm)[cell], cluster_facts(maps, arm), rows_P, confidence)
+    return rate, int(rows_P.sum())
 
 
 def cluster_facts(maps: xr.Dataset, arm: str) -> NDArray[np.int64]:
