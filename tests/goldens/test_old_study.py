@@ -13,14 +13,14 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-
-import grokscope
 from grokscope.studies.plan import plan, prepare
 from grokscope.studies.run import Study
 from grokscope.studies.spec import StudySpec
 from grokscope.studies.transfer_plan import plan_transfers, prepare_transfer, run_and_moment
 from grokscope.studies.transfer_worker import do_transfer
 from grokscope.studies.worker import do_run
+
+import grokscope
 from grokscope.training.evaluate import correct
 from grokscope.training.manifest import manifest_here, read_manifest, write_manifest
 from grokscope.world.format import encode

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from grokscope.studies.files import load_study, shipped_studies, study_path
+from grokscope.studies.transfer_spec import TransferRunSpec
 
 from grokscope.seeds import Seeds
 from grokscope.spec import read_yaml
-from grokscope.studies.files import load_study, shipped_studies, study_path
-from grokscope.studies.transfer_spec import TransferRunSpec
 from grokscope.world.corpus import Corpus, build_corpus
 from grokscope.world.graph import build_world
 from grokscope.world.newfacts import NewFacts, build_new_facts

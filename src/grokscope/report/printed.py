@@ -55,7 +55,7 @@ def print_verdict(name: str, verdict: CausalVerdict) -> None:
             ("bridge read anywhere, registers too", "lens_all"), ("bridge read by a linear map", "linear"),
         ):  # fmt: skip
             controls = [getattr(one, f"{field}_control") for one in sets]
-            texts = [rate(getattr(one, field)) for one in sets]
+            texts = [text(getattr(one, field), form=WITH_N, missing="-") for one in sets]
             rows.append((head, *(f"{a} (control {number(b)})" for a, b in zip(texts, controls, strict=True))))
         rows.append(("the bridge is", *(one.bridge or "-" for one in sets)))
         for head, field in (
@@ -81,7 +81,7 @@ def print_verdict(name: str, verdict: CausalVerdict) -> None:
 
 def _cuts(path: PathCells) -> str:
     """The positions that hold the bridge after each stage."""
-    held = [f"{one.stage} {one.group} {one.rate:.2f} [{one.low:.2f}, {one.high:.2f}]" for one in path.cuts]
+    held = [f"{one.stage} {one.group} {text(one.rate)}" for one in path.cuts]
     return "; ".join(held) or "-"
 
 
