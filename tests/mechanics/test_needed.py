@@ -62,7 +62,9 @@ class Known(PatchMap):
     def fill(self, wanted=None, arms=None, rows_P=None):
         for arm in arms or self.arms:
             for site, cells_LC in (self.cells() if wanted is None else wanted).items():
-                here = cells_LC[:, :, None] & (rows_P if rows_P is not None else True)
+                here = cells_LC[:, :, None] & np.broadcast_to(
+                    True if rows_P is None else rows_P, self.clean_said_P.shape
+                )
                 mine, theirs = self.arms.index(arm), ARMS.index(arm)
                 for own, true in ((self.said, self.truth.said), (self.margin, self.truth.margin)):
                     own[site][mine][here] = true[site][theirs][here]
