@@ -10,7 +10,7 @@ from benchmarks.shapes import Setup, build, setup, shape
 from benchmarks.steps import as_trained, stepper, variants
 from grokscope.training.data import Batches
 from grokscope.training.stacked import StackedBatches, stack, stacked_buffers, stacked_step
-from grokscope.training.step import Step, compiled
+from grokscope.training.step import Step, compiled, recorded_gradient, to_compile, transformed_gradient
 
 MEMBERS = {"cpu": (1, 8, 32), "cuda": (1, 8, 32, 64)}
 """Sizes that are measured."""
@@ -50,9 +50,13 @@ def together(made: Setup, members: int, quick: bool, device: str) -> Callable[[]
     orders = [Batches(made.data, made.batches.batch, n, device) for n in range(members)]
     batches = StackedBatches(orders)
     state = stack([made.optimizer.start(model) for model in models])
-    compile_it = variants(quick, device)[-1] == "compiled"
-    step: Step = stacked_step(made.objective, made.optimizer, stacked_buffers(models), compile_it)
-    step = compiled(step, device) if compile_it else step
+    buffers = stacked_buffers(models)
+    step: Step
+    if variants(quick, device)[-1] == "compiled":
+        traced = stacked_step(to_compile(made.objective), made.optimizer, buffers, transformed_gradient)
+        step = compiled(traced, device)
+    else:
+        step = stacked_step(made.objective, made.optimizer, buffers, recorded_gradient)
     numbers = itertools.count(made.spec.training.warmup)
 
     def ours() -> None:

@@ -114,7 +114,7 @@ def test_a_study_is_the_sum_of_its_runs() -> None:
     here = estimate_here(STUDY, work, speed(step=1.0))
     assert [run.steps for run in here.runs] == [400, 200, 400, 200]
     assert here.flop == pytest.approx(
-        1200 * work.step_flop + sum(r.checkpoints for r in here.runs) * work.look_flop
+        1200 * work.step_flop + sum(r.checkpoints for r in here.runs) * work.checkpoint_flop
     )
     tree = here.tree()
     assert tree["total"]["run_seconds"] == pytest.approx(sum(run["seconds"] for run in tree["runs"]))

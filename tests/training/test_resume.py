@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
-from grokscope.models.kernels.library import plainly
+from grokscope.kernels.library import plainly
 from grokscope.training import checkpoint, keeper, writer
 from grokscope.training.checkpoint import find_state, kept_steps, load_weights, weights_path
 from grokscope.training.loop import train

@@ -9,7 +9,7 @@ import torch
 
 from grokscope.models.build import build_model
 from grokscope.models.protocol import Reasoner
-from grokscope.models.spec import LoopedSpec, RecursiveSpec
+from grokscope.models.spec import LoopedSpec, ModelSpec, RecursiveSpec
 from grokscope.seeds import Seeds
 from grokscope.training.data import TrainingData, training_data
 from grokscope.training.loop import TrainingResult, train
@@ -34,7 +34,7 @@ FORMATS = {
     "recursive": FormatSpec(),
     "mixer": FormatSpec(attention="full", output="answer"),
 }
-MODELS: dict[str, LoopedSpec | RecursiveSpec] = {
+MODELS: dict[str, ModelSpec] = {
     "looped": LoopedSpec(width=16, heads=2, layers=1, loops=2),
     "gpt2": LoopedSpec(
         width=16,

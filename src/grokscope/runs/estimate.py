@@ -13,7 +13,7 @@ from grokscope.mechanics.judge.diagnosis import VERDICT_SET
 from grokscope.mechanics.spec import CausalSpec
 from grokscope.models.build import build_model
 from grokscope.runs.causal import MOMENTS
-from grokscope.runs.cost import costs, look_flop
+from grokscope.runs.cost import checkpoint_flop, costs
 from grokscope.runs.devices import Device
 from grokscope.runs.estimate_transfers import TransferWork, transfer_work
 from grokscope.runs.measured import Speed
@@ -32,7 +32,7 @@ class Work:
 
     step_flop: float
     """One training step, the optimiser's products included."""
-    look_flop: int
+    checkpoint_flop: int
     """One checkpoint: evaluation and lens of all probes."""
     probes: dict[str, int]
     """Probes per set."""
@@ -154,7 +154,7 @@ def count_work(study: StudySpec) -> Work:
     cost_of = costs(specs)
     return Work(
         step_flop=cost_of[longest].flop,
-        look_flop=look_flop(spec, corpus.probes, vocab),
+        checkpoint_flop=checkpoint_flop(model, spec, corpus.probes),
         probes=probes,
         state=training_memory(model, data, spec.training).total,
         disk_of={name: cost.disk for name, cost in cost_of.items()},
@@ -189,16 +189,16 @@ def estimate_device(study: StudySpec, work: Work, device: Device, utilisation: f
         raise InputError(f"utilisation = {utilisation}: allowed is above 0, up to 1.")
     rate = device.peak * utilisation
 
-    def parts(steps: int, step_flop: float, checkpoints: int, look_flop: int) -> dict[str, float]:
-        return {"steps": steps * step_flop / rate, "checkpoints": checkpoints * look_flop / rate}
+    def parts(steps: int, step_flop: float, checkpoints: int, checkpoint_flop: int) -> dict[str, float]:
+        return {"steps": steps * step_flop / rate, "checkpoints": checkpoints * checkpoint_flop / rate}
 
     runs = []
     for name, spec in study.expand().items():
         checkpoints = len(checkpoint_steps(spec.training))
-        seconds = parts(spec.training.steps, work.step_flop, checkpoints, work.look_flop)
+        seconds = parts(spec.training.steps, work.step_flop, checkpoints, work.checkpoint_flop)
         runs.append(_run(name, spec, work, seconds))
     transfers = [
-        _transfer(one, parts(one.steps, one.step_flop, one.checkpoints, one.look_flop))
+        _transfer(one, parts(one.steps, one.step_flop, one.checkpoints, one.checkpoint_flop))
         for one in work.transfers
     ]
     basis = {
@@ -275,7 +275,7 @@ def _transfer(work: TransferWork, seconds: dict[str, float]) -> RunEstimate:
         steps=work.steps,
         checkpoints=work.checkpoints,
         training_flop=work.steps * work.step_flop,
-        looking_flop=float(work.checkpoints * work.look_flop),
+        looking_flop=float(work.checkpoints * work.checkpoint_flop),
         seconds=seconds,
         disk=work.disk,
     )
@@ -288,7 +288,7 @@ def _run(name: str, spec: RunSpec, work: Work, seconds: dict[str, float]) -> Run
         steps=steps,
         checkpoints=checkpoints,
         training_flop=steps * work.step_flop,
-        looking_flop=float(checkpoints * work.look_flop),
+        looking_flop=float(checkpoints * work.checkpoint_flop),
         seconds=seconds,
         disk=work.disk_of[name],
     )

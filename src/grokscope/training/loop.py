@@ -37,7 +37,7 @@ from grokscope.training.start import (
     repeatable,
     with_threads,
 )
-from grokscope.training.step import Step, make_step
+from grokscope.training.step import Step, make_step, to_compile
 from grokscope.training.stops import Interrupted, watch_signals
 from grokscope.world.format import Encoded
 
@@ -118,7 +118,7 @@ def train(
             loops = loops_at(0, spec.loop_choices, seeds.order)
             example = (state, batches(0), optimizer.scalars(0).to(device), loops)
             wanted = past.wanted_compile(spec)
-            form = None if wanted == "off" else form_of(objective, optimizer, example[1])
+            form = None if wanted == "off" else form_of(to_compile(objective), optimizer, example[1])
             step, backend = (shared or SharedSteps()).take(
                 form, lambda: make_step(objective, optimizer, wanted, example, say)
             )

@@ -11,7 +11,7 @@ import torch
 
 from grokscope.errors import InputError
 from grokscope.files import read_json, write_json
-from grokscope.models.kernels.library import VARIABLE, available
+from grokscope.kernels.library import VARIABLE, available
 from grokscope.native import compiler_version
 
 MANIFEST = "manifest.json"

@@ -57,7 +57,7 @@ from grokscope.training.start import (
     repeatable,
     with_threads,
 )
-from grokscope.training.step import choose_step
+from grokscope.training.step import Gradient, Step, choose_step
 from grokscope.training.stops import Diverged, Interrupted, watch_signals
 from grokscope.world.format import Encoded
 
@@ -229,12 +229,12 @@ class _Population:
 
     def choose_step(self, past: Past, say: Callable[[str], None]) -> Manifest:
         """Choose what runs the step, and say what the bits then depend on."""
-        eager, traced = (
-            stacked_step(self.objective, self.optimizer, self.buffers, transformed)
-            for transformed in (False, True)
-        )
+
+        def make(objective: Objective, gradient: Gradient) -> Step:
+            return stacked_step(objective, self.optimizer, self.buffers, gradient)
+
         example = (self.state, self.batches(self._steps()), self._scalars(), None)
-        self._step, backend = choose_step(eager, traced, past.wanted_compile(self.spec), example, say)
+        self._step, backend = choose_step(make, self.objective, past.wanted_compile(self.spec), example, say)
         dtype = self.lanes[0].member.model.dtype
         return manifest_here(
             torch.get_num_threads(), BACKENDS[backend], self.device, dtype, len(self.sums_M2)

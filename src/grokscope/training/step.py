@@ -13,55 +13,38 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch._dynamo.types import GuardFilterEntry
-from torch.func import functional_call, grad_and_value
+from torch.func import functional_call, grad
 
 from grokscope.errors import InputError
+from grokscope.kernels.accelerated import accelerated
 from grokscope.models.protocol import Reasoner
 from grokscope.native import compiler
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer, Tensors, TrainState
 
 Step = Callable[[TrainState, Tensor, Tensor, int | None], Tensor]
-"""(state, rows_BC, scalars, loops) -> loss; the state is changed in place."""
-Gradient = Callable[[Callable[[Tensors], Tensor], Tensors], tuple[Tensors, Tensor]]
+"""(state, rows_BC, scalars, loops) -> loss; the state is changed in place. Of many members at once all but
+`loops` have a leading member axis."""
+Loss = Callable[[Tensors], tuple[Tensor, Tensor]]
+"""parameters -> (what is differentiated, the loss that a step returns)."""
+Gradient = Callable[[Loss, Tensors], tuple[Tensors, Tensor]]
 """(loss of the parameters, parameters) -> their gradients, the loss."""
 CACHED = 2**20
 """Bytes of a core's second cache. Measured on either side: 0.1 MB (pocket study), 2.8 MB (the reference)."""
 
 
-def pure_step(
-    objective: Objective,
-    optimizer: Optimizer,
-    state: TrainState,
-    rows_BC: Tensor,
-    scalars: Tensor,
-    loops: int | None,
-    gradient: Gradient,
-) -> tuple[TrainState, Tensor]:
-    """The state after one step and the loss before it. Changes nothing."""
-
-    def loss_of(params: Tensors) -> Tensor:
-        weights = {f"model.{name}": p for name, p in (state.params | params).items()}
-        loss: Tensor = functional_call(objective, weights, (rows_BC, loops))
-        return loss
-
-    trained = {name: p for name, p in state.params.items() if name not in optimizer.frozen}
-    grads, loss = gradient(loss_of, trained)
-    return optimizer.update(state, grads, scalars), loss
-
-
-def transformed_gradient(loss_of: Callable[[Tensors], Tensor], params: Tensors) -> tuple[Tensors, Tensor]:
+def transformed_gradient(loss_of: Loss, params: Tensors) -> tuple[Tensors, Tensor]:
     """Gradients and loss by function transform: it is traced into one graph with what stands around it."""
-    grads, loss = grad_and_value(loss_of)(params)
+    grads, loss = grad(loss_of, has_aux=True)(params)
     return grads, loss
 
 
-def recorded_gradient(loss_of: Callable[[Tensors], Tensor], params: Tensors) -> tuple[Tensors, Tensor]:
+def recorded_gradient(loss_of: Loss, params: Tensors) -> tuple[Tensors, Tensor]:
     """The same by autograd's tape, which is a quarter faster where nothing is compiled."""
     with torch.enable_grad():
         leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-        loss = loss_of(leaves)
-        grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        total, loss = loss_of(leaves)
+        grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(leaves, grads, strict=True)), loss.detach()
 
 
@@ -69,20 +52,41 @@ def eager_step(objective: Objective, optimizer: Optimizer, gradient: Gradient = 
     """A step that writes its result back into the state it was given."""
 
     def run(state: TrainState, rows_BC: Tensor, scalars: Tensor, loops: int | None) -> Tensor:
-        after, loss = pure_step(objective, optimizer, state, rows_BC, scalars, loops, gradient)
-        for old, new in zip(state, after, strict=True):
-            for name, tensor in new.items():
-                old[name].copy_(tensor)
+        def loss_of(params: Tensors) -> tuple[Tensor, Tensor]:
+            weights = {f"model.{name}": p for name, p in (state.params | params).items()}
+            loss: Tensor = functional_call(objective, weights, (rows_BC, loops))
+            return loss, loss
+
+        grads, loss = gradient(loss_of, trained(state, optimizer))
+        write_back(state, optimizer.update(state, grads, scalars))
         return loss
 
     return run
+
+
+def trained(state: TrainState, optimizer: Optimizer) -> Tensors:
+    """The parameters that are not frozen."""
+    return {name: p for name, p in state.params.items() if name not in optimizer.frozen}
+
+
+def write_back(state: TrainState, after: TrainState) -> None:
+    """Let a state be what it is after a step."""
+    for old, new in zip(state, after, strict=True):
+        for name, tensor in new.items():
+            old[name].copy_(tensor)
+
+
+def to_compile(objective: Objective) -> Objective:
+    """The objective of the model's accelerated twin."""
+    model = accelerated(objective.model, gradients=True).train()
+    return Objective(model, objective.layout, objective.kind, objective.halt_weight)
 
 
 def compiled_step(objective: Objective, optimizer: Optimizer, small: bool = False) -> Step:
     """The same step as one graph per number of loops; shapes are fixed, rates enter as tensors. `small` as in
     `compiled`."""
     device = next(objective.parameters()).device.type
-    return compiled(eager_step(objective, optimizer, transformed_gradient), device, small)
+    return compiled(eager_step(to_compile(objective), optimizer, transformed_gradient), device, small)
 
 
 def compiled(step: Step, device: str, small: bool = False) -> Step:
@@ -132,14 +136,17 @@ def make_step(
     say: Callable[[str], None],
 ) -> tuple[Step, Literal["compiled", "eager"]]:
     """The step of one run, and what runs it; see `choose_step`."""
-    traced = eager_step(objective, optimizer, transformed_gradient)
+
+    def make(objective: Objective, gradient: Gradient) -> Step:
+        return eager_step(objective, optimizer, gradient)
+
     small = is_small(objective.model, len(example[1]))
-    return choose_step(eager_step(objective, optimizer), traced, wanted, example, say, small)
+    return choose_step(make, objective, wanted, example, say, small)
 
 
 def choose_step(
-    eager: Step,
-    traced: Step,
+    make: Callable[[Objective, Gradient], Step],
+    objective: Objective,
     wanted: Literal["auto", "on", "off"],
     example: tuple[TrainState, Tensor, Tensor, int | None],
     say: Callable[[str], None],
@@ -148,8 +155,8 @@ def choose_step(
     """The step and what runs it. Compiling is tried out on a copy of `example`, so a failure costs nothing.
 
     Args:
-        eager: the step where nothing is compiled.
-        traced: the same step, of which a graph can be made.
+        make: makes the step of an objective.
+        objective: the loss.
         wanted: auto falls back to eager, and says so, where torch.compile does not work.
         example: arguments of the first step.
         say: gets the one sentence about falling back.
@@ -159,11 +166,12 @@ def choose_step(
         InputError: `wanted` is "on" and compiling does not work.
     """
     if wanted == "off":
-        return eager, "eager"
+        return make(objective, recorded_gradient), "eager"
     needed = example[1].device.type == "cpu"
     problem = "there is no C++ compiler" if needed and compiler() is None else None
     if problem is None:
         say("compiling the training step; the first time this takes about a minute")
+        traced = make(to_compile(objective), transformed_gradient)
         step = compiled(traced, example[1].device.type, small)
         state, rows, scalars, loops = example
         try:
@@ -178,7 +186,7 @@ def choose_step(
             f"training.compile = 'on': torch.compile does not work here ({problem}); allowed: auto, off."
         )
     say(f"torch.compile does not work here ({problem}): training runs without it, several times slower.")
-    return eager, "eager"
+    return make(objective, recorded_gradient), "eager"
 
 
 def copied(state: TrainState) -> TrainState:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grokscope.models.kernels import memory
+from grokscope.kernels import memory
 from grokscope.training.optim import Tensors, TrainState
 
 COPIERS = 4

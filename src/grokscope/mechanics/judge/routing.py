@@ -178,7 +178,7 @@ def attention_patterns(
     if not sites or not len(tokens_PS):
         return xr.Dataset()
     parts: list[NDArray[np.float32]] = []
-    with reading(model):
+    with reading(model) as model:
         for rows in chunks(len(tokens_PS), batch):
             tokens_BS = torch.from_numpy(tokens_PS[rows].astype(np.int64)).to(device_of(model))
             parts.append(_patterns(model, tokens_BS, sites))
@@ -228,7 +228,7 @@ def _said(
     patches = int(asked_LC.sum()) * positions
     most = probes_per_chunk(model, tokens_PS.shape[1], max(1, patches), 1, budget)
     watch_P = np.zeros(probes, dtype=np.int64)
-    with reading(model):
+    with reading(model) as model:
         for rows in chunks(probes, most):
             base, lent = (
                 all_carries(model, torch.from_numpy(tokens[rows]).to(device_of(model)))

@@ -69,7 +69,7 @@ class Partial:
         self._lent: dict[str, Values] = {}
         self._is_lent_AP = np.zeros((len(self.arms), probes), dtype=bool)
         self.clean_said_P, self.clean_margin_P = np.zeros(probes, np.int64), np.zeros(probes, np.float32)
-        with reading(model):
+        with reading(model) as self.model:
             for rows in chunks(probes, self._most):
                 run = self._run(np.arange(rows.start, rows.stop))
                 said = judge(model, run.end_BD, self.answer_P[rows])

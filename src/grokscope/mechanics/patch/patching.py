@@ -122,7 +122,7 @@ def patch_map(
     donors = max((source.present_PM.shape[1] for source in sources), default=1)
     most = probes_per_chunk(model, tokens_PS.shape[1], int(wanted_LC.sum()), donors, budget)
     answer = model.prefix + answer_position
-    with reading(model):
+    with reading(model) as model:
         for rows in chunks(len(tokens_PS), most):
             tokens_BS = torch.from_numpy(tokens_PS[rows]).to(device_of(model))
             base = record(model, tokens_BS, (site,), answer)
