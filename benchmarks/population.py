@@ -9,8 +9,8 @@ from benchmarks.machine import ceiling
 from benchmarks.shapes import Setup, build, setup, shape
 from benchmarks.steps import as_trained, stepper, variants
 from grokscope.training.data import Batches
-from grokscope.training.stacked import StackedBatches, stack, stacked_buffers, stacked_step
-from grokscope.training.step import Step, compiled, recorded_gradient, to_compile, transformed_gradient
+from grokscope.training.stacked import StackedBatches, stack, stacked_buffers
+from grokscope.training.step import compiled_step, eager_step
 
 MEMBERS = {"cpu": (1, 8, 32), "cuda": (1, 8, 32, 64)}
 """Sizes that are measured."""
@@ -51,12 +51,10 @@ def together(made: Setup, members: int, quick: bool, device: str) -> Callable[[]
     batches = StackedBatches(orders)
     state = stack([made.optimizer.start(model) for model in models])
     buffers = stacked_buffers(models)
-    step: Step
     if variants(quick, device)[-1] == "compiled":
-        traced = stacked_step(to_compile(made.objective), made.optimizer, buffers, transformed_gradient)
-        step = compiled(traced, device)
+        step = compiled_step(made.objective, made.optimizer, buffers=buffers)
     else:
-        step = stacked_step(made.objective, made.optimizer, buffers, recorded_gradient)
+        step = eager_step(made.objective, made.optimizer, buffers=buffers)
     numbers = itertools.count(made.spec.training.warmup)
 
     def ours() -> None:

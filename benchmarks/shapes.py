@@ -12,8 +12,8 @@ from grokscope.runs.files import load_study
 from grokscope.runs.spec import RunSpec
 from grokscope.seeds import Seeds
 from grokscope.spec import merge
+from grokscope.training.cost import examples_flops
 from grokscope.training.data import Batches, TrainingData, training_data
-from grokscope.training.flops import examples_flops
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer, TrainState
 from grokscope.world.corpus import Corpus, build_corpus

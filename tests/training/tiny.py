@@ -12,9 +12,10 @@ from grokscope.models.protocol import Reasoner
 from grokscope.models.spec import LoopedSpec, ModelSpec, RecursiveSpec
 from grokscope.seeds import Seeds
 from grokscope.training.data import TrainingData, training_data
-from grokscope.training.loop import TrainingResult, train
+from grokscope.training.loop import train
 from grokscope.training.spec import OptimizerSpec, TrainingSpec
 from grokscope.training.stops import Interrupted
+from grokscope.training.trainer import TrainingResult
 from grokscope.world import (
     REGIMES,
     Corpus,

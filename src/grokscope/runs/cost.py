@@ -10,9 +10,8 @@ from grokscope.models.build import build_model, count_parameters
 from grokscope.models.flops import evaluation_flops, lens_flops
 from grokscope.models.protocol import Reasoner
 from grokscope.runs.spec import RunSpec, StudySpec
-from grokscope.training.checkpoint import disk_estimate
+from grokscope.training.cost import disk_estimate, examples_flops, update_flops
 from grokscope.training.data import RowLayout
-from grokscope.training.flops import examples_flops, update_flops
 from grokscope.training.schedule import checkpoint_steps
 from grokscope.world.corpus import build_corpus
 from grokscope.world.format import positions

@@ -18,8 +18,8 @@ from grokscope.runs.devices import Device
 from grokscope.runs.estimate_transfers import TransferWork, transfer_work
 from grokscope.runs.measured import Speed
 from grokscope.runs.spec import RunSpec, StudySpec
+from grokscope.training.cost import training_memory
 from grokscope.training.data import training_data
-from grokscope.training.memory import training_memory
 from grokscope.training.schedule import checkpoint_steps, thin
 from grokscope.world.corpus import build_corpus
 from grokscope.world.format import positions
@@ -217,8 +217,7 @@ def run_seconds(spec: RunSpec, speed: Speed, probes: dict[str, int]) -> dict[str
     saves = training.steps // training.resume_every - sum(
         mark % training.resume_every == 0 for mark in marks[1:]
     )
-    fixed, each = speed.look
-    looked = looks(spec, probes)
+    fixed, each = speed.examination
     return {
         "start": speed.start,
         "compile": speed.compile,
@@ -226,15 +225,15 @@ def run_seconds(spec: RunSpec, speed: Speed, probes: dict[str, int]) -> dict[str
         "checkpoints": len(marks) * speed.checkpoint,
         "saves": max(0, saves) * speed.save,
         "diagnosis": speed.diagnosis[0] + len(marks) * speed.diagnosis[1],
-        "verdict": sum(fixed + each * count for count in looked),
+        "verdict": sum(fixed + each * count for count in examinations(spec, probes)),
     }
 
 
 def transfer_seconds(transfer: TransferWork, work: Work, speed: Speed) -> dict[str, float]:
-    """Seconds of a transfer by part. Measured are a base's step, checkpoint and look: a step is taken to grow
-    with its batch, a checkpoint with its probes, and an examination to be a look of the causal verdict. Each
-    worker starts once, and compiles every kind of step once, for all transfers together."""
-    fixed, each = speed.look
+    """Seconds of a transfer by part. Measured are a base's step, checkpoint and examination: a step is taken
+    to grow with its batch, a checkpoint with its probes, and an examination to be one of the causal verdict.
+    Each worker starts once, and compiles every kind of step once, for all transfers together."""
+    fixed, each = speed.examination
     kinds, count = len({one.step_kind for one in work.transfers}), len(work.transfers)
     return {
         "start": speed.start * min(1.0, speed.workers / count),
@@ -243,12 +242,12 @@ def transfer_seconds(transfer: TransferWork, work: Work, speed: Speed) -> dict[s
         "checkpoints": transfer.checkpoints * speed.checkpoint * transfer.probes / sum(work.probes.values()),
         "saves": 0.0,
         "diagnosis": speed.diagnosis[0] + transfer.checkpoints * speed.diagnosis[1],
-        "verdict": sum(fixed + each * count for count in transfer.looks),
+        "verdict": sum(fixed + each * count for count in transfer.examinations),
     }
 
 
-def looks(spec: RunSpec, probes: dict[str, int]) -> list[int]:
-    """Probes of every look of the causal verdict. "moments" counts all of them, reached or not."""
+def examinations(spec: RunSpec, probes: dict[str, int]) -> list[int]:
+    """Probes of every examination of the causal verdict. "moments" counts all of them, reached or not."""
     causal: CausalSpec = spec.causal
     if not causal.enabled:
         return []

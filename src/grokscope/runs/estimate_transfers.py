@@ -9,7 +9,7 @@ from grokscope.runs.transfer import build
 from grokscope.runs.transfer_section import UNTRAINED
 from grokscope.runs.transfer_spec import TransferRunSpec
 from grokscope.spec import digest
-from grokscope.training.checkpoint import disk_estimate
+from grokscope.training.cost import disk_estimate
 from grokscope.training.schedule import checkpoint_steps
 from grokscope.transfer.outcome import OLD_PATH
 from grokscope.world.format import positions
@@ -29,7 +29,7 @@ class TransferWork:
     batch: int
     probes: int
     """At every checkpoint, all sets together."""
-    looks: tuple[int, ...]
+    examinations: tuple[int, ...]
     """Probes of each examination: every mix, and the old queries that show the path."""
     disk: int
     """Bytes at most."""
@@ -79,7 +79,7 @@ def _counted(spec: TransferRunSpec) -> TransferWork:
         checkpoint_flop=checkpoint_flop(model, as_run, new.probes),
         batch=training.batch,
         probes=sum(len(probe_set) for probe_set in new.probes.values()),
-        looks=tuple(min(most, len(new.probes[name])) for name in examined),
+        examinations=tuple(min(most, len(new.probes[name])) for name in examined),
         disk=disk_estimate(model, training)
         + trace_bytes(as_run, new.probes, new.world.vocabulary, len(model.stages)),
         step_kind=digest([training.tree(), spec.model.tree()]),

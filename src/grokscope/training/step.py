@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch._dynamo.types import GuardFilterEntry
-from torch.func import functional_call, grad
+from torch.func import functional_call, grad, vmap
 
 from grokscope.errors import InputError
 from grokscope.kernels.accelerated import accelerated
@@ -22,6 +22,8 @@ from grokscope.native import compiler
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer, Tensors, TrainState
 
+Switch = Literal["auto", "on", "off"]
+"""Whether a step is compiled; auto: where that works."""
 Step = Callable[[TrainState, Tensor, Tensor, int | None], Tensor]
 """(state, rows_BC, scalars, loops) -> loss; the state is changed in place. Of many members at once all but
 `loops` have a leading member axis."""
@@ -48,32 +50,45 @@ def recorded_gradient(loss_of: Loss, params: Tensors) -> tuple[Tensors, Tensor]:
     return dict(zip(leaves, grads, strict=True)), loss.detach()
 
 
-def eager_step(objective: Objective, optimizer: Optimizer, gradient: Gradient = recorded_gradient) -> Step:
-    """A step that writes its result back into the state it was given."""
+def eager_step(
+    objective: Objective,
+    optimizer: Optimizer,
+    gradient: Gradient = recorded_gradient,
+    buffers: Tensors | None = None,
+) -> Step:
+    """A step that writes its result back into the state it was given.
+
+    Args:
+        objective: the loss; its model's weights are not used.
+        optimizer: the update.
+        gradient: how gradients are taken.
+        buffers: of the models of all members, where one step is that of many; None: of one.
+    """
+    update = optimizer.update if buffers is None else vmap(optimizer.update)
 
     def run(state: TrainState, rows_BC: Tensor, scalars: Tensor, loops: int | None) -> Tensor:
-        def loss_of(params: Tensors) -> tuple[Tensor, Tensor]:
-            weights = {f"model.{name}": p for name, p in (state.params | params).items()}
-            loss: Tensor = functional_call(objective, weights, (rows_BC, loops))
-            return loss, loss
+        def loss_of_one(params: Tensors, fixed: Tensors, rows_BC: Tensor) -> Tensor:
+            tensors = {f"model.{name}": tensor for name, tensor in {**fixed, **params}.items()}
+            loss: Tensor = functional_call(objective, tensors, (rows_BC, loops))
+            return loss
 
-        grads, loss = gradient(loss_of, trained(state, optimizer))
-        write_back(state, optimizer.update(state, grads, scalars))
+        def loss_of(params: Tensors) -> tuple[Tensor, Tensor]:
+            if buffers is None:
+                loss = loss_of_one(params, frozen, rows_BC)
+                return loss, loss
+            # A member's parameters are in its own loss only, so the gradient of the sum holds everyone's own.
+            loss_M = vmap(loss_of_one)(params, {**buffers, **frozen}, rows_BC)
+            return loss_M.sum(), loss_M
+
+        frozen = {name: p for name, p in state.params.items() if name in optimizer.frozen}
+        trained = {name: p for name, p in state.params.items() if name not in optimizer.frozen}
+        grads, loss = gradient(loss_of, trained)
+        for old, new in zip(state, update(state, grads, scalars), strict=True):
+            for name, tensor in new.items():
+                old[name].copy_(tensor)
         return loss
 
     return run
-
-
-def trained(state: TrainState, optimizer: Optimizer) -> Tensors:
-    """The parameters that are not frozen."""
-    return {name: p for name, p in state.params.items() if name not in optimizer.frozen}
-
-
-def write_back(state: TrainState, after: TrainState) -> None:
-    """Let a state be what it is after a step."""
-    for old, new in zip(state, after, strict=True):
-        for name, tensor in new.items():
-            old[name].copy_(tensor)
 
 
 def to_compile(objective: Objective) -> Objective:
@@ -82,15 +97,10 @@ def to_compile(objective: Objective) -> Objective:
     return Objective(model, objective.layout, objective.kind, objective.halt_weight)
 
 
-def compiled_step(objective: Objective, optimizer: Optimizer, small: bool = False) -> Step:
-    """The same step as one graph per number of loops; shapes are fixed, rates enter as tensors. `small` as in
-    `compiled`."""
-    device = next(objective.parameters()).device.type
-    return compiled(eager_step(to_compile(objective), optimizer, transformed_gradient), device, small)
-
-
-def compiled(step: Step, device: str, small: bool = False) -> Step:
-    """A step as one graph; its gradient must come by function transform.
+def compiled_step(
+    objective: Objective, optimizer: Optimizer, small: bool = False, buffers: Tensors | None = None
+) -> Step:
+    """The same step as one graph per number of loops; shapes are fixed, rates enter as tensors.
 
     On a CPU the calls between kernels are compiled too: a small step has some 300 of them, and from Python
     they cost it a sixteenth of its time. In a small step (`is_small`) the gradient of a weight is made where
@@ -98,12 +108,12 @@ def compiled(step: Step, device: str, small: bool = False) -> Step:
     it is made of has left the cache. Of a step whose states fit no cache anyway the compiler is right: a
     fifteenth of the reference's.
     """
-    if not isinstance(step, types.FunctionType):
-        raise TypeError("a step must be a plain function")
+    step = eager_step(to_compile(objective), optimizer, transformed_gradient, buffers)
+    assert isinstance(step, types.FunctionType)
     # Graphs are kept per code object, and only so many: every training gets a code object of its own.
     own = types.FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
     options: dict[str, Any] = {"guard_filter_fn": kept_guards, "reorder_for_locality": not small}
-    if device == "cpu":
+    if next(objective.parameters()).device.type == "cpu":
         options["cpp_wrapper"] = True
     graph: Step = torch.compile(own, dynamic=False, fullgraph=True, options=options)
     return graph
@@ -128,52 +138,35 @@ def kept_guards(guards: Sequence[GuardFilterEntry]) -> list[bool]:
     return [guard.name in ("", "loops") for guard in guards]
 
 
-def make_step(
+def choose_step(
     objective: Objective,
     optimizer: Optimizer,
-    wanted: Literal["auto", "on", "off"],
+    wanted: Switch,
     example: tuple[TrainState, Tensor, Tensor, int | None],
     say: Callable[[str], None],
-) -> tuple[Step, Literal["compiled", "eager"]]:
-    """The step of one run, and what runs it; see `choose_step`."""
-
-    def make(objective: Objective, gradient: Gradient) -> Step:
-        return eager_step(objective, optimizer, gradient)
-
-    small = is_small(objective.model, len(example[1]))
-    return choose_step(make, objective, wanted, example, say, small)
-
-
-def choose_step(
-    make: Callable[[Objective, Gradient], Step],
-    objective: Objective,
-    wanted: Literal["auto", "on", "off"],
-    example: tuple[TrainState, Tensor, Tensor, int | None],
-    say: Callable[[str], None],
-    small: bool = False,
+    buffers: Tensors | None = None,
 ) -> tuple[Step, Literal["compiled", "eager"]]:
     """The step and what runs it. Compiling is tried out on a copy of `example`, so a failure costs nothing.
 
     Args:
-        make: makes the step of an objective.
-        objective: the loss.
+        objective, optimizer, buffers: as for `eager_step`.
         wanted: auto falls back to eager, and says so, where torch.compile does not work.
         example: arguments of the first step.
         say: gets the one sentence about falling back.
-        small: as in `compiled`.
 
     Raises:
         InputError: `wanted` is "on" and compiling does not work.
     """
+    eager = eager_step(objective, optimizer, buffers=buffers)
     if wanted == "off":
-        return make(objective, recorded_gradient), "eager"
+        return eager, "eager"
     needed = example[1].device.type == "cpu"
     problem = "there is no C++ compiler" if needed and compiler() is None else None
     if problem is None:
         say("compiling the training step; the first time this takes about a minute")
-        traced = make(to_compile(objective), transformed_gradient)
-        step = compiled(traced, example[1].device.type, small)
         state, rows, scalars, loops = example
+        small = buffers is None and is_small(objective.model, len(rows))
+        step = compiled_step(objective, optimizer, small, buffers)
         try:
             with torch.no_grad():
                 step(copied(state), rows, scalars, loops)
@@ -186,7 +179,7 @@ def choose_step(
             f"training.compile = 'on': torch.compile does not work here ({problem}); allowed: auto, off."
         )
     say(f"torch.compile does not work here ({problem}): training runs without it, several times slower.")
-    return make(objective, recorded_gradient), "eager"
+    return eager, "eager"
 
 
 def copied(state: TrainState) -> TrainState:

@@ -1,4 +1,4 @@
-"""FLOPs of a training step against arithmetic by hand, and against PyTorch's count of a step that runs."""
+"""What a training is said to take, against what can be counted by hand and what one takes that runs."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from grokscope.models.build import build_model
 from grokscope.models.spec import LoopedSpec, RecursiveSpec
+from grokscope.training.cost import disk_estimate, examples_flops, training_memory, update_flops
 from grokscope.training.data import Batches, RowLayout
-from grokscope.training.flops import examples_flops, update_flops
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer
 from grokscope.training.spec import OptimizerSpec, TrainingSpec
@@ -72,3 +72,42 @@ def test_the_reference_step_by_hand() -> None:
     level = 2 * (6 * 21 * 128 * inner + 6 * 128 * 21 * mixing)
     wanted = 512 * ((7 + 3 * 7) * level + 3 * (5 * 2 * 128 * 2207 + 2 * 2 * 128))
     assert examples_flops(model, TrainingSpec(), RowLayout(5, 5)) == wanted
+
+
+@pytest.mark.parametrize("kind", ["looped", "recursive"])
+def test_state_holds_every_tensor_of_the_optimiser_and_gradients(kind: str) -> None:
+    model, spec = tiny.model(kind), tiny.spec()
+    rules = Optimizer(spec, model)
+    sizes = {name: 4 * p.numel() for name, p in model.named_parameters()}
+    moments = [*rules.adamw, *rules.adamw, *rules.muon]
+    wanted = 3 * sum(sizes.values()) + sum(sizes[name] for name in moments)
+    assert training_memory(model, tiny.data(kind), spec).state == wanted
+
+
+def test_activations_grow_with_the_batch_and_with_loops_that_carry_gradient() -> None:
+    looped, recursive = tiny.model("looped"), tiny.model("recursive")
+    one = training_memory(looped, tiny.data("looped"), tiny.spec(batch=8))
+    assert (
+        training_memory(looped, tiny.data("looped"), tiny.spec(batch=16)).activations == 2 * one.activations
+    )
+    deep = training_memory(looped, tiny.data("looped"), tiny.spec(batch=8, loop_choices=(1, 4)))
+    assert deep.activations > 1.5 * one.activations
+    # Only the last outer cycle of a recursive model carries gradient: more of them keep nothing more.
+    few, many = (
+        training_memory(
+            recursive, tiny.data("recursive"), tiny.spec(batch=8, loop_choices=choices)
+        ).activations
+        for choices in ((1,), (3,))
+    )
+    assert few == many
+
+
+@pytest.mark.parametrize("kind", ["looped", "recursive"])
+def test_the_disk_estimate_holds(tmp_path, kind):
+    wanted = {"keep": 5, "steps": 60, "optimizer": OptimizerSpec(kind="adamw", lr=1e-3)}
+    tiny.run(tmp_path, kind, **wanted)
+    taken = sum(p.stat().st_size for p in tmp_path.rglob("*.safetensors"))
+    estimate = disk_estimate(tiny.model(kind), tiny.spec(**wanted))
+    # Beside the numbers themselves there are headers, large against tiny tensors.
+    headers = 4000 * len(list(tmp_path.rglob("*.safetensors")))
+    assert taken - headers < estimate < 2.5 * taken
