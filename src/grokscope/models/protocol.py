@@ -102,6 +102,16 @@ class Reasoner(nn.Module, ABC):
     def write(self, carry: Carry, stage: int, state_BTD: Tensor) -> Carry:
         """The carry at `stage` with the state that `read` shows replaced."""
 
+    def live(self, carry: Carry, stage: int) -> Tensor:
+        """Everything that a pass after `stage` reads of the carry, the input aside: (B, T, X), the parts
+        side by side on the last axis. A model whose carry has several parts that restore each other
+        overrides this; where only one lives on it is what `read` shows."""
+        return self.read(carry, stage)
+
+    def with_live(self, carry: Carry, stage: int, live_BTX: Tensor) -> Carry:
+        """The carry at `stage` with all that `live` shows replaced."""
+        return self.write(carry, stage, live_BTX)
+
     @abstractmethod
     def unembed(self, state_BTD: Tensor) -> Tensor:
         """float32 logits of any state, by exactly what makes the output (final norm included)."""

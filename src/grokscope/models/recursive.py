@@ -197,6 +197,19 @@ class RecursiveModel(Reasoner):
             return carry._replace(z_H_BTD=state_BTD)
         return carry._replace(z_L_BTD=state_BTD)
 
+    def live(self, carry: RecursiveCarry, stage: int) -> Tensor:
+        """z_H and z_L, each of which the next passes restore from the other; after the last commit z_H
+        alone."""
+        if stage == len(self.stages) - 1:
+            return carry.z_H_BTD
+        return torch.cat([carry.z_H_BTD, carry.z_L_BTD], dim=-1)
+
+    def with_live(self, carry: RecursiveCarry, stage: int, live_BTX: Tensor) -> RecursiveCarry:
+        if stage == len(self.stages) - 1:
+            return self.write(carry, stage, live_BTX)
+        z_H_BTD, z_L_BTD = live_BTX.to(self.dtype).chunk(2, dim=-1)
+        return carry._replace(z_H_BTD=z_H_BTD, z_L_BTD=z_L_BTD)
+
     def unembed(self, state_BTD: Tensor) -> Tensor:
         # Of a slice of positions, PyTorch would make one product per row, each with a copy of the weight.
         logits_BTV: Tensor = self.head(state_BTD.contiguous())
