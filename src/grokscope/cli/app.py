@@ -290,7 +290,7 @@ def _import(command: Import) -> int:
 
     imported = import_checkpoint(command.checkpoint, command.config, command.shape)
     save_model(command.out, imported.model, imported.format)
-    print(f"{command.out}: {imported.sentence()}")
+    print(f"{command.out}: {imported.sentence}")
     return 0
 
 

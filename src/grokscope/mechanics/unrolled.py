@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from grokscope.kernels.accelerated import accelerated
 from grokscope.models.protocol import Carry, Reasoner
 from grokscope.models.taps import Tap
 
@@ -33,7 +34,7 @@ def answers(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Said token (P,) and margin (P,) of the clean model."""
     said, margin = [], []
-    with reading(model):
+    with reading(model) as model:
         for rows in chunks(len(tokens_PS), batch):
             tokens_BS = torch.from_numpy(tokens_PS[rows].astype(np.int64)).to(device_of(model))
             state_BD = run_to_end(model, model.start(tokens_BS), 0, model.prefix + answer_position)
@@ -171,15 +172,10 @@ def chunks(size: int, most: int) -> Iterator[slice]:
 
 
 @contextmanager
-def reading(model: Reasoner) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode is put back."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), model.looking():
-            yield
-    finally:
-        model.train(training)
+def reading(model: Reasoner) -> Iterator[Reasoner]:
+    """The model as it is read: its accelerated twin in evaluation mode, and no gradients meanwhile."""
+    with torch.inference_mode():
+        yield accelerated(model).eval()
 
 
 def device_of(model: Reasoner) -> torch.device:

@@ -150,7 +150,7 @@ def _only_kept(
     """(P,) what is said when everything at `stage` but the `kept` positions is the mean over `others`."""
     said = []
     at = model.prefix + answer_position
-    with reading(model):
+    with reading(model) as model:
         for start in range(0, len(tokens_PS), BATCH):
             part = slice(start, start + BATCH)
             own = run_all(model, torch.from_numpy(tokens_PS[part]), until=stage)

@@ -200,7 +200,7 @@ def _read(
     # Both labellings are fitted at once: they differ on the right-hand side alone.
     goal_NX = torch.cat(list(hot.float()), dim=1)
     every = np.concatenate([fitted.tokens_NS, asked.tokens_NS]).astype(np.int64)
-    with reading(model):
+    with reading(model) as model:
         carry = model.start(torch.from_numpy(every).to(device_of(model)))
         for stage in range(1, len(model.stages)):
             carry = step_rows(model, carry, stage)

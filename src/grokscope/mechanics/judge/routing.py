@@ -192,7 +192,7 @@ def attention_patterns(
     if not sites or not len(tokens_PS):
         return xr.Dataset()
     parts: list[NDArray[np.float32]] = []
-    with reading(model):
+    with reading(model) as model:
         for rows in chunks(len(tokens_PS), batch):
             tokens_BS = torch.from_numpy(tokens_PS[rows].astype(np.int64)).to(device_of(model))
             parts.append(_patterns(model, tokens_BS, sites))
@@ -243,7 +243,7 @@ def _said(
     patches = int(asked_LC.sum()) * many
     most = probes_per_chunk(model, tokens_PS.shape[1], max(1, patches), 1, budget)
     at = model.prefix + answer_position
-    with reading(model):
+    with reading(model) as model:
         for rows in chunks(probes, most):
             base, other = (
                 record(model, torch.from_numpy(tokens[rows]).to(device_of(model)), (STATE,), at)

@@ -91,10 +91,10 @@ class PatchMap:
         self._lent: dict[str, Values] = {}
         self._lent_until_AP = np.full((len(self.arms), probes), -1)
         self.clean_said_P, self.clean_margin_P = np.zeros(probes, np.int64), np.zeros(probes, np.float32)
-        with reading(model):
+        with reading(model) as self.model:
             for rows in chunks(probes, self._most):
                 run = self._run(np.arange(rows.start, rows.stop))
-                said = judge(model, run.end_BD, self.watch_P[rows])
+                said = judge(self.model, run.end_BD, self.watch_P[rows])
                 self.clean_said_P[rows], self.clean_margin_P[rows] = said
                 if probes <= self._most:
                     self._base = run

@@ -55,7 +55,7 @@ def all_states(model: Reasoner, encoded: Encoded, batch: int = 1024) -> list[Ten
     """Per stage the states (P, T, D) in float32 on the CPU; 4 L P T D bytes in all."""
     tokens_PS = encoded.tokens_NS.astype(np.int64)
     parts: list[list[Tensor]] = [[] for _ in model.stages]
-    with reading(model):
+    with reading(model) as model:
         for rows in chunks(len(tokens_PS), batch):
             tokens_BS = torch.from_numpy(tokens_PS[rows]).to(device_of(model))
             for stage, state_BTD in enumerate(stage_states(model, tokens_BS)):

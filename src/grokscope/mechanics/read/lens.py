@@ -9,7 +9,6 @@ with the prefix first, V vocabulary, K hops.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grokscope.errors import InputError
-from grokscope.mechanics.unrolled import step_rows
-from grokscope.models.kernels.pieces import readout, reads
+from grokscope.kernels.pieces import readout, reads
+from grokscope.mechanics.unrolled import reading, step_rows
 from grokscope.models.protocol import Reasoner
 from grokscope.world.format import Encoded
 from grokscope.world.probes import ProbeSet
@@ -82,7 +81,7 @@ def lens(
     rank_PCLT, logp_PCLT = np.empty(shape, small), np.empty(shape, np.float32)
     argmax_PLT = np.empty((probes, len(model.stages), positions), small)
     device = next(model.parameters()).device
-    with _reading(model):
+    with reading(model) as model:
         for start in range(0, probes, batch):
             rows = slice(start, start + batch)
             tokens_BS = torch.from_numpy(tokens_PS[rows].astype(np.int64)).to(device)
@@ -201,18 +200,6 @@ def _counted(encoded: Encoded, prefix: int) -> NDArray[np.bool_]:
     given_S = (encoded.tokens_NS == encoded.labels_NS[:, read : read + 1]).all(axis=0)
     given_S[: read + 1] = False
     return np.concatenate([np.ones(prefix, dtype=bool), ~np.logical_or.accumulate(given_S)])
-
-
-@contextmanager
-def _reading(model: Reasoner) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode is put back."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), model.looking():
-            yield
-    finally:
-        model.train(training)
 
 
 def _check(
