@@ -121,7 +121,7 @@ def _way(group: list[Reached], waiting: list[Reached] | None, pairs: bool) -> Wa
         runs=len(group),
         reached=len(clocks),
         added=mean(one.added for one in group),
-        added_per_fact=mean(one.added / one.ood_facts for one in group),
+        added_per_fact=mean(one.added_per_fact for one in group),
         step=step,
         span=(
             min(one.time.by or one.time.until for one in group),
