@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from grokscope.errors import InputError
 from grokscope.files import read_json, vacant, whole, write_json
@@ -18,6 +18,7 @@ from grokscope.models.looped import LoopedModel
 from grokscope.models.protocol import Reasoner
 from grokscope.models.recursive import RecursiveModel
 from grokscope.models.spec import ModelSpec
+from grokscope.models.tensor_file import read_safetensors
 from grokscope.spec import Spec
 from grokscope.world.format import FormatSpec
 
@@ -72,10 +73,7 @@ def load_model(directory: Path, dtype: str = "float32") -> Reasoner:
     path = directory / DESCRIPTION
     said = ModelFile.parse(read_json(path, "model"), str(path))
     weights = directory / WEIGHTS
-    try:
-        tensors = load(weights.read_bytes())
-    except Exception as error:  # damaged in whatever way
-        raise InputError(f"the weights at {weights} cannot be read: {error}.") from None
+    tensors, _ = read_safetensors(weights, "weights file")
     table = tensors.get("token_embedding")
     if table is None or tuple(table.shape) != (said.vocab, said.model.width):
         raise InputError(f"the weights at {weights} do not fit {path}: token_embedding has another shape.")
