@@ -39,6 +39,11 @@ class Reached:
     batch: int
 
     @property
+    def added_per_fact(self) -> float:
+        """Per OOD fact; 0 in a world that has none."""
+        return self.added / self.ood_facts if self.ood_facts else 0.0
+
+    @property
     def known_after(self) -> float:
         """Last step at which it was not there yet."""
         return self.time.until if self.time.by is None else self.time.after
@@ -159,7 +164,7 @@ class Worth:
                     "accuracy_at_end": one.accuracy,
                     "compositions": one.compositions,
                     "added": one.added,
-                    "added_per_ood_fact": one.added / one.ood_facts,
+                    "added_per_ood_fact": one.added_per_fact,
                 }
                 for one in self.runs
             ],

@@ -123,7 +123,7 @@ def _way(group: list[Reached], waiting: list[Reached] | None, pairs: bool) -> Wa
         runs=len(group),
         reached=len(clocks),
         added=mean(one.added for one in group),
-        added_per_fact=mean(one.added / one.ood_facts for one in group),
+        added_per_fact=mean(one.added_per_fact for one in group),
         step=curve.median,
         after=curve.median_after,
         span=(

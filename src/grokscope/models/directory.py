@@ -9,13 +9,14 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from grokscope.errors import InputError
 from grokscope.files import read_json, vacant, whole, write_json
 from grokscope.models.build import build_model
 from grokscope.models.protocol import Reasoner
 from grokscope.models.spec import AnyModel
+from grokscope.models.tensor_file import read_safetensors
 from grokscope.spec import Spec
 from grokscope.world.format import FormatSpec
 
@@ -72,10 +73,7 @@ def load_model(directory: Path, dtype: str = "float32") -> Reasoner:
     path = directory / DESCRIPTION
     said = ModelFile.parse(read_json(path, "model"), str(path))
     weights = directory / WEIGHTS
-    try:
-        tensors = load(weights.read_bytes())
-    except Exception as error:  # damaged in whatever way
-        raise InputError(f"the weights at {weights} cannot be read: {error}.") from None
+    tensors, _ = read_safetensors(weights, "weights file")
     if all(t.shape[:1] != (said.vocab,) for t in tensors.values()):
         raise InputError(f"the weights at {weights} do not fit {path}: none has {said.vocab} rows.")
     model = build_model(said.model, said.vocab, said.positions, said.format, seed=0, dtype=dtype)

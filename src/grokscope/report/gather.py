@@ -98,6 +98,12 @@ def _run(name: str, run: Run, level: float) -> tuple[RunView, list[Row], list[Ro
         notes.append(f"There are no metrics: {error}")
     if accuracies:
         diagnosis = _diagnosis(run, traces, notes)
+        looks, window = len({row["step"] for row in accuracies}), run.spec.diagnosis.window
+        if looks < window:
+            notes.append(
+                f"The run is too short to have an event: it has {looks} of the {window} checkpoints in a row "
+                "at which a level must be held."
+            )
     verdict = run.verdict if diagnosis else None
     curves = [{**key, **row} for row in _curves(accuracies, traces, diagnosis, level)]
     emergence = [{**key, **row} for row in _emergence(traces, diagnosis)] if traces is not None else []

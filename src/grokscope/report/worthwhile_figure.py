@@ -36,7 +36,7 @@ def iso_accuracy(worth: Worth) -> Figure:
 def _level(ax: Axes, worth: Worth, ways: list[Way], color: str, shift: float) -> None:
     level = ways[0].level
     for one in (run for run in worth.runs if run.level == level):
-        x = one.added / one.ood_facts + shift
+        x = one.added_per_fact + shift
         if one.time.by is None:
             at_least = one.known_after * one.step_flop
             ax.plot(x, at_least, marker="^", color=color, markersize=5, fillstyle="none")

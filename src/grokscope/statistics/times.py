@@ -97,12 +97,13 @@ def horizon(*groups: Sequence[Time]) -> float:
 
 
 def restricted(times: Sequence[Time], end: float) -> Floats:
-    """(U,) log2 of the step at which the event was seen, or of the horizon `end` if it was not by then.
+    """(U,) log2 of the step at which the event was seen, or of the horizon `end` if it was not by then; of
+    step 1 for a run that was not looked at beyond step 0.
 
     Their mean is the restricted mean time on a log scale; a difference of 1 is twice as late. Without
     censoring before the horizon, which `horizon` makes sure of, every one of them is known.
     """
-    return np.log2(_capped(times, end))
+    return np.log2(np.maximum(_capped(times, end), 1.0))
 
 
 def seen(times: Sequence[Time], end: float) -> NDArray[np.bool_]:
