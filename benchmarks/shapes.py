@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from grokscope.models.build import build_model
-from grokscope.models.flops import training_flops
 from grokscope.models.protocol import Reasoner
 from grokscope.runs.files import load_study
 from grokscope.runs.spec import RunSpec
 from grokscope.seeds import Seeds
 from grokscope.spec import merge
+from grokscope.training.cost import examples_flops
 from grokscope.training.data import Batches, TrainingData, training_data
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer, TrainState
@@ -74,8 +74,8 @@ class Setup:
     objective: Objective
     optimizer: Optimizer
     state: TrainState
-    flops: int
-    """Of one step, by arithmetic: forward and backward of the matrix products, without the optimiser."""
+    flops: float
+    """Of one step: forward and backward of the matrix products, without the optimiser."""
 
 
 def build(spec: RunSpec, dtype: str | None = None) -> Reasoner:
@@ -94,9 +94,6 @@ def setup(spec: RunSpec) -> Setup:
     model = build(spec)
     objective = Objective(model, batches.layout, spec.training.loss, spec.training.halt_weight)
     optimizer = Optimizer(spec.training, model)
-    per_example = training_flops(
-        spec.model, corpus.world.vocabulary.size, positions(spec.format), spec.format
-    )
     return Setup(
         spec=spec,
         data=data,
@@ -105,5 +102,5 @@ def setup(spec: RunSpec) -> Setup:
         objective=objective,
         optimizer=optimizer,
         state=optimizer.start(model),
-        flops=per_example * spec.training.batch,
+        flops=examples_flops(model, spec.training, batches.layout),
     )

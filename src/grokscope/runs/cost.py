@@ -8,11 +8,10 @@ from pathlib import Path
 from grokscope.mechanics.read.lens import targets
 from grokscope.models.build import build_model, count_parameters
 from grokscope.models.flops import evaluation_flops, lens_flops
-from grokscope.models.spec import RecursiveSpec
+from grokscope.models.protocol import Reasoner
 from grokscope.runs.spec import RunSpec, StudySpec
-from grokscope.training.checkpoint import disk_estimate
-from grokscope.training.flops import examples_flops, update_flops
-from grokscope.training.optim import Optimizer
+from grokscope.training.cost import disk_estimate, examples_flops, update_flops
+from grokscope.training.data import RowLayout
 from grokscope.training.schedule import checkpoint_steps
 from grokscope.world.corpus import build_corpus
 from grokscope.world.format import positions
@@ -50,13 +49,11 @@ def run_cost(spec: RunSpec) -> Cost:
     size = positions(spec.format)
     vocab = corpus.world.vocabulary.size
     model = build_model(spec.model, vocab, size, spec.format, spec.seeds.init, spec.training.dtype)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    examples = examples_flops(spec.training, spec.model, vocab, size, spec.format)
     return Cost(
         parameters=count_parameters(model),
         weights=disk_estimate(model, spec.training),
         traces=trace_bytes(spec, corpus.probes, corpus.world.vocabulary, len(model.stages)),
-        flop=examples + update_flops(Optimizer(spec.training, model), shapes),
+        flop=step_flop(model, spec),
     )
 
 
@@ -80,14 +77,20 @@ def trace_bytes(spec: RunSpec, probes: Mapping[str, ProbeSet], vocabulary: Vocab
     return per_checkpoint * len(checkpoint_steps(spec.training))
 
 
-def look_flop(spec: RunSpec, probes: Mapping[str, ProbeSet], vocab: int) -> int:
+def step_flop(model: Reasoner, spec: RunSpec) -> float:
+    """FLOP of one training step: forward, backward, and the optimiser's matrix products."""
+    examples = examples_flops(model, spec.training, RowLayout.of(spec.format))
+    return examples + update_flops(model, spec.training)
+
+
+def checkpoint_flop(model: Reasoner, spec: RunSpec, probes: Mapping[str, ProbeSet]) -> int:
     """FLOP of one checkpoint: the accuracy of all probes, and the lens (with its own exact match) of those
     that are traced."""
-    most, size = spec.lens.probes_per_set, positions(spec.format)
+    most = spec.lens.probes_per_set
     evaluated = sum(len(one) for one in probes.values())
     traced = sum(len(one) if most is None else min(most, len(one)) for one in probes.values())
-    exact = evaluation_flops(spec.model, vocab, size, spec.format)
-    return evaluated * exact + traced * (exact + lens_flops(spec.model, vocab, size))
+    exact = evaluation_flops(model, RowLayout.of(spec.format).labelled)
+    return evaluated * exact + traced * (exact + lens_flops(model))
 
 
 def disk_sentences(specs: Mapping[str, RunSpec], out: Path) -> list[str]:
@@ -105,8 +108,7 @@ def disk_sentences(specs: Mapping[str, RunSpec], out: Path) -> list[str]:
 
 def order_warning(spec: RunSpec) -> list[str]:
     """A warning if nothing tells the model which token stands where, so that r1 and r2 can be swapped."""
-    sees = spec.format.attention == "causal" or spec.model.positions != "none"
-    if sees or (isinstance(spec.model, RecursiveSpec) and spec.model.mixer):
+    if spec.model.sees_order(spec.format):
         return []
     return [
         "warning: with full attention and model.positions = 'none' the model cannot see the order of the "

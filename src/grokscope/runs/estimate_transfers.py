@@ -3,15 +3,13 @@
 from dataclasses import dataclass
 
 from grokscope.models.build import build_model
-from grokscope.runs.cost import look_flop, trace_bytes
+from grokscope.runs.cost import checkpoint_flop, step_flop, trace_bytes
 from grokscope.runs.spec import StudySpec
 from grokscope.runs.transfer import build
 from grokscope.runs.transfer_section import UNTRAINED
 from grokscope.runs.transfer_spec import TransferRunSpec
 from grokscope.spec import digest
-from grokscope.training.checkpoint import disk_estimate
-from grokscope.training.flops import examples_flops, update_flops
-from grokscope.training.optim import Optimizer
+from grokscope.training.cost import disk_estimate
 from grokscope.training.schedule import checkpoint_steps
 from grokscope.transfer.outcome import OLD_PATH
 from grokscope.world.format import positions
@@ -26,12 +24,12 @@ class TransferWork:
     steps: int
     checkpoints: int
     step_flop: float
-    look_flop: int
+    checkpoint_flop: int
     """One checkpoint."""
     batch: int
     probes: int
     """At every checkpoint, all sets together."""
-    looks: tuple[int, ...]
+    examinations: tuple[int, ...]
     """Probes of each examination: every mix, and the old queries that show the path."""
     disk: int
     """Bytes at most."""
@@ -70,7 +68,6 @@ def _counted(spec: TransferRunSpec) -> TransferWork:
     new, training, fmt = build(spec), spec.training, spec.base.format
     vocab, size = new.world.vocabulary.size, positions(fmt)
     model = build_model(spec.model, vocab, size, fmt, spec.base.seeds.init, training.dtype)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     lens = spec.base.lens.replace(probes_per_set=None)
     as_run = spec.base.replace(training=training.tree(), lens=lens.tree(), model=spec.model.tree())
     most, examined = spec.transfer.examine.probes, [name for name in (*MIXES, OLD_PATH) if name in new.probes]
@@ -78,12 +75,11 @@ def _counted(spec: TransferRunSpec) -> TransferWork:
         name="",
         steps=training.steps,
         checkpoints=len(checkpoint_steps(training)),
-        step_flop=examples_flops(training, spec.model, vocab, size, fmt)
-        + update_flops(Optimizer(training, model), shapes),
-        look_flop=look_flop(as_run, new.probes, vocab),
+        step_flop=step_flop(model, as_run),
+        checkpoint_flop=checkpoint_flop(model, as_run, new.probes),
         batch=training.batch,
         probes=sum(len(probe_set) for probe_set in new.probes.values()),
-        looks=tuple(min(most, len(new.probes[name])) for name in examined),
+        examinations=tuple(min(most, len(new.probes[name])) for name in examined),
         disk=disk_estimate(model, training)
         + trace_bytes(as_run, new.probes, new.world.vocabulary, len(model.stages)),
         step_kind=digest([training.tree(), spec.model.tree()]),

@@ -222,7 +222,11 @@ def open_directory(directory: str | Path) -> "Run | Study | Transfer":
 
 
 def check_fingerprint(directory: Path, fingerprint: str) -> None:
-    """Raise InputError unless the corpus is the one the run in `directory` was started with."""
+    """Raise InputError unless the corpus is the one the run in `directory` was started with, as far as
+    that was
+    noted: a directory may hold spec, manifest, metrics and checkpoints alone."""
+    if not (directory / CORPUS).exists():
+        return
     summary = read_json(directory / CORPUS, "corpus summary")
     before = summary.get("fingerprint") if isinstance(summary, dict) else None
     if before != fingerprint:

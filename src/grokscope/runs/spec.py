@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from grokscope.mechanics.spec import CausalSpec, DiagnosisSpec, LensSpec
-from grokscope.models.spec import LoopedSpec, ModelSpec
+from grokscope.models.spec import AnyModel, LoopedSpec
 from grokscope.runs.transfer_section import StudyTransfers
 from grokscope.seeds import Seed, Seeds
 from grokscope.spec import Spec, digest
@@ -23,7 +23,7 @@ class RunSpec(Spec):
     corpus: CorpusSpec
     regime: Regime
     format: FormatSpec
-    model: ModelSpec
+    model: AnyModel
     training: TrainingSpec
     lens: LensSpec
     diagnosis: DiagnosisSpec
@@ -57,7 +57,7 @@ class StudySpec(Spec):
     """What is shown and what is kept back."""
     format: FormatSpec = FormatSpec()
     """Tokens and labels."""
-    model: ModelSpec = LoopedSpec()
+    model: AnyModel = LoopedSpec()
     """The model."""
     training: TrainingSpec = TrainingSpec()
     """The loop."""

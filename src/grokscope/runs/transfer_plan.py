@@ -7,6 +7,7 @@ from pathlib import Path
 from grokscope.errors import InputError
 from grokscope.files import read_json, safe_name, whole, write_json
 from grokscope.models.build import build_model
+from grokscope.models.protocol import Reasoner
 from grokscope.runs.bases import standing_of, step_of
 from grokscope.runs.directory import DONE, SPEC, check_unlocked, standing
 from grokscope.runs.plan import PlannedRun
@@ -38,15 +39,14 @@ def check_transfers(study: StudySpec) -> None:
         for spec in {digest(spec.transfer.facts.tree()): spec for spec in every}.values():
             build(spec)
         for spec in every:
-            frozen_names(spec.training.freeze, _parameters(spec))
+            frozen_names(spec.training.freeze, _model(spec))
 
 
-def _parameters(spec: TransferRunSpec) -> list[str]:
-    """Names of the parameters of a transfer's model."""
+def _model(spec: TransferRunSpec) -> Reasoner:
+    """A transfer's model."""
     base = spec.base
     vocab = build_world(base.world, base.seeds).vocabulary.size
-    model = build_model(spec.model, vocab, positions(base.format), base.format, base.seeds.init)
-    return [name for name, _ in model.named_parameters()]
+    return build_model(spec.model, vocab, positions(base.format), base.format, base.seeds.init)
 
 
 def plan_transfers(

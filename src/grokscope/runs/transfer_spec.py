@@ -1,6 +1,6 @@
 """A transfer's spec: everything that one fine-tuning depends on, in its directory."""
 
-from grokscope.models.spec import LoopedSpec, RecursiveSpec
+from grokscope.models.spec import ModelSpec
 from grokscope.runs.spec import RunSpec
 from grokscope.spec import Spec, digest
 from grokscope.training.spec import TrainingSpec
@@ -27,7 +27,7 @@ class TransferRunSpec(Spec):
         return digest({"base": self.base.identity, "step": self.step, "transfer": tree})
 
     @property
-    def model(self) -> LoopedSpec | RecursiveSpec:
+    def model(self) -> ModelSpec:
         """The base's model, evaluated with as many loops as the transfer says.
 
         Raises:
@@ -36,8 +36,7 @@ class TransferRunSpec(Spec):
         loops = self.transfer.tuning.inference_loops
         if loops is None:
             return self.base.model
-        field = "inference_loops" if isinstance(self.base.model, LoopedSpec) else "inference_h_cycles"
-        return self.base.model.replace(**{field: loops})
+        return self.base.model.replace(**{self.base.model.INFERENCE_LOOPS: loops})
 
     @property
     def training(self) -> TrainingSpec:

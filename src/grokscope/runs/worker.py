@@ -47,10 +47,12 @@ from grokscope.runs.transfer import is_transfer
 from grokscope.runs.transfer_worker import do_transfer
 from grokscope.training.data import training_data
 from grokscope.training.loop import train
-from grokscope.training.population import Member, Outcome, train_together
+from grokscope.training.member import Member
+from grokscope.training.population import train_together
 from grokscope.training.shared import SharedSteps
 from grokscope.training.sinks import make_sinks
 from grokscope.training.stops import Diverged, Interrupted
+from grokscope.training.trainer import Outcome
 from grokscope.world.corpus import Corpus, build_corpus
 from grokscope.world.format import encode, positions
 from grokscope.world.graph import build_world

@@ -17,12 +17,13 @@ from grokscope.mechanics.spec import LensSpec
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import Seeds, generator
 from grokscope.training.data import TrainingData
-from grokscope.training.loop import TrainingResult, train
-from grokscope.training.observer import Observer
+from grokscope.training.loop import train
+from grokscope.training.member import Observer
 from grokscope.training.progress import Report
 from grokscope.training.shared import SharedSteps
 from grokscope.training.sinks import Sink
 from grokscope.training.spec import TrainingSpec
+from grokscope.training.trainer import TrainingResult
 from grokscope.transfer.spec import TransferSpec
 from grokscope.world.arrays import IntArray
 from grokscope.world.format import FormatSpec, encode

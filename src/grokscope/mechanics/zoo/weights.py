@@ -22,7 +22,7 @@ from grokscope.models.build import build_model
 from grokscope.models.looped import LoopedModel
 from grokscope.models.protocol import Reasoner
 from grokscope.models.recursive import POSITION_SCALE, RecursiveModel
-from grokscope.models.spec import LoopedSpec, RecursiveSpec
+from grokscope.models.spec import LoopedSpec, ModelSpec, RecursiveSpec
 from grokscope.world.format import FormatSpec
 from grokscope.world.vocabulary import Vocabulary
 
@@ -93,9 +93,7 @@ def write_model(
     return model.eval().requires_grad_(False)
 
 
-def _spec(
-    body: Body, width: int, heads: int, inner: int, loops: int, prefix: int
-) -> LoopedSpec | RecursiveSpec:
+def _spec(body: Body, width: int, heads: int, inner: int, loops: int, prefix: int) -> ModelSpec:
     if body in ("trm", "registers"):
         inner = -(-inner // INNER_UNIT) * INNER_UNIT
         return RecursiveSpec(
