@@ -159,7 +159,7 @@ def build_new_facts(corpus: Corpus, spec: NewFactsSpec, seeds: Seeds) -> NewFact
             + [part for name, one in probes.items() for part in (name, one.id_P)]
         ),
     )
-    check_new_facts(out)
+    check_new_facts(world, new_F, retained_F, out.retained, out.taught, probes)
     return out
 
 
