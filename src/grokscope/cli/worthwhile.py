@@ -55,7 +55,7 @@ def _price(command: Price) -> int:
     from grokscope.findings.price import ENDS, HEADS, cells, ends, prices, rows, rung_table, rungs, table
     from grokscope.findings.ways import ENOUGH
     from grokscope.report.printed import print_table
-    from grokscope.runs.run import Study, open_directory
+    from grokscope.runs.study import Study, open_directory
 
     study = open_directory(command.directory)
     if not isinstance(study, Study):
@@ -88,7 +88,7 @@ def _worthwhile(command: Worthwhile) -> int:
     from grokscope.findings.worthwhile import worthwhile
     from grokscope.findings.worthwhile_text import HEADS, rows, sentences
     from grokscope.report.printed import print_table
-    from grokscope.runs.run import Study, open_directory
+    from grokscope.runs.study import Study, open_directory
 
     share = UTILISATION if command.utilisation is None else command.utilisation
     if not 0 < share <= 1:

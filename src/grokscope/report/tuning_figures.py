@@ -14,7 +14,7 @@ from grokscope.mechanics.read.rates import found_anywhere
 from grokscope.report import style
 from grokscope.report.figures import median_over_seeds
 from grokscope.report.style import Pen
-from grokscope.runs.run import Study
+from grokscope.runs.study import Study
 from grokscope.world.probes import MIXES
 
 SCHEMA: dict[str, Any] = {
@@ -46,7 +46,7 @@ def tuning_curves(study: Study) -> pl.DataFrame:
         key = {
             "run": name,
             "base": base,
-            "seed": int(result.base.run.rpartition("-s")[2]),
+            "seed": one.spec.base.seed,
             "last": result.step,
         }
         for mix in [mix for mix in MIXES if f"exact.{mix}" in curves.columns]:

@@ -16,8 +16,9 @@ from grokscope.runs.causal import MOMENTS
 from grokscope.runs.cost import costs, look_flop
 from grokscope.runs.devices import Device
 from grokscope.runs.estimate_transfers import TransferWork, transfer_work
+from grokscope.runs.job import RunSpec
 from grokscope.runs.measured import Speed
-from grokscope.runs.spec import RunSpec, StudySpec
+from grokscope.runs.spec import StudySpec
 from grokscope.training.data import training_data
 from grokscope.training.memory import training_memory
 from grokscope.training.schedule import checkpoint_steps, thin

@@ -13,7 +13,7 @@ from typing import Any
 
 from grokscope.errors import InputError
 from grokscope.files import write_json
-from grokscope.runs.spec import RunSpec
+from grokscope.runs.job import RunSpec
 
 MODULE = "grokscope.runs.stopwatch"
 

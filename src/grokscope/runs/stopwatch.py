@@ -27,7 +27,7 @@ from grokscope.mechanics.patch.interchange import Setting
 from grokscope.mechanics.read.traces import TraceWriter, open_traces
 from grokscope.models.build import build_model
 from grokscope.runs.directory import TRACES
-from grokscope.runs.spec import RunSpec
+from grokscope.runs.job import RunSpec
 from grokscope.training.data import Batches, loops_at, training_data
 from grokscope.training.keeper import Keeper
 from grokscope.training.loss import Objective
