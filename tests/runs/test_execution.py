@@ -23,6 +23,10 @@ from grokscope.runs.plan import start_order
 from grokscope.runs.spec import StudySpec
 from grokscope.runs.study import Study
 from grokscope.runs.summary import summary_rows
+from grokscope.seeds import Seeds
+from grokscope.world.corpus import Corpus, build_corpus
+from grokscope.world.graph import World
+from grokscope.world.spec import CorpusSpec, Regime
 from tests.runs.tiny import begun, do_here, plan_runs
 
 TINY = """
@@ -111,6 +115,25 @@ def test_a_study_ends_with_every_run_finished_and_diagnosed(study: StudySpec, wh
         assert run.metrics["step"].to_list() == [0, 5, 10, 12, 14, 17, 20, 24, 28, 30]
         assert run.traces["step"].values.tolist() == run.steps == run.metrics["step"].to_list()
     assert [row[0] for row in summary_rows(done)] == list(done.runs)
+
+
+def test_a_process_builds_a_corpus_once(
+    study: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker for training, diagnosis and verdict; the parent of a study for all that it says."""
+    built: list[str] = []
+
+    def build(world: World, spec: CorpusSpec, regime: Regime, seeds: Seeds) -> Corpus:
+        built.append(regime.name)
+        return build_corpus(world, spec, regime, seeds)
+
+    monkeypatch.setattr("grokscope.runs.setup.build_corpus", build)
+    (first, _) = begun(study, tmp_path)
+    do_here(first.directory)
+    assert built == ["natural"]
+    built.clear()
+    run_study(study, tmp_path, workers=1, threads=1, say=lambda _: None)
+    assert built == ["natural"]
 
 
 def test_a_killed_study_ends_with_the_same_bytes(study: StudySpec, whole: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import grokscope
 from grokscope import cli
 from grokscope.errors import InputError
 from grokscope.runs.bases import standing_of, step_of
-from grokscope.runs.directory import DONE, SPEC
+from grokscope.runs.directory import CORPUS, DONE, SPEC, place_of
 from grokscope.runs.execute import run_study
 from grokscope.runs.files import load_study, parse_study
 from grokscope.runs.open import Transfer
@@ -119,6 +119,35 @@ def test_killed_transfers_end_with_the_same_bytes(
     assert contents(out) == contents(whole)
     run_study(study, out, workers=2, threads=1, say=said.append)
     assert said[-1] == "untrained-s0: done"
+
+
+def test_jobs_from_before_their_names_were_recorded_are_the_same(
+    study: StudySpec, whole: Path, tmp_path: Path
+) -> None:
+    """Seed, moment and variant stood in names of directories alone, and no world's fingerprint was kept."""
+    out = Path(shutil.copytree(whole, tmp_path / "old"))
+    for spec in out.rglob(SPEC):
+        tree = json.loads(spec.read_text())
+        for place in (tree, tree.get("base", {})):
+            for name in ("seed", "moment", "variant"):
+                place.pop(name, None)
+        spec.write_text(json.dumps(tree))
+    for path in out.rglob(CORPUS):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "world": None}))
+    now, old = Study.open(whole), Study.open(out)
+    for one, other in ((now.runs, old.runs), (now.transfers, old.transfers)):
+        assert list(other) == list(one)
+        for name, job in other.items():
+            assert (job.name, job.spec, job.world_fingerprint) == (
+                name,
+                one[name].spec,
+                one[name].world_fingerprint,
+            )
+    assert {one.action for one in [*plan(old.run_jobs), *plan(old.transfer_jobs)]} == {"skip"}
+    variant = old.transfers["untrained-s0"].spec.model_copy(update={"variant": "deep_k2"})
+    moved = place_of(tmp_path, variant)
+    shutil.copytree(old.transfers["untrained-s0"].directory, moved)
+    assert Transfer.open(moved).name == "untrained-s0-deep_k2"
 
 
 def test_a_base_may_go_away(study: StudySpec, trained: Path, tmp_path: Path) -> None:

@@ -29,9 +29,9 @@ def tiny_study(**changes: Any) -> StudySpec:
 
 def trained(study: StudySpec, out: Path, *names: str) -> list[Path]:
     """Plan a study in a folder and make its runs, or those of some names; the runs' folders."""
-    planned = [one for one in begun(study, out) if not names or one.name in names]
+    planned = begun(study, out, *names)
     for one in planned:
-        do_here(one.directory)
+        do_here(one.directory, None)
     return [one.directory for one in planned]
 
 
@@ -40,9 +40,9 @@ def plan_runs(study: StudySpec, out: Path) -> list[Planned]:
     return plan(Study(out, study).run_jobs)
 
 
-def begun(study: StudySpec, out: Path) -> list[Planned]:
-    """The same, with all that a worker needs in their folders."""
-    planned = plan_runs(study, out)
+def begun(study: StudySpec, out: Path, *names: str) -> list[Planned]:
+    """The same, of some names or all, with what a worker needs in their folders."""
+    planned = [one for one in plan_runs(study, out) if not names or one.name in names]
     prepare(Study(out, study), planned)
     return planned
 

@@ -75,8 +75,9 @@ class Measured:
 def measured(study: Study) -> tuple[list[Measured], list[str]]:
     """All finished runs in the study's order, and sentences on what is missing."""
     found, missing, unfinished, notes = [], list[str](), list[str](), list[str]()
+    runs = study.runs
     for name in study.spec.expand():
-        run = study.runs.get(name)
+        run = runs.get(name)
         if run is None:
             missing.append(name)
         elif run.diagnosis is None:

@@ -105,7 +105,7 @@ def _run(run: Run, level: float) -> tuple[RunView, list[Row], list[Row], list[Ro
         verdict=verdict,
         answer_position=answer_position(run) if verdict else 0,
         reason=diagnosis.reason if diagnosis else "",
-        spec=run.spec.tree(),
+        spec=run.spec.model_dump(mode="json", exclude={"seed"}),  # it is told with the run
         manifest=_manifest(run, notes),
         notes=tuple(notes),
         **_numbers(diagnosis),

@@ -91,33 +91,30 @@ def run_study(
     check_folder(out)
     asked = Study(out, study)
     planned = plan(asked.run_jobs)
-    first = asked.run_jobs[0].setup
-    _check_transfers(study, first)
+    # Of the last seed; which regime makes no difference to the probes.
+    sample = RunSetup(asked.run_jobs[-len(study.regimes)].spec)
+    _check_transfers(study, sample)
     for name, count in (("workers", workers), ("threads", threads)):
         if count is not None and count < 1:
             raise InputError(f"{name} = {count}: allowed is at least 1.")
     together = groups(start_order(planned), population)
-    for run in planned:
-        say(_opening_line(run))
+    _announce(planned, say)
     prepare(asked, planned)
     left = {run.name for run in planned if run.steps_left}
     specs = {name: spec for name, spec in study.expand().items() if name in left}
-    for sentence in disk_sentences(specs, out, first):
+    for sentence in disk_sentences(specs, out, sample):
         say(sentence)
     failed = _work(planned, together, workers, threads, console)
-    asked = Study.open(out)
     if study.transfer is not None:
+        planned = plan(asked.transfer_jobs)
         for name, reason in asked.transfers_missing.items():
             say(f"{name}: no transfer: {reason}")
-        planned = plan(asked.transfer_jobs)
-        for transfer in planned:
-            say(_opening_line(transfer))
+        _announce(planned, say)
         prepare(asked, planned)
         failed |= _work(planned, [[one] for one in start_order(planned)], workers, threads, console)
-    done = Study.open(out)
     if failed:
-        raise RunsFailed(done, failed)
-    return done
+        raise RunsFailed(asked, failed)
+    return asked
 
 
 def _check_transfers(study: StudySpec, base: RunSetup) -> None:
@@ -168,15 +165,17 @@ def _work(
     return {name: result for name, result in results.items() if result != "done"}
 
 
-def _opening_line(run: Planned) -> str:
-    what = {
-        "start": f"new, {run.spec.training.steps} steps",
-        "resume": f"resumes at step {run.step} of {run.spec.training.steps}",
-        "extend": f"finished at step {run.step}, continues to {run.spec.training.steps}",
-        "diagnose": "trained; diagnosed, and its causal verdict made",
-        "skip": "done",
-    }[run.action]
-    return f"{run.name}: {what}" + (f"; {run.note}" if run.note else "")
+def _announce(planned: list[Planned], say: Callable[[str], None]) -> None:
+    for one in planned:
+        steps = one.spec.training.steps
+        what = {
+            "start": f"new, {steps} steps",
+            "resume": f"resumes at step {one.step} of {steps}",
+            "extend": f"finished at step {one.step}, continues to {steps}",
+            "diagnose": "trained; diagnosed, and its causal verdict made",
+            "skip": "done",
+        }[one.action]
+        say(f"{one.name}: {what}" + (f"; {one.note}" if one.note else ""))
 
 
 class _Worker:

@@ -76,7 +76,7 @@ def _plan(job: Run | Transfer) -> Planned:
     if now.step > spec.training.steps:
         raise InputError(
             f"{spec.STEPS} = {spec.training.steps}: {spec.KIND} {job.directory.name} already has {now.step} "
-            f"steps; allowed is at least {now.step}, or another --out for a shorter one."
+            f"steps; allowed is at least {now.step}, or another --out for a shorter {spec.KIND}."
         )
     if now.state == "interrupted":
         return Planned(job, "resume", now.step)
@@ -104,8 +104,9 @@ def _is_concluded(job: Run | Transfer, now: Standing) -> bool:
 def prepare(study: Study, planned: Sequence[Planned]) -> None:
     """Write the study, and for every job that is to be worked on all that a worker needs."""
     write_json(study.directory / STUDY, study.spec.tree())
+    bases = study.runs if any(isinstance(one.job, Transfer) for one in planned) else {}
     for one in planned:
-        prepare_job(one, study.runs[one.job.spec.base.name] if isinstance(one.job, Transfer) else None)
+        prepare_job(one, bases[one.job.spec.base.name] if isinstance(one.job, Transfer) else None)
 
 
 def prepare_job(planned: Planned, run: Run | None = None) -> None:

@@ -1,6 +1,6 @@
 """A study's directory: which jobs it is made of, and those of them that have begun."""
 
-from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 from grokscope.errors import InputError
@@ -11,7 +11,7 @@ from grokscope.runs.spec import StudySpec
 
 
 class Study:
-    """The spec a study was last run with, and what its directory held when it was first asked."""
+    """The spec a study was last run with, and what its directory holds whenever it is asked."""
 
     def __init__(self, directory: Path, spec: StudySpec) -> None:
         self.directory, self.spec = directory, spec
@@ -34,12 +34,12 @@ class Study:
     def name(self) -> str:
         return self.spec.name
 
-    @cached_property
+    @property
     def run_jobs(self) -> list[Run]:
         """All runs, as the study asks for them now."""
         return [Run(place_of(self.directory, spec), spec) for spec in self.spec.expand().values()]
 
-    @cached_property
+    @property
     def runs(self) -> dict[str, Run]:
         """The runs that have been started, by name, as they were asked for when they were."""
         return {job.name: Run.open(job.directory) for job in self.run_jobs if job.begun}
@@ -54,30 +54,29 @@ class Study:
         """Transfers that cannot be made (yet), by name, each with the reason as a sentence."""
         return self._transfer_jobs[1]
 
-    @cached_property
+    @property
     def transfers(self) -> dict[str, Transfer]:
         """The transfers that have been started, by name: `<regime>-s<seed>-<moment>`, or `untrained-s<seed>`,
         then the variant."""
         return {job.name: Transfer.open(job.directory) for job in self.transfer_jobs if job.begun}
 
-    @cached_property
+    @property
     def _transfer_jobs(self) -> tuple[list[Transfer], dict[str, str]]:
         from grokscope.runs.bases import step_of  # imported here: opening a study stays light
 
-        jobs, missing = [], {}
-        steps: dict[tuple[str, str], int | None] = {}
-        for spec in self.spec.expand_transfers():
-            run, base = self.runs.get(spec.base.name), (spec.base.name, spec.moment)
-            if base not in steps:
-                try:
-                    if run is None:
-                        raise InputError(f"run {spec.base.name} has not been started.")
-                    steps[base] = step_of(run, spec.moment)
-                except InputError as error:
-                    steps[base] = None
-                    missing[spec.base_name] = str(error)
-            if run is not None and steps[base] is not None:
-                spec = spec.model_copy(update={"base": run.spec, "step": steps[base]})
+        runs, jobs, missing = self.runs, [], {}
+        for name, variants in groupby(self.spec.expand_transfers(), key=lambda spec: spec.base_name):
+            specs = list(variants)
+            base, moment = specs[0].base.name, specs[0].moment
+            try:
+                if base not in runs:
+                    raise InputError(f"run {base} has not been started.")
+                step = step_of(runs[base], moment)
+            except InputError as error:
+                missing[name] = str(error)
+                continue
+            for spec in specs:
+                spec = spec.model_copy(update={"base": runs[base].spec, "step": step})
                 jobs.append(Transfer(place_of(self.directory / TRANSFERS, spec), spec))
         return jobs, missing
 
