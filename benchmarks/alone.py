@@ -75,7 +75,7 @@ def _command(arguments: Sequence[str]) -> list[str]:
 def _step(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.shapes import setup, shape
     from benchmarks.steps import as_trained, stepper
-    from grokscope.models.kernels.library import plainly
+    from grokscope.kernels.library import plainly
 
     with ExitStack() as stack:
         stack.enter_context(as_trained(options.threads, "cpu", options.give_back))

@@ -23,6 +23,7 @@ from grokscope.mechanics.read.rates import found_anywhere
 from grokscope.mechanics.unrolled import STATE
 from grokscope.mechanics.zoo import Wired
 from grokscope.mechanics.zoo.members import PROBES
+from grokscope.statistics.estimate import numbers
 from grokscope.world.corpus import Corpus
 from grokscope.world.format import encode
 from grokscope.world.probes import ProbeSet
@@ -80,8 +81,9 @@ def measure(wired: Wired, seed: int, every: bool = True) -> Row:
         row |= _traced(wired, probe_set, setting)
         for arm in ("bridge", "centroid"):
             rates = found.arms.get(arm)
-            row[f"iia_{arm}"] = rates.rate if rates else np.nan
-            row[f"iia_{arm}_unconditioned"] = rates.unconditioned if rates else np.nan
+            row[f"iia_{arm}"] = rates.rate.value if rates and rates.rate else np.nan
+            free = rates.unconditioned if rates else None
+            row[f"iia_{arm}_unconditioned"] = np.nan if free is None else free
     return row | _shared(wired, found, truth_P, every)
 
 
@@ -136,12 +138,12 @@ def _shared(wired: Wired, found: Examined, truth_P: np.ndarray, every: bool) -> 
     row |= dict.fromkeys(ABLATION_KEYS, np.nan if every else None)
     if share.rate is not None and share.by_argmax is not None:
         rate = share.rate
-        row |= {"share": rate.value, "low": rate.low, "high": rate.high, "width": rate.high - rate.low}
+        row |= numbers(rate, "share") | {"width": rate.high - rate.low}
         row |= {"share_argmax": share.by_argmax.value, "drop": float(share.drop_U.mean())}
         if wired.mechanism == "redundant":
             row["part"] = 1 - float(share.rest_U.mean())
         else:
-            row["covers"] = float(rate.low <= wired.share <= rate.high)
+            row["covers"] = float(rate.holds(wired.share))
             row["share_agrees"] = float(((share.through_U > HALF) == truth_P[share.probe_U]).mean())
         if wired.reading is not None:
             stage, column = wired.reading

@@ -32,7 +32,7 @@ def lens_loop(model: Reasoner, tokens_PS: IntArray, target_PC: IntArray) -> list
             carry = model.start(torch.from_numpy(tokens_S[None].astype("int64")))
             for stage in range(len(model.stages)):
                 carry = model.step(carry, stage) if stage else carry
-                logits_SV = model.unembed(model.read(carry, stage)[:, model.prefix :])[0]
+                logits_SV = model.unembed(model.read(carry, stage))[0]
                 logp_SV = F.log_softmax(logits_SV, dim=-1)
                 for token in target_C.tolist():
                     rank_S = (logits_SV > logits_SV[:, token : token + 1]).sum(-1)
@@ -55,8 +55,8 @@ def interchange_loop(
             for stage in range(len(model.stages)):
                 carry = model.step(carry, stage) if stage else carry
                 for place in range(model.prefix, model.prefix + len(tokens_S)):
-                    state_11D = model.read(carry, stage)[:, place : place + 1]
-                    patch = Intervention("replace", model.sites(stage)[0], stage, (place,), state_11D)
+                    live_11X = model.live(carry, stage)[:, place : place + 1]
+                    patch = Intervention("replace", "state", stage, (place,), live_11X)
                     answered.append(intervene(model, base_1S, [patch])[0, position])
     return answered
 

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import grokscope
 from benchmarks.clock import take_time
-from grokscope.models.kernels.library import plainly
-from grokscope.models.products import by_onednn, linear
+from grokscope.kernels.library import plainly
+from grokscope.kernels.products import by_onednn, linear
 from grokscope.training.manifest import compiler_version, cpu_capability
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

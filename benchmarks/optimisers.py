@@ -12,6 +12,7 @@ recipes in turn, compiled if they were trained so, one thread.
 import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 
 from benchmarks.clock import take_turns
@@ -96,7 +97,7 @@ def _line(
         return [reached(name, run, level, probe_set, step_flop(run.setup)) for name, run in some.items()]
 
     times = [when(runs, level) for level in LEVELS]
-    middle = kaplan_meier([one.time for one in times[-1]]).median.by
+    middle = kaplan_meier([one.time for one in times[-1]]).median.value
     last = max(one.time.until for one in times[-1])
     found = Counter(run.verdict.verdict for run in runs.values() if run.verdict is not None)
     return [
@@ -104,7 +105,7 @@ def _line(
         str(len(runs)),
         "-" if step is None else f"{step * 1e3:.1f} ms",
         *(_steps(level) for level in times),
-        "-" if step is None else f"{'> ' if middle is None else ''}{(middle or last) * step:.0f}",
+        "-" if step is None else f"{'> ' if middle == inf else ''}{min(middle, last) * step:.0f}",
         _against(compared(times[-1], when(base, LEVELS[-1]), pairs)) if base else "",
         ", ".join(f"{name} {count}" for name, count in found.items()) or "none made",
     ]
@@ -112,9 +113,9 @@ def _line(
 
 def _steps(runs: Sequence[Reached]) -> str:
     """Median, how many got there, and their span."""
-    middle = kaplan_meier([one.time for one in runs]).median.by
+    middle = kaplan_meier([one.time for one in runs]).median.value
     got = sorted(one.time.by for one in runs if one.time.by is not None)
-    said = f"> {max(one.time.until for one in runs):.0f}" if middle is None else f"{middle:.0f}"
+    said = f"> {max(one.time.until for one in runs):.0f}" if middle == inf else f"{middle:.0f}"
     span = f"; {got[0]:.0f} to {got[-1]:.0f}" if got else ""
     return f"{said} ({len(got)} of {len(runs)}{span})"
 
@@ -123,9 +124,10 @@ def _against(found: Against) -> str:
     """`compared` has the recipe as what waits: its factor is how many times the steps it takes."""
     if found.factor is None:
         return "cannot tell"
-    bounds = f"{found.low:.2f} to {found.high:.2f}, " if found.low and found.high else ""
+    value, low, high = found.factor.value, found.factor.low, found.factor.high
+    bounds = f"{low:.2f} to {high:.2f}, " if low > 0 and high < inf else ""
     kind = "" if found.kind == "ratio" else f"{found.kind} "
-    return f"{kind}{found.factor:.2f} ({bounds}p = {found.p_value:.2g}, n = {found.runs[0]})"
+    return f"{kind}{value:.2f} ({bounds}p = {found.p_value:.2g}, n = {found.runs[0]})"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,8 +9,8 @@ from benchmarks.machine import ceiling
 from benchmarks.shapes import Setup, build, setup, shape
 from benchmarks.steps import as_trained, stepper, variants
 from grokscope.training.data import Batches
-from grokscope.training.stacked import StackedBatches, stack, stacked_buffers, stacked_step
-from grokscope.training.step import Step, compiled
+from grokscope.training.stacked import StackedBatches, stack, stacked_buffers
+from grokscope.training.step import compiled_step, eager_step
 
 MEMBERS = {"cpu": (1, 8, 32), "cuda": (1, 8, 32, 64)}
 """Sizes that are measured."""
@@ -50,9 +50,11 @@ def together(made: Setup, members: int, quick: bool, device: str) -> Callable[[]
     orders = [Batches(made.data, made.batches.batch, n, device) for n in range(members)]
     batches = StackedBatches(orders)
     state = stack([made.optimizer.start(model) for model in models])
-    compile_it = variants(quick, device)[-1] == "compiled"
-    step: Step = stacked_step(made.objective, made.optimizer, stacked_buffers(models), compile_it)
-    step = compiled(step, device) if compile_it else step
+    buffers = stacked_buffers(models)
+    if variants(quick, device)[-1] == "compiled":
+        step = compiled_step(made.objective, made.optimizer, buffers=buffers)
+    else:
+        step = eager_step(made.objective, made.optimizer, buffers=buffers)
     numbers = itertools.count(made.spec.training.warmup)
 
     def ours() -> None:

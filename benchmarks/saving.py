@@ -9,6 +9,7 @@ import torch
 from benchmarks.clock import take_part, take_time
 from grokscope.models.build import build_model, count_parameters
 from grokscope.models.spec import LoopedSpec
+from grokscope.seeds import Seeds
 from grokscope.training.checkpoint import (
     Progress,
     load_state,
@@ -17,7 +18,9 @@ from grokscope.training.checkpoint import (
     save_state,
     save_weights,
 )
+from grokscope.training.data import TrainingData
 from grokscope.training.keeper import Keeper
+from grokscope.training.member import Member
 from grokscope.training.optim import Optimizer
 from grokscope.training.spec import TrainingSpec
 from grokscope.world.format import FormatSpec
@@ -38,7 +41,9 @@ def saving(quick: bool) -> list[dict[str, Any]]:
     state, rounds = Optimizer(spec, model).start(model), 2 if quick else 9
     with tempfile.TemporaryDirectory() as folder:
         directory, file = Path(folder), Path(folder) / "weights.safetensors"
-        keeper = Keeper(model, {}, spec, directory, (), (), state, torch.zeros(2, dtype=torch.float64), 1.0)
+        none = torch.zeros(0, 5, dtype=torch.int32)
+        member = Member(model, TrainingData(none, none), {}, spec, Seeds(), directory)
+        keeper = Keeper(member, state, torch.zeros(2, dtype=torch.float64), 1.0)
 
         def onwards(save: str) -> None:
             keeper.step += 1

@@ -6,16 +6,15 @@ from typing import Any
 
 import torch
 
-from grokscope.models.flops import training_flops
 from grokscope.models.protocol import Reasoner
 from grokscope.runs.files import load_study
 from grokscope.runs.job import RunSpec
 from grokscope.runs.setup import RunSetup
 from grokscope.spec import merge
+from grokscope.training.cost import examples_flops
 from grokscope.training.data import Batches, TrainingData
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer, TrainState
-from grokscope.world.format import positions
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "reference": ("paper", {"model": {"width": 128}}),
@@ -66,8 +65,8 @@ class Setup:
     objective: Objective
     optimizer: Optimizer
     state: TrainState
-    flops: int
-    """Of one step, by arithmetic: forward and backward of the matrix products, without the optimiser."""
+    flops: float
+    """Of one step: forward and backward of the matrix products, without the optimiser."""
 
 
 def build(spec: RunSpec, dtype: str | None = None) -> Reasoner:
@@ -78,12 +77,11 @@ def build(spec: RunSpec, dtype: str | None = None) -> Reasoner:
 def setup(spec: RunSpec) -> Setup:
     """Data, model and optimiser of a spec, with the initial state."""
     made = built(spec)
-    data, vocab = made.data, made.world.vocabulary.size
+    data = made.data
     batches = Batches(data, spec.training.batch, spec.seeds.order, torch.device(spec.training.device))
     model = build(spec)
     objective = Objective(model, batches.layout, spec.training.loss, spec.training.halt_weight)
     optimizer = Optimizer(spec.training, model)
-    per_example = training_flops(spec.model, vocab, positions(spec.format), spec.format)
     return Setup(
         spec=spec,
         data=data,
@@ -92,5 +90,5 @@ def setup(spec: RunSpec) -> Setup:
         objective=objective,
         optimizer=optimizer,
         state=optimizer.start(model),
-        flops=per_example * spec.training.batch,
+        flops=examples_flops(model, spec.training, batches.layout),
     )

@@ -19,7 +19,7 @@ from benchmarks import machine
 from benchmarks.simulated import PROBES, Accuracy, Course, grid_of
 from grokscope.files import whole, write_text
 from grokscope.seeds import generator
-from grokscope.statistics.exact import Effect, difference, equivalence
+from grokscope.statistics.exact import difference, equivalence
 from grokscope.statistics.multiple import holm
 from grokscope.statistics.rates import over_runs
 from grokscope.statistics.times import Time, compare_times, kaplan_meier, log_rank
@@ -48,10 +48,10 @@ def rates(rng: np.random.Generator) -> Iterator[Hit]:
         every = accuracy.draw(rng, 8)
         for runs in (3, 6, 8):
             found = over_runs(every[:runs], [str(u) for u in range(runs)])
-            yield "rate over runs", case, runs, COVER, found.low <= accuracy.truth <= found.high
+            yield "rate over runs", case, runs, COVER, found.holds(accuracy.truth)
     accuracy = ACCURACIES["0.9 right"]
     found = over_runs(accuracy.draw(rng, 8, shared=True), ["one"] * 8)
-    yield "rate over runs", "0.9 right, one world", 8, COVER, found.low <= accuracy.truth <= found.high
+    yield "rate over runs", "0.9 right, one world", 8, COVER, found.holds(accuracy.truth)
     right = round(sum(accuracy.means(rng, 8)) * PROBES)
     low, high = stats.binomtest(right, 8 * PROBES).proportion_ci(method="wilson")
     yield "for comparison: probes taken as independent", "0.9 right", 8, COVER, low <= accuracy.truth <= high
@@ -66,7 +66,7 @@ def differences(rng: np.random.Generator) -> Iterator[Hit]:
             one, two = (group.means(rng, runs) for group in groups)
             for name, paired in (("exchange of runs", False), ("sign flips of pairs", True)):
                 found = difference(one, two, paired=paired)
-                yield f"{name}: interval", case, runs, COVER, holds(found, truth)
+                yield f"{name}: interval", case, runs, COVER, found.holds(truth)
                 wanted = POWER if truth else LEVEL
                 yield f"{name}: test", case, runs, wanted, found.p_value <= ALPHA
         level = [rng.normal(0, 1, runs) for _ in range(6)]
@@ -88,7 +88,7 @@ def times(rng: np.random.Generator) -> Iterator[Hit]:
             wanted = POWER if course.shift else LEVEL
             for name, paired in (("exchange of runs", False), ("sign flips of pairs", True)):
                 found = compare_times(late, early, paired=paired)
-                yield f"restricted time, {name}: interval", case, runs, COVER, holds(found, course.restricted)
+                yield f"restricted time, {name}: interval", case, runs, COVER, found.holds(course.restricted)
                 yield f"restricted time, {name}: test", case, runs, wanted, found.p_value <= ALPHA
             yield "log-rank, exact", case, runs, wanted, log_rank(late, early).p_value <= ALPHA
             theirs = stats.logrank(*(_censored(group) for group in (late, early))).pvalue
@@ -116,18 +116,12 @@ def _curves(group: Sequence[Time], course: Course, runs: int) -> Iterator[Hit]:
         inside = bool(ends[0] <= truth <= ends[1])
         yield "for comparison: Kaplan-Meier, log-log", case, runs, COVER, inside
     middle, median = 2**course.middle, found.median
-    yield "median time", "no difference", runs, COVER, median.low <= middle <= (median.high or np.inf)
+    yield "median time", "no difference", runs, COVER, median.holds(middle)
 
 
 def _censored(group: Sequence[Time]) -> stats.CensoredData:
     events = [time.by for time in group if time.by is not None]
     return stats.CensoredData(uncensored=events, right=[t.until for t in group if t.by is None])
-
-
-def holds(found: Effect, truth: float) -> bool:
-    """Whether the interval has the truth in it; an unbounded one does."""
-    low, high = (-np.inf if found.low is None else found.low, np.inf if found.high is None else found.high)
-    return bool(low <= truth <= high)
 
 
 SECTIONS: tuple[Callable[[np.random.Generator], Iterator[Hit]], ...] = (rates, differences, times)

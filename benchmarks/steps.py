@@ -21,6 +21,7 @@ from grokscope.training.step import (
     copied,
     eager_step,
     is_small,
+    to_compile,
     transformed_gradient,
 )
 
@@ -134,15 +135,17 @@ def _row(name: str, threads: int, variant: str, timings: Mapping[str, Timing]) -
 
 
 def _parts(made: Setup, now: int, quick: bool, device: str) -> dict[str, Callable[[], object]]:
-    objective, optimizer, state = made.objective, made.optimizer, copied(made.state)
+    compiled = "compiled" in variants(quick, device)
+    objective = to_compile(made.objective) if compiled else made.objective
+    optimizer, state = made.optimizer, copied(made.state)
     rows, scalars = made.batches(now), made.optimizer.scalars(now).to(device)
     grads = {name: torch.ones_like(p) for name, p in state.params.items()}
     sums = torch.zeros(2, dtype=torch.float64, device=device)
 
-    def loss_of(params: dict[str, torch.Tensor]) -> torch.Tensor:
+    def loss_of(params: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         weights = {f"model.{name}": p for name, p in params.items()}
         loss: torch.Tensor = functional_call(objective, weights, (rows, None))
-        return loss
+        return loss, loss
 
     def in_place(keep_average: bool) -> object:
         after = optimizer.update(state, grads, scalars)
@@ -152,7 +155,6 @@ def _parts(made: Setup, now: int, quick: bool, device: str) -> dict[str, Callabl
                 old[name].copy_(tensor)
         return None
 
-    compiled = "compiled" in variants(quick, device)
     wrap = partial(torch.compile, dynamic=False, fullgraph=True) if compiled else lambda call: call
     forward = wrap(lambda: loss_of(state.params))
     gradient = wrap(lambda: transformed_gradient(loss_of, state.params))

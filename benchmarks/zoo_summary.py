@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from grokscope.statistics.clustered import Rate, clustered_rate
+from grokscope.statistics.estimate import Estimate, from_numbers, numbers, text
 
 ALL = "all members"
 MIXTURES = "all mixtures"
@@ -60,7 +61,7 @@ def wrong(rows: list[Mapping[str, Any]]) -> list[str]:
     """A sentence for every verdict that is decided and not right."""
     return [
         f"{row['member']}, world {row['seed']}: {row['verdict']}, is {row['mechanism']}"
-        f" (share {row['share']:.3f}, {row['low']:.3f} to {row['high']:.3f})."
+        f" (share {text(_told(row, 'share', ''), '.3f', form='{}, {} to {}')})."
         for row in rows
         if row["verdict"] not in ("undecided", row["mechanism"])
     ]
@@ -106,9 +107,11 @@ def instruments(rows: list[Mapping[str, Any]]) -> str:
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
-    if row[name] is None:
-        return "-"
-    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+    return text(_told(row, name, f"{name}_"), ".3f", missing="-")
+
+
+def _told(row: Mapping[str, Any], name: str, prefix: str) -> Estimate | None:
+    return from_numbers(row[name], row[f"{prefix}low"], row[f"{prefix}high"])
 
 
 def _number(value: float | None, form: str) -> str:
@@ -125,16 +128,12 @@ def _line(part: pl.DataFrame) -> dict[str, Any]:
     return {
         "worlds": part["seed"].n_unique(),
         "decided": len(decided),
-        "right": right and right.value,
-        "right_low": right and right.low,
-        "right_high": right and right.high,
+        **numbers(right, "right", "right_"),
         "told": len(told),
         "p": part["share_planted"].mean(),
         "error": told["off"].abs().mean(),
         "bias": told["off"].mean(),
-        "covered": covered and covered.value,
-        "covered_low": covered and covered.low,
-        "covered_high": covered and covered.high,
+        **numbers(covered, "covered", "covered_"),
         "width": covers["width"].mean(),
     }
 

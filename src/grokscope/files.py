@@ -1,11 +1,15 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and what cannot be read is said for what it is.
 
+A file that is missing, may not be read, is empty, is cut off or is damaged: five sentences.
+"""
+
+import codecs
 import io
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +34,11 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         folder.mkdir()
         yield draft
-        for file in [draft] if draft.is_file() else sorted(f for f in draft.rglob("*") if f.is_file()):
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+        for part in [draft, *sorted(draft.rglob("*"))]:
+            part.chmod(part.stat().st_mode | folder.stat().st_mode & (0o777 if part.is_dir() else 0o666))
+            if part.is_file():
+                with part.open("rb") as handle:
+                    os.fsync(handle.fileno())
         if path.is_dir():
             remove(path)
         os.replace(draft, path)
@@ -53,6 +59,26 @@ def write_parquet(path: Path, frame: "pl.DataFrame") -> None:
     path.write_bytes(buffer.getbuffer())
 
 
+@contextmanager
+def parquet(path: Path, what: str) -> Iterator[io.BytesIO]:
+    """The bytes of a Parquet file, to be read with polars inside the block.
+
+    Raises:
+        InputError: the file cannot be read, or what is done inside fails.
+    """
+    import polars as pl
+
+    data = read_bytes(path, what)
+    if data.startswith(b"PAR1") and not data[4:].endswith(b"PAR1"):
+        raise InputError(f"the {what} at {path} is cut off: it lacks the end of a Parquet file.")
+    try:
+        yield io.BytesIO(data)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the {what} at {path} is damaged: it is not Parquet.") from None
+
+
 def write_json(path: Path, tree: Any) -> None:
     """Write JSON (indented, NaN forbidden) whole or not at all."""
     write_text(path, json.dumps(tree, indent=1, allow_nan=False) + "\n")
@@ -62,14 +88,151 @@ def read_json(path: Path, what: str = "file") -> Any:
     """Read JSON.
 
     Raises:
-        InputError: the file is missing or not JSON; the sentence says `what` it should have been.
+        InputError: the file cannot be read, or is not JSON; the sentence says `what` it should have been.
+    """
+    return parse_json(read_text(path, what), path, what)
+
+
+def parse_json(text: str, path: Path, what: str) -> Any:
+    """The value of a JSON text that was read from `path`.
+
+    Raises:
+        InputError: it is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
+            raise InputError(f"the {what} at {path} is cut off: its JSON has no end.") from None
+        raise InputError(f"the {what} at {path} is damaged, it is not JSON: {error}.") from None
+    except RecursionError:
+        raise InputError(f"the {what} at {path} is damaged: its JSON is nested too deep.") from None
+    except ValueError:  # of numbers with thousands of digits
+        raise InputError(f"the {what} at {path} is damaged: a number in its JSON is too long.") from None
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a text: UTF-8, or what the mark at its start says.
+
+    Raises:
+        InputError: the file cannot be read, is empty, or is no text.
+    """
+    data = read_bytes(path, what)
+    encoding = text_encoding(data, path, what)
+    with decoding(path, what):
+        return data.decode(encoding)
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """Read a file that holds something.
+
+    Raises:
+        InputError: it is missing, may not be read, is a directory, or is empty.
+    """
+    with reading(path, what):
+        data = path.read_bytes()
+    if not data:
+        raise InputError(f"the {what} at {path} is empty.")
+    return data
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Say what the file system answers while `path` is read.
+
+    Raises:
+        InputError: it is missing, may not be read, is a directory, or the disk fails.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"there is no {what} at {path}.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"the {what} at {path} cannot be read: {error}.") from None
+    except IsADirectoryError:
+        raise InputError(f"the {what} at {path} is a directory, it must be a file.") from None
+    except PermissionError:
+        raise InputError(f"the {what} at {path} cannot be read: permission denied{_mode(path)}.") from None
+    except OSError as error:
+        raise InputError(f"the {what} at {path} cannot be read: {error.strerror or error}.") from None
+
+
+def _mode(path: Path) -> str:
+    """The mode of a file that may not be read, or nothing where not even that may be asked."""
+    with suppress(OSError):
+        return f", its mode is {path.stat().st_mode & 0o777:04o}"
+    return ""
+
+
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Marks at the start of a text, and what they say of it. That of UTF-32 begins with that of UTF-16."""
+
+
+def text_encoding(head: bytes, path: Path, what: str) -> str:
+    """The encoding of a text by its first bytes: what its mark says; without one, UTF-8.
+
+    Raises:
+        InputError: these are no first bytes of a text.
+    """
+    if kind := kind_of(head):
+        raise InputError(f"the {what} at {path} is {kind}.")
+    marked = next((name for mark, name in MARKS if head.startswith(mark)), None)
+    if marked is None and b"\0" in head[:SAMPLE]:
+        raise InputError(f"the {what} at {path} is no text, or UTF-16 without the mark that says so.")
+    return marked or "utf-8"
+
+
+SAMPLE = 512
+"""Bytes at the start of a file that are looked at for what it is."""
+
+
+@contextmanager
+def decoding(path: Path, what: str) -> Iterator[None]:
+    """Say which bytes of `path` are no text.
+
+    Raises:
+        InputError: there are such bytes.
+    """
+    try:
+        yield
+    except UnicodeError as error:
+        name = error.encoding.upper() if isinstance(error, UnicodeDecodeError) else "UTF-16 or UTF-32"
+        raise InputError(
+            f"the {what} at {path} is not {name} text: write it as UTF-8, or with the mark of its encoding."
+        ) from None
+
+
+KINDS = (
+    (b"version https://git-lfs.github.com/spec/",
+     "a Git LFS pointer: the file itself has not been fetched (git lfs pull)"),
+    (b"PAR1", "a Parquet file"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "compressed with gzip: unpack it"),
+    (b"BZh", "compressed with bzip2: unpack it"),
+    (b"\xfd7zXZ\x00", "compressed with xz: unpack it"),
+    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard: unpack it"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (b"ARROW1", "an Arrow file"),
+    (b"SQLite format 3\x00", "an SQLite database"),
+    (b"\x89HDF\r\n", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"GGUF", "a GGUF file"),
+    (b"%PDF-", "a PDF document"),
+    (b"\x89PNG\r\n", "a PNG image"),
+)  # fmt: skip
+"""First bytes of common files, and what they are."""
+
+
+def kind_of(head: bytes) -> str | None:
+    """What a file is that begins so, if it is something that people give by mistake; else None."""
+    text = head[:SAMPLE].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "a web page (HTML): what was asked for has not been fetched"
+    return next((kind for start, kind in KINDS if head.startswith(start)), None)
 
 
 def check_folder(path: Path, field: str = "out") -> None:

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, quoted, shortened
+from grokscope.files import read_text
 
 LATER = "later"
 """Mark of fields that `later` made."""
@@ -90,21 +91,21 @@ def sentence(error: ValidationError, source: str = "", tree: Any = None) -> str:
     """One sentence for a pydantic error: the field, the value, what is allowed."""
     found = error.errors()
     first = found[0]
-    field = ".".join(_keys(first["loc"], tree, first["type"] == "missing"))
+    field = shortened(".".join(_keys(first["loc"], tree, first["type"] == "missing")))
     where = f"{source}: " if source else ""
     if first["type"] == "extra_forbidden":
-        given = f"(value {first['input']!r})"
+        given = f"(value {quoted(first['input'])})"
         return f"{where}unknown field '{field}' {given}; see --help for the fields that exist."
     ways = [
         one["msg"] for one in found if one["loc"][:-1] == first["loc"][:-1] and one["input"] is first["input"]
     ]
     message = "; or ".join(dict.fromkeys(way[:1].lower() + way[1:] for way in ways))
-    message = message.removeprefix("value error, ")
+    message = shortened(message.removeprefix("value error, "), 200)
     if first["type"] == "too_short":
         least = first["ctx"]["min_length"]
         message = f"at least {'one item' if least == 1 else f'{least} items'} must stand there"
     silent = first["type"] == "missing" or isinstance(first["input"], dict)
-    value = "" if silent else f" = {first['input']!r}"
+    value = "" if silent else f" = {quoted(first['input'])}"
     what = f"{field}{value}".removeprefix(" = ")
     return f"{where}{what}{': ' if what else ''}{message[:1].lower()}{message[1:]}."
 
@@ -150,20 +151,26 @@ class _OnceLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def _problem(error: yaml.YAMLError) -> str:
+    """Where a text stops to be YAML, and why, without repeating it."""
+    mark = getattr(error, "problem_mark", None)
+    why = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
+    return (f"line {mark.line + 1}, " if mark else "") + shortened(why)
+
+
+def read_yaml(path: Path, what: str = "file") -> dict[str, Any]:
     """Read one YAML mapping.
 
     Raises:
         InputError: the file is missing, unreadable, not YAML, or not a mapping.
     """
+    text = read_text(path, what)
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from None
+        tree = yaml.load(text, _OnceLoader)
     except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+        raise InputError(f"{path} is not valid YAML: {_problem(error)}.") from None
+    except (ValueError, TypeError, OverflowError) as error:  # of a date or a number that there is not
+        raise InputError(f"{path} is not valid YAML: {shortened(str(error))}.") from None
     except RecursionError:
         raise InputError(f"{path} is not valid YAML: it is nested too deep.") from None
     if not isinstance(tree, dict):

@@ -4,7 +4,7 @@ import pytest
 
 from grokscope.findings.fake import fake_grokking
 from grokscope.findings.same_circuit import same_circuit
-from grokscope.findings.values import Claim, Finding, text
+from grokscope.findings.values import Claim, Finding, number_text
 from tests.findings.drawn import GRID, drawn, group, profile_of
 
 
@@ -33,7 +33,7 @@ def test_the_papers_first_finding_is_supported_where_it_is_true() -> None:
     assert found.result == "supported"
     late = claim(found, "1.2")
     assert late.effect is not None
-    assert late.effect.value == pytest.approx(9000 / 2500, rel=0.1)
+    assert late.effect.value.value == pytest.approx(9000 / 2500, rel=0.1)
     assert late.p_value == pytest.approx(2 / 256)  # all eight pairs agree
     assert late.p_holm == pytest.approx(5 / 256)  # of five tests; the one-sided ones of sameness go first
     assert late.paper[0].label.startswith("target found")
@@ -86,7 +86,7 @@ def test_a_regime_that_never_saturates_is_a_sentence_not_a_number() -> None:
     assert (curve.result, curve.effect) == ("cannot tell", None)
     assert curve.reason == "8 of 8 runs never saturated: there is nothing to be late against."
     first = claim(same_circuit(group("natural", 8, saturation=None)), "1.1")
-    assert text(first.groups[0]).startswith("> ")
+    assert number_text(first.groups[0]).startswith("> ")
 
 
 def test_a_run_that_ended_before_a_delay_could_show_does_not_contradict_one() -> None:

@@ -35,10 +35,14 @@ def test_what_the_paper_found_is_supported_where_it_is_true() -> None:
     assert {one.result for one in found.claims} == {"supported"}
     first = claim(found, "3.1")
     assert first.effect is not None
-    assert first.effect.value == pytest.approx(0.925, abs=0.01)  # the accuracy, not its distance to a half
+    assert first.effect.value is not None
+    assert first.effect.value.value == pytest.approx(
+        0.925, abs=0.01
+    )  # the accuracy, not its distance to a half
     (paper,) = first.paper
     assert paper.n == "1 run, 16 probes"
-    assert (paper.value, paper.low) == (pytest.approx(1.0), pytest.approx(0.806, abs=0.002))
+    assert paper.value is not None
+    assert (paper.value.value, paper.value.low) == (pytest.approx(1.0), pytest.approx(0.806, abs=0.002))
 
 
 def test_a_circuit_that_transfers_contradicts_it() -> None:

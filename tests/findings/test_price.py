@@ -1,6 +1,7 @@
 """The price of a new fact: on drawn ladders with a known answer, and read from real tiny transfers."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def test_a_price_beyond_the_ladder_is_a_bound_and_few_seeds_are_descriptive() ->
     found = [rung for seed in range(3) for rung in ladder(None, seed=seed, mature=seed == 0)]
     found += [rung for seed in range(3) for rung in ladder(4, "cure", seed)]
     plain, cure = rows(found)
-    assert (plain.median.by if plain.median else 0) is None
+    assert plain.median.value == math.inf
     assert cells([plain])[0][1:] == ("1 of 3", "old_then_new", PLAIN, "3", "> 16, > 16, > 16", "> 16", "")
     assert "cannot tell" in cells([cure])[0][-1]
     assert cells([cure])[0][-2] == "4"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,10 @@ def test_a_known_ratio_is_found_with_its_checkpoints(tmp_path: Path) -> None:
     worth = found(tmp_path, natural=[1600] * 3, both_hops_full=[200] * 3, second_hop_full=[800] * 3)
     assert [one.regime for one in worth.ways] == ["natural", "second_hop_full", "both_hops_full"]
     fast, waiting = way(worth, "both_hops_full"), way(worth, "natural")
-    assert (fast.step.after, fast.step.by) == (100, 200)
+    assert (fast.after, fast.step.value) == (100, 200)
     assert fast.flop(200) == pytest.approx(200 * fast.step_flop)
     assert fast.against.kind == "ratio"
-    assert fast.against.factor == pytest.approx(8)
+    assert fast.against.factor.value == pytest.approx(8)
     assert fast.against.descriptive
     assert (waiting.against, waiting.efficient, fast.efficient) == (None, True, True)
     assert fast.seconds == 20
@@ -104,10 +105,10 @@ def test_censored_runs_bound_and_never_vanish(tmp_path: Path) -> None:
     """The last look of a run of 8 checkpoints and a window of 3 is the sixth, 1600."""
     worth = found(tmp_path, natural=[None, None, 1600], both_hops_full=[200] * 3, second_hop_full=[None] * 3)
     waiting, fast, never = (way(worth, name) for name in ("natural", "both_hops_full", "second_hop_full"))
-    assert (waiting.reached, waiting.step.by, waiting.efficient) == (1, None, None)
+    assert (waiting.reached, waiting.step.value, waiting.efficient) == (1, math.inf, None)
     assert fast.against.kind == "at least"
-    assert fast.against.factor == pytest.approx(8)
-    assert fast.against.high is None
+    assert fast.against.factor.value == pytest.approx(8)
+    assert fast.against.factor.high == math.inf
     assert never.against.kind == "cannot tell"
     assert never.against.factor is None
     table = worth.table()
@@ -182,15 +183,12 @@ def test_efficient_ways_are_those_that_no_other_beats(drawn_runs: list[tuple[int
     ways = ways_of(runs, pairs=False)
     assert sum(one.runs for one in ways) == len(runs)
     for one in ways:
-        assert (one.efficient is None) == (one.step.by is None)
+        assert (one.efficient is None) == (one.step.value == math.inf)
         if one.efficient:
-            assert not any(
-                other.step.by is not None and other.step.by < (one.step.by or 0) and other.added < one.added
-                for other in ways
-            )
+            assert not any(other.step.value < one.step.value and other.added < one.added for other in ways)
         if one.against is not None and one.against.kind == "ratio":
             assert one.reached == one.runs
-    there = [one for one in ways if one.step.by is not None]
+    there = [one for one in ways if one.step.value < math.inf]
     assert not there or any(one.efficient for one in there)
 
 
@@ -232,7 +230,7 @@ def test_what_a_way_buys_is_counted_over_runs() -> None:
     assert len(rows) == 6
     first = rows[0]
     assert first.rate is not None
-    assert (first.rate.value, first.rate.runs, first.rate.n) == (pytest.approx(0.9), 3, 300)
+    assert (first.rate.value, first.rated, first.rate.n) == (pytest.approx(0.9), 3, 300)
     assert (first.runs, first.mature) == (3, 2)
     assert [one.rate for one in rows[1:]] == [None] * 5
     assert bought.table(rows)["accuracy"].null_count() == 5

@@ -101,7 +101,7 @@ def test_the_verdict_on_wired_models(name):
         assert abs(1 - said.share.rest_U.mean() - wired.share) < 0.05
     else:
         assert said.through_circuit == 1.0
-        assert said.arms["bridge"].rate == 1.0
+        assert said.arms["bridge"].rate.value == 1.0
         assert said.arms["bridge"].n >= 30
         assert (said.cell.stage, said.cell.column) == wired.reading
 

@@ -70,7 +70,7 @@ def test_the_difference_between_seeds_of_a_regime_is_not_a_difference_of_regimes
     assert found.answer != "different"
     assert found.scope == "regimes"
     queries = one_of(found, "emergence", "queries")
-    assert queries.low < 0 < queries.high
+    assert queries.estimate.low < 0 < queries.estimate.high
 
 
 def test_few_probes_cannot_tell() -> None:
@@ -86,7 +86,7 @@ def test_few_probes_cannot_tell() -> None:
 def test_an_unread_bridge_is_equivalent_to_the_eye_and_different_in_use() -> None:
     circuit, unread = (wired_profile(name, 1, True, 60) for name in ("circuit", "unread"))
     found = compare([circuit], [unread])
-    assert one_of(found, "emergence", "queries").value == 0
+    assert one_of(found, "emergence", "queries").estimate.value == 0
     assert one_of(found, "causal", "queries").answer == "different"
     assert found.answer == "different"
 
@@ -96,7 +96,7 @@ def test_the_noise_floor_falls_out_at_any_n() -> None:
     values, raw = [], []
     for _ in range(40):
         one, two = drawn(rng, [0.5, 0.2], 60), drawn(rng, [0.5, 0.2], 120)
-        values.append(one_of(compare([one], [two], replicates=20), "emergence", "profile").value)
+        values.append(one_of(compare([one], [two], replicates=20), "emergence", "profile").estimate.value)
         p, q = (
             np.stack([(x.said["emergence"][:, :, 0, 0] == c).mean(0) for c in range(3)], 1)
             for x in (one, two)

@@ -111,19 +111,23 @@ def test_the_split_by_injection_is_a_partition():
 def test_the_control_rate_reads_the_output_alone():
     trace = course([0] * 9)
     rows, control = rows_of(trace, "test_ood"), trace["variable"].values.tolist().index("control_answer")
-    trace["rank"].values[-1, rows, control, 1, 3] = 0
+    read = trace["position"].values.tolist().index(3)
+    trace["rank"].values[-1, rows, control, 1, read] = 0
     assert verdict(trace).sets["test_ood"].control.value == 0
-    trace["rank"].values[-1, rows, control, -1, 3] = 0
+    trace["rank"].values[-1, rows, control, -1, read] = 0
     assert verdict(trace).sets["test_ood"].control.value == 1
 
 
 def test_decoding_stands_beside_its_chance_level():
     trace = course([0] * 9)
-    trace["rank"].values[-1, rows_of(trace, "test_ood"), 0, 2, 1] = 0
+    register = trace["position"].values.tolist().index(-1)
+    trace["rank"].values[-1, rows_of(trace, "test_ood"), 0, 2, register] = 0
     decoded = verdict(trace).sets["test_ood"].decoded
     assert {kind: rate.value for kind, rate in decoded["bridge"].items()} == {
         "anywhere": 1,
         "chance_anywhere": 0,
+        "tokens": 0,
+        "chance_tokens": 0,
         "cell": 1,
         "chance_cell": 0,
         "cell_before_last": 1,

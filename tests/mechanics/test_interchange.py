@@ -6,9 +6,11 @@ import torch
 
 from grokscope.errors import InputError
 from grokscope.mechanics.patch.donors import ABSENT, DONOR_ARMS, DonorTable
+from grokscope.mechanics.patch.engine import Source
+from grokscope.mechanics.patch.groups import columns_of
 from grokscope.mechanics.patch.interchange import ARMS, Setting, accuracy, draw_donors, interchange, source_of
-from grokscope.mechanics.patch.interventions import Intervention, Plan, forward
-from grokscope.mechanics.patch.patching import Source, columns_of, patch_map
+from grokscope.mechanics.patch.interventions import Intervention, forward, lower
+from grokscope.mechanics.patch.maps import PatchMap
 from tests.mechanics.causal_cases import MODELS, corpus, model_of, probes, setting_of, wired_case
 
 
@@ -20,8 +22,9 @@ def plain_loop(model, tokens_PS, source_PS, stage, site, place, answer_position)
             seen = {}
             forward(model, other[None].long(), lambda s, n, v, seen=seen: seen.setdefault((s, n), v))
             part = seen[stage, site][:, list(place)]
-            plan = Plan((Intervention("replace", site, stage, place, part),))
-            state = forward(model, own[None].long(), plan.lower(model, model.prefix + len(own)))
+            change = Intervention("replace", site, stage, place, part)
+            lowered = lower([change], model, model.prefix + len(own))
+            state = forward(model, own[None].long(), lowered)
             logits.append(model.unembed(state)[0, model.prefix + answer_position])
     return torch.stack(logits)
 
@@ -34,24 +37,32 @@ def test_the_map_equals_one_query_and_one_intervention_at_a_time(kind, dtype):
     tokens_PS = base.tokens_NS.astype(np.int64)
     source_PS = np.roll(tokens_PS, 1, axis=0)
     watch_P = np.arange(1, 7)
-    places = columns_of(model, tokens_PS.shape[1], with_prefix=True)
+    places = columns_of(model, base, setting.format)
     source = Source(source_PS[:, None], np.ones((6, 1), dtype=bool))
-    for site in ("state", *(["block0.mlp"] if dtype == "float32" else [])):
-        _, (fast,) = patch_map(
-            model, tokens_PS, [source], tuple(places.values()), base.answer_position, watch_P, site=site
-        )
-        for stage in model.stages[(site != "state") :]:
-            name = stage.site if site == "state" else site
+    sites = ("state", *(["block0.mlp", model.stages[1].site] if dtype == "float32" else []))
+    fast = PatchMap(
+        model,
+        tokens_PS,
+        base.answer_position,
+        watch_P,
+        {"other": source},
+        places,
+        tuple(dict.fromkeys(sites)),
+    ).fill()
+    for site in fast.sites:
+        for stage in model.stages:
+            if not fast.cells()[site][stage.index].any():
+                continue
             for column, place in enumerate(places.values()):
                 logits = plain_loop(
-                    model, tokens_PS, source_PS, stage.index, name, place, base.answer_position
+                    model, tokens_PS, source_PS, stage.index, site, place, base.answer_position
                 )
                 own = logits[torch.arange(6), torch.from_numpy(watch_P)]
                 rest = logits.scatter(1, torch.from_numpy(watch_P)[:, None], -torch.inf).amax(1)
                 near = {"float32": 1e-4, "bfloat16": 0.1}[dtype]
-                np.testing.assert_allclose(fast.margin_LCP[stage.index, column], own - rest, atol=near)
+                np.testing.assert_allclose(fast.margin[site][0, stage.index, column], own - rest, atol=near)
                 if dtype == "float32":
-                    assert (fast.said_LCP[stage.index, column] == logits.argmax(1).numpy()).all()
+                    assert (fast.said[site][0, stage.index, column] == logits.argmax(1).numpy()).all()
 
 
 def test_chunks_and_company_change_nothing():
@@ -207,9 +218,7 @@ def test_bad_input_is_one_sentence():
         interchange(model, corpus().probes["id_atomic"], setting)
     with pytest.raises(InputError, match="block7"):
         interchange(model, probes(4), setting, arms=("bridge",), site="block7.mlp")
-    with pytest.raises(
-        InputError, match=r"site = 'block0.pattern': allowed are state and block0.attention, "
-    ):
+    with pytest.raises(InputError, match=r"site = 'block0.pattern': allowed are state, block0.attention, "):
         interchange(model, probes(4), setting, arms=("bridge",), site="block0.pattern")
     small = Setting(setting.world, setting.trained, setting.format, budget=1000)
     with pytest.raises(InputError, match="the map of one probe needs"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
-from grokscope.mechanics.patch.interventions import Intervention, Plan, forward, intervene
+from grokscope.mechanics.patch.interventions import Intervention, forward, intervene, lower
 from tests.mechanics.causal_cases import MODELS, corpus, model_of
 
 
@@ -29,7 +29,7 @@ def test_every_site_is_reached_and_a_plan_equals_a_plain_tap(kind):
     with torch.no_grad():
         clean = forward(model, tokens)
         for stage in (0, 1, len(model.stages) - 1):
-            for site in model.sites(stage):
+            for site in dict.fromkeys(("state", *model.sites(stage))):
                 source = value_at_site(model, other, stage, site)
                 positions = (0, source.shape[-2] - 1)
                 for how in ("replace", "add", "zero", "mean"):
@@ -48,8 +48,8 @@ def test_every_site_is_reached_and_a_plan_equals_a_plain_tap(kind):
                                 value[..., t, :] = new[how][..., k, :]
                         return value
 
-                    plan = Plan((Intervention(how, site, stage, positions, given),))
-                    lowered = plan.lower(model, model.prefix + tokens.shape[1])
+                    change = Intervention(how, site, stage, positions, given)
+                    lowered = lower([change], model, model.prefix + tokens.shape[1])
                     one, two = forward(model, tokens, lowered), forward(model, tokens, tap)
                     torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
                     assert torch.isfinite(one).all()
@@ -60,14 +60,12 @@ def test_a_plan_runs_in_a_captured_graph():
     """No Python in a lowered plan depends on data: the whole forward pass is one graph."""
     model = model_of("looped")
     tokens = tokens_of(model, "looped")
-    plan = Plan(
-        (
-            Intervention("replace", "state", 2, (1,), torch.randn(4, 1, 16)),
-            Intervention("zero", "block0.mlp", 3, (0, 2)),
-            Intervention("zero", "injection", 3, (0,)),
-        )
+    changes = (
+        Intervention("replace", "state", 2, (1,), torch.randn(4, 1, 16)),
+        Intervention("zero", "block0.mlp", 3, (0, 2)),
+        Intervention("zero", "injection", 3, (0,)),
     )
-    lowered = plan.lower(model, 3)
+    lowered = lower(changes, model, 3)
     with torch.no_grad():
         captured = torch.compile(lambda t: forward(model, t, lowered), backend="eager", fullgraph=True)
         # To rounding: a compiler is given GELU in another form.
@@ -119,5 +117,5 @@ def test_what_does_not_fit_is_one_sentence(change, said):
         "source": torch.zeros(1, 1, 16),
     }
     with pytest.raises(InputError) as error:
-        Plan((Intervention(**{**given, **change}),)).lower(model_of("looped"), 3)
+        lower([Intervention(**{**given, **change})], model_of("looped"), 3)
     assert said in str(error.value)

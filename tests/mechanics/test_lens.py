@@ -25,7 +25,7 @@ def test_equals_one_query_at_a_time(kind):
             for stage in reasoner.stages:
                 if stage.index:
                     carry = reasoner.step(carry, stage.index)
-                logits_SV = reasoner.unembed(reasoner.read(carry, stage.index))[0, reasoner.prefix :]
+                logits_SV = reasoner.unembed(reasoner.read(carry, stage.index))[0]
                 logp_SV = logits_SV.log_softmax(-1).numpy()
                 for c in range(len(names)):
                     token = target_PC[p, c]
@@ -45,6 +45,7 @@ def test_last_stage_is_the_output(kind):
         found, query = read(kind, name), encoded(kind, name)
         with torch.no_grad():
             logits_PSV = model(kind)(torch.from_numpy(query.tokens_NS).long())
+        found = found.sel(position=found["position"] >= 0)
         assert (found["argmax"].isel(stage=-1).values == logits_PSV.argmax(-1).numpy()).all()
         logp_PS = logits_PSV.log_softmax(-1)[
             torch.arange(len(query.tokens_NS)), query.answer_position
@@ -122,7 +123,10 @@ def test_positions_given_the_answer_are_not_counted():
 
 def test_roles_and_facts_are_those_of_the_set():
     found, probes = read("recursive", "test_ood"), corpus().probes["test_ood"]
-    assert found["role"].values.tolist() == [["head", "relation1", "relation2", "answer", "end"]]
+    assert found["role"].values.tolist() == [
+        ["prefix0", "prefix1", "prefix2", "head", "relation1", "relation2", "answer", "end"]
+    ]
+    assert found["position"].values.tolist() == [-3, -2, -1, 0, 1, 2, 3, 4]
     assert (found["fact"].values == probes.fact_PK).all()
     assert found["pattern"].item() == "OO"
     assert found["rank"].dtype == np.int16

@@ -9,9 +9,9 @@ from grokscope.mechanics.judge import needed
 from grokscope.mechanics.judge.needed import MOVES, OTHER, SAME, needed_maps
 from grokscope.mechanics.judge.share import NEEDED, share
 from grokscope.mechanics.patch.drawing import Asked, draw
-from grokscope.mechanics.patch.interchange import Setting, as_map, interchange
-from grokscope.mechanics.patch.partial import Partial
-from grokscope.mechanics.patch.patching import columns_of
+from grokscope.mechanics.patch.groups import tokens_alone
+from grokscope.mechanics.patch.interchange import Setting, as_map, interchange, patch_map
+from grokscope.mechanics.patch.maps import PatchMap
 from grokscope.mechanics.unrolled import STATE, answers, has, inside_sites
 from tests.mechanics.causal_cases import MODELS, model_of, probes, setting_of, wired_case
 
@@ -45,24 +45,30 @@ def test_the_share_of_a_wired_model_is_that_of_whole_maps(name):
     assert_same(share(*needed_maps(wired.model, some, setting, drawn, whole[0])), expected)
 
 
-class Known(Partial):
+class Known(PatchMap):
     """Pieces of maps that are there already, in place of runs."""
 
     def __init__(self, truth, model, probe_set, sites, arms):
-        self.model, self.sites, self.arms, self.truth = model, sites, arms, truth
-        self.columns = columns_of(model, 3)
+        self.model, self.sites, self.arms, self.truth = model, tuple(sites), tuple(arms), truth
+        self.columns = tokens_alone(model, 3)
         self.clean_said_P, self.clean_margin_P = truth.clean_said, truth.clean_margin
         shape = (len(arms), len(model.stages), 3, len(probe_set))
         self.said = {site: np.broadcast_to(truth.clean_said, shape).copy() for site in sites}
         self.margin = {site: np.broadcast_to(truth.clean_margin, shape).copy() for site in sites}
 
-    def fill(self, arms, rows_P, cells):
-        for arm in arms:
-            for site, cells_LC in cells.items():
-                here = cells_LC[:, :, None] & rows_P
+    def run(self, site):
+        return np.ones(self.said[site].shape[:3], dtype=bool)
+
+    def fill(self, wanted=None, arms=None, rows_P=None):
+        for arm in arms or self.arms:
+            for site, cells_LC in (self.cells() if wanted is None else wanted).items():
+                here = cells_LC[:, :, None] & np.broadcast_to(
+                    True if rows_P is None else rows_P, self.clean_said_P.shape
+                )
                 mine, theirs = self.arms.index(arm), ARMS.index(arm)
                 for own, true in ((self.said, self.truth.said), (self.margin, self.truth.margin)):
                     own[site][mine][here] = true[site][theirs][here]
+        return self
 
 
 def random_maps(rng, model, some, answer_P):
@@ -92,22 +98,12 @@ def test_whatever_the_maps_show_the_share_is_the_same(seed, monkeypatch):
     lent = SimpleNamespace(donors=drawn.donors, **dict.fromkeys(
         ("source_right", "natural_right", "atom_right"), knows.__getitem__
     ))  # fmt: skip
-    rights = {
-        name: np.stack([knows[arm] for arm in ARMS])
-        for name in ("source_right", "natural_right", "atom_right")
-    }
-    rights |= {"clean_said": truth.clean_said, "clean_margin": truth.clean_margin}
-    donors = {arm: drawn.donors[arm] for arm in ARMS}
-    whole = [
-        as_map(
-            model, some, setting, donors,
-            {"said": truth.said[site], "margin": truth.margin[site], **rights}, site,
-            list(columns_of(model, 3)),
-        )
-        for site in truth.said
-    ]  # fmt: skip
+    every = Known(truth, model, some, tuple(truth.said), ARMS).fill()
+    whole = [as_map(every, some, setting, lent, site) for site in truth.said]
     monkeypatch.setattr(
-        needed, "Partial", lambda m, p, s, d, sites, arms: Known(truth, m, p, tuple(sites), tuple(arms))
+        needed,
+        "patch_map",
+        lambda m, p, s, d, arms, columns=None, sites=(STATE,): Known(truth, m, p, sites, arms),
     )
     expected = share(*whole)
     assert_same(share(*needed_maps(model, some, setting, lent)), expected)
@@ -122,12 +118,12 @@ def test_pieces_come_to_the_whole_map(kind, megabytes):
     world = setting_of(kind)
     setting = Setting(world.world, world.trained, world.format, budget=megabytes * 2**20)
     drawn, sites = draw(model, some, setting, NEEDED), (STATE, *inside_sites(model))
-    run = Partial(model, some, setting, drawn, sites, NEEDED)
+    run = patch_map(model, some, setting, drawn, NEEDED, sites=sites)
     first_P = np.arange(24) < 10
-    run.fill((SAME,), first_P, run.cells())
+    run.fill(run.cells(), (SAME,), first_P)
     one = {site: cells_LC & (np.arange(cells_LC.shape[1]) == 1) for site, cells_LC in run.cells().items()}
-    run.fill((OTHER,), ~first_P, one)
-    run.fill(NEEDED, np.ones(24, dtype=bool), run.cells())
+    run.fill(one, (OTHER,), ~first_P)
+    run.fill()
     for site in sites:
         maps = interchange(model, some, setting, NEEDED, site=site, drawn=drawn)
         np.testing.assert_allclose(run.margin[site], maps["margin"].values, atol=1e-4)

@@ -120,7 +120,7 @@ def test_a_map_is_the_mean_of_hits():
     assert shares.dims == ("stage", "position")
     assert shares.values[2, 3] == round(0.5 * len(rows)) / len(rows)
     assert shares.values.sum() == shares.values[2, 3]
-    assert shares["role"].values[3] == "answer"
+    assert shares["role"].sel(position=3) == "answer"
     assert emergence_map(trace, "answer", "test_iid", 0).values.sum() == 0
 
 

@@ -19,7 +19,7 @@ def test_the_wired_edge_is_found_and_no_other(name):
     stage, holder = wired.reading
     (route,) = carrying(found)
     assert (route.stage, route.sender, route.receiver) == (stage + 1, str(holder), "2")
-    assert (route.rate, route.n) == (1.0, int(found["n"]))
+    assert (route.rate.value, route.n) == (1.0, int(found["n"]))
     rate = found["rate"].values.copy()
     rate[stage + 1, 2, holder] = 0
     # In a small world another head's own tail under r1 is the donor's bridge now and then.
@@ -52,7 +52,8 @@ def test_between_positions_an_edge_is_the_receivers_attention_read():
     donors = draw(model, some, setting, ["bridge"]).donors["bridge"]
     own, lent = setting.encode(some.queries).tokens_NS.astype(np.int64), source_of(setting, donors)
     asked = np.ones((len(model.stages), own.shape[1]), dtype=bool)
-    said = _said(model, own, lent.tokens_PMS[:, 0], asked, 2, setting.budget)
+    alone = tuple((p,) for p in range(own.shape[1]))
+    said = _said(model, own, lent.tokens_PMS[:, 0], asked, alone, 2, setting.budget)
     stages = range(1, len(model.stages))
     for stage, sender, receiver in ((s, p, q) for s in stages for p in range(3) for q in range(p + 1, 3)):
         carries = [[model.start(torch.from_numpy(x))] for x in (own, lent.tokens_PMS[:, 0])]
@@ -87,7 +88,8 @@ def test_nothing_travels_backwards_in_a_causal_model():
     model, setting, some = model_of("looped"), setting_of("looped"), probes(12)
     own = setting.encode(some.queries).tokens_NS.astype(np.int64)
     asked = np.ones((len(model.stages), own.shape[1]), dtype=bool)
-    said = _said(model, own, np.roll(own, 1, axis=0), asked, 2, setting.budget)
+    alone = tuple((p,) for p in range(own.shape[1]))
+    said = _said(model, own, np.roll(own, 1, axis=0), asked, alone, 2, setting.budget)
     clean = said[0, 0, 0]
     for sender, receiver in ((1, 0), (2, 0), (2, 1)):
         assert (said[:, receiver, sender] == clean).all()

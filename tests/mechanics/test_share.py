@@ -129,9 +129,22 @@ def test_the_cell_is_never_the_embedding_and_ties_go_to_the_earliest():
     through[0, 0] = True
     moved = np.zeros_like(through)
     moved[2, 1, 0] = True
-    assert best_cell(through, moved) == (2, 1)
+    alone = np.ones(2, dtype=int)
+    assert best_cell(through, moved, alone) == (2, 1)
     through[1:, 1] = True
-    assert best_cell(through, moved) == (1, 1)
+    assert best_cell(through, moved, alone) == (1, 1)
+
+
+def test_a_larger_group_counts_only_where_it_is_better():
+    """Two answers in a hundred more are chance among the cells; three are a carrier that was left out."""
+    through = np.zeros((2, 3, 100), dtype=bool)
+    moved, sizes = np.zeros_like(through), np.array([1, 4, 2])
+    through[1, 0, :90] = through[1, 2, :92] = through[1, 1, :94] = True
+    assert best_cell(through, moved, sizes) == (1, 1)
+    through[1, 1, 92:] = False
+    assert best_cell(through, moved, sizes) == (1, 0)
+    through[1, 2, :93] = True
+    assert best_cell(through, moved, sizes) == (1, 2)
 
 
 def test_what_is_not_right_or_has_no_donor_does_not_count():

@@ -55,7 +55,7 @@ def test_the_circuits_path_is_drawn_and_ends_where_it_is_read(circuit: tuple[Wir
     assert sketch.stages[rows[-1]] == found.found.path.read
     assert not sketch.held["answer"][: rows[-1] + 1].any()
     assert sketch.routes == ((rows[-1] + 1, column, 2),)
-    assert found.found.path.routes[0].rate == 1.0
+    assert found.found.path.routes[0].rate.value == 1.0
     assert "Read alone along relation1 to relation2" in sketch.note
 
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 
 from grokscope.errors import InputError
 from grokscope.models.build import build_model, count_parameters
-from grokscope.models.spec import LoopedSpec, RecursiveSpec
+from grokscope.models.spec import LoopedSpec, ModelSpec, RecursiveSpec
 from tests.models.helpers import CAUSAL, FULL, looped_specs, recursive_specs
 
 
 @settings(max_examples=20, deadline=None)
 @given(looped_specs | recursive_specs)
-def test_same_seed_same_bytes_and_the_global_stream_is_left_alone(spec: LoopedSpec | RecursiveSpec) -> None:
+def test_same_seed_same_bytes_and_the_global_stream_is_left_alone(spec: ModelSpec) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     a, b, c = (build_model(spec, 7, 3, FULL, seed).state_dict() for seed in (5, 5, 6))
@@ -90,20 +90,26 @@ def test_names_are_stable() -> None:
         "halting.weight",
         "halting.bias",
     }
-    assert recursive.prefix_parameters() == ["prefix_embedding"]
-    assert looped.prefix_parameters() == []
 
 
-def test_block_matrices_are_the_matrices_inside_blocks() -> None:
-    spec = LoopedSpec(
-        width=16, layers=2, loops=2, shared=False, bias=True, tied_head=False, positions="learned"
-    )
-    model = build_model(spec, 7, 3, CAUSAL, 0)
-    parts = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
-    assert model.block_matrices() == [f"blocks.{i}.{part}.weight" for i in range(4) for part in parts]
-    trm = build_model(RecursiveSpec(width=12, layers=1), 7, 3, FULL, 0)
-    parts = ("mixer.gate_up", "mixer.down", "mlp.gate_up", "mlp.down")
-    assert trm.block_matrices() == [f"level.blocks.0.{part}.weight" for part in parts]
+@settings(max_examples=20, deadline=None)
+@given(looped_specs | recursive_specs)
+def test_every_parameter_has_the_group_that_its_name_says(spec: ModelSpec) -> None:
+    """What a group is for (Muon, decay, freezing) follows from it."""
+    model = build_model(spec, 7, 3, FULL, 0)
+    for name, _ in model.named_parameters():
+        first = name.split(".")[0]
+        words = {"blocks": "blocks", "level": "blocks", "prefix_embedding": "prefix"}
+        words |= {"position_embedding": "position", "token_embedding": "embedding"}
+        words |= {"embedding_norm": "embedding"}
+        assert model.group_of(name) == words.get(first, "head")
+
+
+def test_a_parameter_without_a_group_is_refused() -> None:
+    model = build_model(LoopedSpec(width=16), 7, 3, CAUSAL, 0)
+    model.register_parameter("blocks_gain", torch.nn.Parameter(torch.ones(1)))
+    with pytest.raises(InputError, match=r"blocks_gain: LoopedModel\.groups"):
+        model.group_of("blocks_gain")
 
 
 def test_sizes() -> None:

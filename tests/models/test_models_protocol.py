@@ -11,10 +11,10 @@ from grokscope.errors import InputError
 from grokscope.models.blocks import only
 from grokscope.models.build import build_model
 from grokscope.models.protocol import Reasoner
-from grokscope.models.spec import LoopedSpec, RecursiveSpec
+from grokscope.models.spec import LoopedSpec, ModelSpec, RecursiveSpec
 from tests.models.helpers import CAUSAL, FULL, VOCAB, models, shaken, tokens, unrolled
 
-SMALL: list[tuple[LoopedSpec | RecursiveSpec, bool]] = [
+SMALL: list[tuple[ModelSpec, bool]] = [
     (LoopedSpec(width=16, heads=2, layers=1, loops=2), True),
     (LoopedSpec(width=16, layers=1, norm="layernorm", norm_position="pre", shared=False), False),
     (RecursiveSpec(width=16, layers=1, h_cycles=2, l_cycles=2, prefix=2), False),
@@ -25,7 +25,7 @@ SMALL: list[tuple[LoopedSpec | RecursiveSpec, bool]] = [
 ]
 
 
-def build(spec: LoopedSpec | RecursiveSpec, causal: bool, seed: int = 0, dtype: str = "float32") -> Reasoner:
+def build(spec: ModelSpec, causal: bool, seed: int = 0, dtype: str = "float32") -> Reasoner:
     return build_model(spec, VOCAB, 5, CAUSAL if causal else FULL, seed, dtype)
 
 
@@ -168,7 +168,7 @@ def test_a_causal_model_does_not_see_ahead_and_a_full_one_does() -> None:
 
 
 @pytest.mark.parametrize(("spec", "causal"), SMALL)
-def test_only_the_last_outer_cycle_carries_gradient(spec: LoopedSpec | RecursiveSpec, causal: bool) -> None:
+def test_only_the_last_outer_cycle_carries_gradient(spec: ModelSpec, causal: bool) -> None:
     """As taken by hand: the carry is cut before the last cycle (TRM), or nowhere (looped)."""
     model = shaken(build(spec, causal))
     tokens_BS = tokens(3, 5)
@@ -187,7 +187,7 @@ def test_only_the_last_outer_cycle_carries_gradient(spec: LoopedSpec | Recursive
 
 
 @pytest.mark.parametrize(("spec", "causal"), SMALL[::2])
-def test_hidden_compiles_whole_and_without_change(spec: LoopedSpec | RecursiveSpec, causal: bool) -> None:
+def test_hidden_compiles_whole_and_without_change(spec: ModelSpec, causal: bool) -> None:
     model = build(spec, causal)
     torch._dynamo.reset()
     compiled = torch.compile(model.hidden, backend="aot_eager", fullgraph=True, dynamic=False)
@@ -199,7 +199,7 @@ def test_hidden_compiles_whole_and_without_change(spec: LoopedSpec | RecursiveSp
 
 
 @pytest.mark.parametrize(("spec", "causal"), SMALL)
-def test_many_members_at_once(spec: LoopedSpec | RecursiveSpec, causal: bool) -> None:
+def test_many_members_at_once(spec: ModelSpec, causal: bool) -> None:
     """A leading member axis on all parameters gives every member's own logits and gradients."""
     members = [build(spec, causal, seed) for seed in (0, 1)]
     stacked, buffers = stack_module_state(list(members))

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from grokscope.report.tables import CURVES, EMERGENCE, EVENTS, RunView, StudyView, Value, table
+from grokscope.report.tables import CURVES, EMERGENCE, EVENTS, RunView, StudyView, table
+from grokscope.statistics.clustered import Rate
+from grokscope.statistics.estimate import Estimate
 from grokscope.world.spec import REGIMES, Regime
 
 STEPS = [0, *range(100, 1000, 100), *(int(1000 * 2 ** (k / 4)) for k in range(13))]
@@ -102,9 +104,11 @@ def run_tables(
         behaviour=behaviour,
         mechanism="not tested",
         reason=f"saturation at step {reached}, as the test says.",
-        over_guess=Value(ood_end - 0.1, ood_end - 0.2, ood_end, 412),
-        rise=Value(ood_end - 0.1, ood_end - 0.2, ood_end, 412) if saturates else None,
-        by_injection={"none": Value(0.1, 0.05, 0.2, 200)} if regime == "both_hops_half" else {},
+        over_guess=Estimate(ood_end - 0.1, ood_end - 0.2, ood_end),
+        rise=Estimate(ood_end - 0.1, ood_end - 0.2, ood_end) if saturates else None,
+        by_injection={"none": Rate(0.1, 0.05, 0.2, 200, (90, 90), 150.0)}
+        if regime == "both_hops_half"
+        else {},
         spec={"regime": REGIMES.get(regime, Regime(name=regime)).tree(), "training": {"steps": 8000}},
         manifest={"torch": "2.13.0", "threads": 1},
         notes=() if saturates else ("It did not saturate, so there is no map at saturation.",),

@@ -1,12 +1,15 @@
 """Sentences say what the tables hold, and no more."""
 
+from math import inf
+
 import polars as pl
 import pytest
 
 from grokscope.findings.paper import pretraining_curve
 from grokscope.report.context import own_saturation, paper_note, run_table
-from grokscope.report.summary import event_over_seeds, event_text, over_seeds, rate_text, sentences, value_at
-from grokscope.report.tables import StudyView, Value
+from grokscope.report.summary import event_over_seeds, event_text, over_seeds, sentences, value_at
+from grokscope.report.tables import StudyView
+from grokscope.statistics.estimate import Estimate, rate_text
 from tests.report.factory import study
 
 
@@ -29,8 +32,11 @@ def test_a_rate_near_one_does_not_read_as_one(rate: float, text: str) -> None:
 
 
 def test_one_seed_has_its_interval_and_several_their_range() -> None:
-    assert over_seeds([Value(0.5, 0.4, 0.6)]) == "0.50 [0.40, 0.60]"
-    assert over_seeds([Value(0.5, 0.4, 0.6), Value(0.7), Value(0.2)]) == "0.50 (0.20–0.70)"
+    assert over_seeds([Estimate(0.5, 0.4, 0.6)]) == "0.50 [0.40, 0.60]"
+    assert (
+        over_seeds([Estimate(0.5, 0.4, 0.6), Estimate(0.7, -inf, inf), Estimate(0.2, -inf, inf)])
+        == "0.50 (0.20–0.70)"
+    )
     assert over_seeds([None, None]) == "not measured"
 
 

@@ -1,6 +1,7 @@
 """The causal verdict of a run: made at its end, made up for where it is missing, no part of its identity."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,23 @@ def test_the_report_and_the_printed_table_say_why_nothing_is_decided(
     assert "undecided in 2 of 2 runs" in two
     print_summary(Study.open(out))
     assert why[:30] in capsys.readouterr().out
+
+
+def test_a_directory_of_spec_manifest_metrics_and_checkpoints_is_enough(
+    done: tuple[Path, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a run comes from another machine: what is missing is made, and the numbers are the run's own."""
+    _, run = done
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in (SPEC, "manifest.json", "metrics.jsonl"):
+        shutil.copy(run.directory / name, bare)
+    shutil.copytree(run.directory / "checkpoints", bare / "checkpoints")
+    assert cli.main(["diagnose", str(bare)]) == 0
+    assert "bridge read at tokens (paper's measure)" in capsys.readouterr().out
+    made, own = Run.open(bare).verdict, run.verdict
+    assert made is not None
+    assert own is not None
+    assert (made.sets, made.verdict) == (own.sets, own.verdict)
+    one = json.loads((bare / VERDICT).read_text())["sets"][0]
+    assert one["lens_tokens"]["value"] == one["lens_all"]["value"]  # No registers, nothing more to see.

@@ -21,14 +21,13 @@ from grokscope.runs.estimate import (
     count_work,
     estimate_device,
     estimate_here,
-    looks,
+    examinations,
     makespan,
     run_seconds,
 )
 from grokscope.runs.files import load_study
-from grokscope.runs.measured import Speed, together
+from grokscope.runs.measured import Speed, measure, together
 from grokscope.runs.spec import StudySpec
-from grokscope.runs.stopwatch import measure
 from grokscope.training.schedule import checkpoint_steps
 
 TINY: dict[str, Any] = {
@@ -51,7 +50,7 @@ PROBES = {"train_inferred": 500, "test_iid": 100, "test_ood": 200, "id_atomic": 
 def speed(**changes: Any) -> Speed:
     parts: dict[str, Any] = {
         "start": 3.0, "compile": 5.0, "step": 0.02, "checkpoint": 0.5, "save": 0.1, "diagnosis": (1.0, 0.05),
-        "look": (2.0, 0.1), "peak": 10**9, "workers": 2, "threads": 1, "steps": 100, "busy": 1.0,
+        "examination": (2.0, 0.1), "peak": 10**9, "workers": 2, "threads": 1, "steps": 100, "busy": 1.0,
     }  # fmt: skip
     return Speed(**{**parts, **changes})
 
@@ -102,9 +101,9 @@ def test_every_save_and_checkpoint_of_the_loop_is_counted_once(
         ({"steps": "moments", "probes": 240, "dense_probes": 120}, [240, 100, 200, 120, 120, 120]),
     ],
 )
-def test_looks_of_the_verdict(causal: dict[str, Any], expected: list[int]) -> None:
+def test_examinations_of_the_verdict(causal: dict[str, Any], expected: list[int]) -> None:
     spec = STUDY.replace(causal=causal).expand()["natural-s0"]
-    assert looks(spec, PROBES) == expected
+    assert examinations(spec, PROBES) == expected
     fixed_and_each = sum(2.0 + 0.1 * count for count in expected)
     assert run_seconds(spec, speed(), PROBES)["verdict"] == pytest.approx(fixed_and_each)
 
@@ -114,7 +113,7 @@ def test_a_study_is_the_sum_of_its_runs() -> None:
     here = estimate_here(STUDY, work, speed(step=1.0))
     assert [run.steps for run in here.runs] == [400, 200, 400, 200]
     assert here.flop == pytest.approx(
-        1200 * work.step_flop + sum(r.checkpoints for r in here.runs) * work.look_flop
+        1200 * work.step_flop + sum(r.checkpoints for r in here.runs) * work.checkpoint_flop
     )
     tree = here.tree()
     assert tree["total"]["run_seconds"] == pytest.approx(sum(run["seconds"] for run in tree["runs"]))
@@ -147,9 +146,9 @@ def test_transfers_are_counted_after_the_runs() -> None:
     assert (plain.seconds["start"], plain.seconds["compile"]) == (3.0 * 2 / 8, 5.0 * 4 / 8)
     assert wide.seconds["steps"] == pytest.approx(2 * plain.seconds["steps"]) == pytest.approx(2 * 30 * 0.02)
     assert plain.training_flop < wide.training_flop < 2 * plain.training_flop
-    looked = len(work.transfers[0].looks)
+    looked = len(work.transfers[0].examinations)
     assert 2 <= looked <= 4
-    assert plain.seconds["verdict"] == pytest.approx(looked * 2.0 + 0.1 * sum(work.transfers[0].looks))
+    assert plain.seconds["verdict"] == pytest.approx(looked * 2.0 + 0.1 * sum(work.transfers[0].examinations))
     on_device = estimate_device(study, work, DEVICES["H100"], 0.5)
     assert on_device.seconds == pytest.approx(on_device.flop / (0.5 * 989e12))
 
@@ -168,22 +167,23 @@ def test_a_device_takes_flop_over_utilised_peak() -> None:
 def test_all_parts_of_a_real_run_are_timed(tmp_path: Path) -> None:
     """And time with more probes or checkpoints is never less: no part may come out negative."""
     spec = STUDY.expand()["natural-s0"]
-    told: list[Any] = []
-    found = measure(spec, tmp_path, 0.5, time.time(), told.append)
-    assert [set(one) for one in told] == [{"start", "compile"}]
+    told: list[str] = []
+    found = measure(spec, tmp_path, 0.5, time.time(), lambda: told.append("ready"))
+    assert told == ["ready"]
+    assert found["start"] > 0 <= found["compile"]
     assert all(found[part]["wall"] > 0 and found[part]["n"] >= 1 for part in ("step", "checkpoint", "save"))
     assert found["checkpoint"]["wall"] > found["step"]["wall"]
-    lines = [found[part][clock] for part in ("look", "diagnosis") for clock in ("wall", "cpu")]
+    lines = [found[part][clock] for part in ("examination", "diagnosis") for clock in ("wall", "cpu")]
     assert all(sum(line) > 0 and min(line) >= 0 for line in lines)
     assert found["peak"] > 10**7
-    combined = together(told * 2, [found] * 2, 2, 1, comparable=True)
+    combined = together([found] * 2, 1, comparable=True)
     assert combined.step == pytest.approx(found["step"]["wall"])
     assert combined.steps == 2 * found["step"]["n"]
     assert combined.busy is not None
     assert 0 < combined.busy < 1.5
     assert combined.alone is not None
     assert combined.alone.step == pytest.approx(found["step"]["cpu"])
-    assert together(told, [found], 1, 2, comparable=False).alone is None
+    assert together([found], 2, comparable=False).alone is None
 
 
 def test_the_command_plans_for_a_device_without_running_anything(

@@ -41,7 +41,7 @@ def test_an_interval_holds_exactly_the_shifts_that_are_not_rejected(
     first = np.array(data.draw(group))
     second = np.array(data.draw(st.lists(st.floats(-6, 6), min_size=len(first), max_size=len(first))))
     found = difference(first, second, paired=paired, confidence=level)
-    low, high = (-np.inf if found.low is None else found.low, np.inf if found.high is None else found.high)
+    low, high = found.low, found.high
     assume(min(abs(shift - low), abs(shift - high)) > 1e-6)
     p_value = difference(first - shift, second, paired=paired).p_value
     assert (p_value > 1 - level + 1e-12) == (low < shift < high)
@@ -50,11 +50,11 @@ def test_an_interval_holds_exactly_the_shifts_that_are_not_rejected(
 
 def test_too_few_runs_have_no_interval_and_say_what_the_smallest_p_is() -> None:
     found = difference([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])
-    assert (found.low, found.high) == (None, None)
+    assert (found.low, found.high) == (-np.inf, np.inf)
     assert found.p_value == found.smallest_p == pytest.approx(0.1)
     eight = location(np.arange(1.0, 9.0))
     assert eight.p_value == eight.smallest_p == pytest.approx(2 / 256)
-    assert eight.low is not None
+    assert np.isfinite(eight.low)
 
 
 def test_every_exchange_is_looked_at_for_groups_up_to_ten_and_drawn_beyond() -> None:
@@ -74,8 +74,8 @@ def test_every_exchange_is_looked_at_for_groups_up_to_ten_and_drawn_beyond() -> 
 def test_equivalence_is_two_one_sided_tests() -> None:
     near = equivalence([0.1, -0.1, 0.05, -0.05, 0.0, 0.02], np.zeros(6), 0.3, paired=True)
     assert near.answer == "equivalent"
-    assert near.effect.confidence == pytest.approx(0.9)
-    assert -0.3 < near.effect.low < near.effect.high < 0.3
+    assert near.confidence == pytest.approx(0.9)
+    assert -0.3 < near.low < near.high < 0.3
     far = equivalence([2.1, 1.9, 2.05, 1.95, 2.0, 2.02], np.zeros(6), 0.3, paired=True)
     assert far.answer == "different"
     few = equivalence([0.0, 0.0, 0.0], np.zeros(3), 0.3, paired=True)

@@ -18,7 +18,7 @@ def test_the_interval_is_as_wide_as_the_spread_between_runs() -> None:
     t = stats.t.interval(0.95, 3, loc=0.5, scale=np.std([0.4, 0.5, 0.6, 0.5], ddof=1) / 2)
     assert (apart.low, apart.high) == pytest.approx(t, abs=0.01)
     assert apart.value == pytest.approx(0.5)
-    assert (apart.runs, apart.worlds, apart.n) == (4, 4, 1000)
+    assert (apart.clusters, apart.n) == ((4,), 1000)
 
 
 def test_equal_runs_are_no_surer_than_their_facts() -> None:
@@ -39,18 +39,19 @@ def test_runs_of_one_world_do_not_average_over_its_facts() -> None:
 def test_runs_of_the_same_of_several_worlds_count_as_one() -> None:
     found = over_runs([rate(0.2), rate(0.4), rate(0.6), rate(0.8)], ["a", "a", "b", "b"])
     alone = over_runs([rate(0.3), rate(0.7)], ["a", "b"])
-    assert (found.low, found.high, found.runs, found.worlds) == (alone.low, alone.high, 4, 2)
+    assert (found.low, found.high, found.clusters) == (alone.low, alone.high, (2,))
 
 
 def test_one_run_is_about_itself() -> None:
     one = clustered_rate(np.arange(40) % 4 > 0, np.arange(40)[:, None])
-    found = over_runs([one], ["a"])
-    assert (found.low, found.high, found.scope) == (one.low, one.high, "this run")
+    assert over_runs([one], ["a"]) == one
 
 
 def test_a_published_rate_of_sixteen_probes_is_known_to_a_third() -> None:
-    low, high = trials(1.0, 16)
-    assert (low, high) == pytest.approx(stats.binomtest(16, 16).proportion_ci(0.95, "wilson"), abs=1e-9)
+    found = trials(1.0, 16)
+    assert (found.low, found.high) == pytest.approx(
+        stats.binomtest(16, 16).proportion_ci(0.95, "wilson"), abs=1e-9
+    )
     with pytest.raises(InputError, match="n = 0"):
         trials(0.5, 0)
     with pytest.raises(InputError, match="2 rates and 1 worlds"):

@@ -10,7 +10,7 @@ from grokscope.errors import InputError
 from grokscope.training.checkpoint import weights_path
 from grokscope.training.data import Batches
 from grokscope.training.loss import Objective
-from grokscope.training.optim import Optimizer, part_of
+from grokscope.training.optim import PARTS, Optimizer
 from grokscope.training.spec import OptimizerSpec
 from grokscope.training.step import compiled_step, compiler, copied, eager_step
 from tests.training import tiny
@@ -43,12 +43,12 @@ def test_frozen_parts_keep_their_bytes_through_interruption_and_average(
     """-0.0 included, which averaging a tensor with itself would turn into 0.0."""
     for name, steps in (("cut", 9), ("cut", 16), ("whole", 16)):
         tiny.run(tmp_path / name, kind, steps=steps, freeze=parts, optimizer=optimizer)
-    start, end = kept(tmp_path / "whole", 0), kept(tmp_path / "whole", 16)
+    start, end, model = kept(tmp_path / "whole", 0), kept(tmp_path / "whole", 16), tiny.model(kind)
     assert end == kept(tmp_path / "cut", 16)
     for name, value in end.items():
         own = name.removeprefix("params/").removeprefix("ema/")
-        if own in dict(tiny.model(kind).named_parameters()):
-            assert (value == start[own]) == (part_of(own) in parts), name
+        if own in dict(model.named_parameters()):
+            assert (value == start[own]) == (PARTS[model.group_of(own)] in parts), name
 
 
 @pytest.mark.parametrize("kind", ["looped", "recursive"])
@@ -56,7 +56,7 @@ def test_the_first_update_of_the_rest_is_that_of_an_ordinary_training(kind: str)
     frozen, ordinary = (_after_a_step(kind, parts) for parts in (("embedding",), ()))
     for name, tensor in frozen.params.items():
         same = torch.equal(tensor, ordinary.params[name])
-        assert same == (part_of(name) != "embedding"), name
+        assert same == (PARTS[tiny.model(kind).group_of(name)] != "embedding"), name
     assert not {name for part in (frozen.momentum, frozen.second) for name in part if "embedding" in name}
 
 
@@ -86,7 +86,7 @@ def test_a_compiled_step_freezes_the_same() -> None:
     for eager, compiled in zip(*states, strict=True):
         torch.testing.assert_close(eager, compiled, rtol=1e-4, atol=1e-5)
     for name, tensor in states[1].params.items():
-        assert torch.equal(tensor, before.params[name]) == (part_of(name) == "blocks")
+        assert torch.equal(tensor, before.params[name]) == (model.group_of(name) == "blocks")
 
 
 @pytest.mark.parametrize(

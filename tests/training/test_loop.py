@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
-from grokscope.training import keeper
+from grokscope.training import keeper, trainer
 from grokscope.training.data import Batches, loops_at
 from grokscope.training.evaluate import correct
 from grokscope.training.loop import train
@@ -140,8 +140,6 @@ def test_metrics_say_what_happened(tmp_path):
 
 
 def test_the_loss_line_is_the_mean_of_its_steps(tmp_path, monkeypatch):
-    from grokscope.training import loop
-
     seen: list[float] = []
 
     def listening(*args):
@@ -154,8 +152,8 @@ def test_the_loss_line_is_the_mean_of_its_steps(tmp_path, monkeypatch):
 
         return run, backend
 
-    original = loop.make_step
-    monkeypatch.setattr(loop, "make_step", listening)
+    original = trainer.choose_step
+    monkeypatch.setattr(trainer, "choose_step", listening)
     tiny.run(tmp_path, steps=30)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     ends = [row["step"] for row in rows]

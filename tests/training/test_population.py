@@ -16,13 +16,15 @@ from grokscope.seeds import Seeds
 from grokscope.training import keeper
 from grokscope.training.checkpoint import find_state, kept_steps, weights_path
 from grokscope.training.data import training_data
-from grokscope.training.loop import TrainingResult, train
+from grokscope.training.loop import train
 from grokscope.training.manifest import read_manifest
+from grokscope.training.member import Member
 from grokscope.training.metrics import read_metrics
-from grokscope.training.population import Member, train_together
+from grokscope.training.population import train_together
 from grokscope.training.spec import OptimizerSpec
 from grokscope.training.stops import Diverged, Interrupted
 from grokscope.training.tensors import read_tensors
+from grokscope.training.trainer import TrainingResult
 from grokscope.world import positions
 from tests.training import tiny
 from tests.training.test_resume import contents

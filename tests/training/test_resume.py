@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
-from grokscope.models.kernels.library import plainly
+from grokscope.kernels.library import plainly
 from grokscope.training import checkpoint, keeper, writer
 from grokscope.training.checkpoint import find_state, kept_steps, load_weights, weights_path
 from grokscope.training.loop import train
@@ -232,11 +232,11 @@ def test_what_a_library_left_of_a_killed_process_goes(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("looked", [False, True])
+@pytest.mark.parametrize("checked", [False, True])
 @pytest.mark.parametrize("large", [0, 1 << 24])
 @pytest.mark.parametrize("way", [nullcontext, plainly])
-def test_a_state_is_copied_whole(monkeypatch, looked, large, way):
-    """In one thread or in shares of several, with a look at the averages before or not, twice."""
+def test_a_state_is_copied_whole(monkeypatch, checked, large, way):
+    """In one thread or in shares of several, with the averages copied before or not, twice."""
     monkeypatch.setattr(writer, "LARGE", large)
     part = {f"t{i}": torch.full((i + 1, 3), float(i)) for i in range(11)}
     state = TrainState(part, {}, {"v": torch.ones(5)}, {name: t + 0.5 for name, t in part.items()}, {})
@@ -248,7 +248,7 @@ def test_a_state_is_copied_whole(monkeypatch, looked, large, way):
             for tensor in tensors.values():
                 tensor += 7
         sums += 1
-        assert not looked or snapshot.look() is None
+        assert not checked or snapshot.copy_average() is None
         snapshot.begin()
         snapshot.end()
         for wanted, got in zip(state, snapshot.on_host()[0], strict=True):
@@ -256,7 +256,7 @@ def test_a_state_is_copied_whole(monkeypatch, looked, large, way):
             assert all(torch.equal(wanted[name], got[name]) for name in wanted)
         assert torch.equal(snapshot.sums, sums)
     state.ema["t7"][3, 1] = torch.nan
-    assert snapshot.look() == "t7"
+    assert snapshot.copy_average() == "t7"
     state.ema["t7"][3, 1] = 1.0
     snapshot.begin()
     snapshot.end()
@@ -278,3 +278,4 @@ def test_an_error_of_the_writer_stops_the_run_and_no_later_job_begins():
     thread.submit(lambda: done.append(2))
     thread.wait()
     assert done == [2]
+    thread.close()

@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 import torch
 
+from grokscope.kernels.library import available, plainly
 from grokscope.models.blocks import Linear
 from grokscope.models.build import build_model
-from grokscope.models.kernels.library import available, plainly
 from grokscope.models.spec import LoopedSpec
 from grokscope.training.data import Batches
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer
 from grokscope.training.shared import MOST, SharedSteps, form_of
 from grokscope.training.spec import OptimizerSpec
+from grokscope.training.step import to_compile
 from grokscope.world.format import FormatSpec, positions
 from tests.training import tiny
 
@@ -29,7 +30,7 @@ def form(
     )
     batches = Batches(tiny.data(kind), spec.batch, seed)
     objective = Objective(made, batches.layout, spec.loss, spec.halt_weight)
-    return form_of(objective, Optimizer(spec, made), batches(0))
+    return form_of(to_compile(objective), Optimizer(spec, made), batches(0))
 
 
 @pytest.mark.parametrize("kind", ["looped", "gpt2"])
@@ -39,9 +40,11 @@ def test_weights_and_order_are_arguments_of_a_step(kind: str) -> None:
 
 @pytest.mark.skipif(not available(), reason="there are no kernels here")
 def test_kernels_are_in_its_form() -> None:
+    """A token mixer's, that is: no other part of a step is different with them."""
     with plainly():
-        aside = form()
-    assert aside != form()
+        aside, other = form(kind="mixer", dtype="bfloat16"), form()
+    assert aside != form(kind="mixer", dtype="bfloat16")
+    assert other == form()
 
 
 def test_whatever_else_a_step_computes_with_is_in_its_form() -> None:

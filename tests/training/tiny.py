@@ -9,12 +9,13 @@ import torch
 
 from grokscope.models.build import build_model
 from grokscope.models.protocol import Reasoner
-from grokscope.models.spec import LoopedSpec, RecursiveSpec
+from grokscope.models.spec import LoopedSpec, ModelSpec, RecursiveSpec
 from grokscope.seeds import Seeds
 from grokscope.training.data import TrainingData, training_data
-from grokscope.training.loop import TrainingResult, train
+from grokscope.training.loop import train
 from grokscope.training.spec import OptimizerSpec, TrainingSpec
 from grokscope.training.stops import Interrupted
+from grokscope.training.trainer import TrainingResult
 from grokscope.world import (
     REGIMES,
     Corpus,
@@ -34,7 +35,7 @@ FORMATS = {
     "recursive": FormatSpec(),
     "mixer": FormatSpec(attention="full", output="answer"),
 }
-MODELS: dict[str, LoopedSpec | RecursiveSpec] = {
+MODELS: dict[str, ModelSpec] = {
     "looped": LoopedSpec(width=16, heads=2, layers=1, loops=2),
     "gpt2": LoopedSpec(
         width=16,

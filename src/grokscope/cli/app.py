@@ -58,7 +58,7 @@ class WorldInspect:
     """Say what a world on disk holds, in any of the formats that are read."""
 
     directory: tyro.conf.Positional[Path]
-    """A directory in one of the formats, or a CSV file of facts."""
+    """A directory in one of the formats, or a table of triples."""
     json: bool = False
     """Print JSON."""
 
@@ -290,7 +290,7 @@ def _import(command: Import) -> int:
 
     imported = import_checkpoint(command.checkpoint, command.config, command.shape)
     save_model(command.out, imported.model, imported.format)
-    print(f"{command.out}: {imported.sentence()}")
+    print(f"{command.out}: {imported.sentence}")
     return 0
 
 
@@ -319,6 +319,8 @@ def _world_build(command: WorldBuild) -> int:
     corpus = RunSetup(spec).corpus
     write_corpus(corpus, command.out, command.format)
     print(f"{command.out}: {len(corpus.composition):,} compositions of {len(corpus.world.fact_F3):,} facts")
+    for note in corpus.world.notes:
+        print(note)
     return 0
 
 

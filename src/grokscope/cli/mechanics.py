@@ -176,6 +176,7 @@ def _patch(command: Patch) -> None:
     from grokscope.report.causal_figures import interchange_map
     from grokscope.report.printed import print_table
     from grokscope.runs.open import Run
+    from grokscope.statistics.estimate import from_numbers, text
 
     run = Run.open(command.run)
     setting, step = run.setting(command.seed), _step(run, command.step)
@@ -193,7 +194,7 @@ def _patch(command: Patch) -> None:
         for j in range(maps.sizes["position"]):
             rate, low, high = (float(given[name].values[i, j]) for name in ("rate", "low", "high"))
             other = float(free["rate"].values[i, j])
-            known = "cannot tell" if np.isnan(rate) else f"{rate:.2f} [{low:.2f}, {high:.2f}]"
+            known = text(from_numbers(rate, low, high), missing="cannot tell")
             cells.append(known + ("" if np.isnan(other) else f" ({other:.2f})"))
         rows.append((str(maps["stage"].values[i]), *cells))
     print_table(f"{title}\n{n} (unconditioned rate in brackets)", ["stage (last on top)", *roles], rows)
@@ -207,6 +208,7 @@ def _compare(command: Compare) -> None:
     from grokscope.report.causal_figures import distances
     from grokscope.report.printed import print_table
     from grokscope.runs.study import runs_of
+    from grokscope.statistics.estimate import text
 
     sides = (runs_of(command.first), runs_of(command.second))
     sets = (command.probe_set, command.second_probe_set or command.probe_set)
@@ -228,7 +230,7 @@ def _compare(command: Compare) -> None:
             (
                 one.kind,
                 one.measure,
-                f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" if one.known else "cannot tell",
+                text(one.known, ".3f", missing="cannot tell"),
                 f"{one.margin:.3f}",
                 one.answer,
             )
@@ -252,7 +254,7 @@ def _diagnose(command: Diagnose) -> None:
     from grokscope.report.causal_figures import run_sketches
     from grokscope.report.grid import path_grid
     from grokscope.report.printed import print_verdict
-    from grokscope.runs.causal import answer_position, keep_verdict
+    from grokscope.runs.causal import answer_position, complete, keep_verdict
     from grokscope.runs.directory import check_unlocked
     from grokscope.runs.open import Run
 
@@ -260,6 +262,7 @@ def _diagnose(command: Diagnose) -> None:
     check_unlocked(run.directory, patience=1.0)
     wanted = {"probes": command.probes, "steps": command.steps}
     spec = run.spec.causal.replace(**{name: value for name, value in wanted.items() if value is not None})
+    complete(run)
     diagnosis = run.diagnosis or diagnose(run.metrics, run.traces, run.corpus.probes, run.spec.diagnosis)
     verdict = keep_verdict(run, diagnosis, spec)
     print_verdict(run.name, verdict)

@@ -53,9 +53,9 @@ def do(command: Worthwhile | Price) -> int:
 def _price(command: Price) -> int:
     from grokscope.files import whole
     from grokscope.findings.price import ENDS, HEADS, cells, ends, prices, rows, rung_table, rungs, table
-    from grokscope.findings.ways import ENOUGH
     from grokscope.report.printed import print_table
     from grokscope.runs.study import Study, open_directory
+    from grokscope.statistics.exact import FEWEST_RUNS
 
     study = open_directory(command.directory)
     if not isinstance(study, Study):
@@ -68,8 +68,8 @@ def _price(command: Price) -> int:
         with whole(command.out / "price_rungs.csv") as draft:
             rung_table(found).write_csv(draft, float_precision=4)
     over = rows(found)
-    if over and max(len(row.prices) for row in over) < ENOUGH:
-        notes.append(f"Fewer than {ENOUGH} seeds: descriptive, nothing is claimed.")
+    if over and max(len(row.prices) for row in over) < FEWEST_RUNS:
+        notes.append(f"Fewer than {FEWEST_RUNS} seeds: descriptive, nothing is claimed.")
     if command.json:
         print(json.dumps({"prices": table(every).to_dicts(), "notes": notes}, indent=1, allow_nan=False))
         return 0

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from grokscope.findings.transfers import Transferred
-from grokscope.statistics.rates import RunsRate, over_runs
+from grokscope.statistics.clustered import Rate
+from grokscope.statistics.estimate import numbers, text
+from grokscope.statistics.rates import over_runs
 from grokscope.world.probes import MIXES
 
 
@@ -17,8 +19,10 @@ class Bought:
     regime: str
     moment: str
     mix: str
-    rate: RunsRate | None
+    rate: Rate | None
     """Accuracy among queries with known atoms; None: in no run there were enough."""
+    rated: int
+    """Runs that it is the mean of."""
     runs: int
     """Transfers of this base that are finished."""
     mature: int
@@ -37,27 +41,24 @@ def bought(transfers: Sequence[Transferred], confidence: float = 0.95) -> list[B
             having = [one for one in group if mix in one.accuracy]
             rates, worlds = [one.accuracy[mix] for one in having], [one.world for one in having]
             rate = over_runs(rates, worlds, confidence) if having else None
-            out.append(Bought(regime, moment, mix, rate, len(group), mature))
+            out.append(Bought(regime, moment, mix, rate, len(having), len(group), mature))
     return out
 
 
 def table(rows: Sequence[Bought]) -> pl.DataFrame:
     """The same as a table; null where it cannot be told."""
-    text = dict.fromkeys(("regime", "moment", "mix"), pl.String)
+    names = dict.fromkeys(("regime", "moment", "mix"), pl.String)
     rates = dict.fromkeys(("accuracy", "low", "high"), pl.Float64)
     counts = dict.fromkeys(("runs", "runs_with_rate", "probes", "mature"), pl.Int64)
-    schema = {**text, **rates, **counts}
-    found = []
-    for one in rows:
-        rate = one.rate
-        numbers = (None, None, None, 0, 0) if rate is None else (
-            rate.value, rate.low, rate.high, rate.runs, rate.n,
-        )  # fmt: skip
-        value, low, high, having, probes = numbers
-        found.append(
-            (one.regime, one.moment, one.mix, value, low, high, one.runs, having, probes, one.mature)
-        )
-    return pl.DataFrame(found, schema=schema, orient="row")
+    found = [
+        {
+            "regime": one.regime, "moment": one.moment, "mix": one.mix, **numbers(one.rate, "accuracy"),
+            "runs": one.runs, "runs_with_rate": one.rated, "probes": one.rate.n if one.rate else 0,
+            "mature": one.mature,
+        }
+        for one in rows
+    ]  # fmt: skip
+    return pl.DataFrame(found, schema={**names, **rates, **counts})
 
 
 def cells(rows: Sequence[Bought]) -> list[tuple[str, ...]]:
@@ -68,13 +69,12 @@ def cells(rows: Sequence[Bought]) -> list[tuple[str, ...]]:
     out = []
     for (regime, moment), mixes in bases.items():
         any_mix = next(iter(mixes.values()))
-        said = ["cannot tell" if (rate := one.rate) is None else _text(rate) for one in mixes.values()]
+        said = [
+            text(one.rate, form=f"{{}} [{{}}, {{}}], {one.rated} runs, {{n}} probes", missing="cannot tell")
+            for one in mixes.values()
+        ]
         out.append((f"{regime}@{moment}", f"{any_mix.mature} of {any_mix.runs}", *said))
     return out
 
 
 HEADS = ("base", "mature", *MIXES)
-
-
-def _text(rate: RunsRate) -> str:
-    return f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}], {rate.runs} runs, {rate.n} probes"

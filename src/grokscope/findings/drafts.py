@@ -5,14 +5,16 @@ Each says in a plain sentence why there is nothing to test, where that is so.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 from grokscope.findings.measured import Measured, pairs
-from grokscope.findings.rules import FEWEST_RUNS, Draft, Wanted
+from grokscope.findings.rules import Draft, Wanted
 from grokscope.findings.values import Number
 from grokscope.statistics.clustered import Rate
-from grokscope.statistics.exact import difference, equivalence, location
-from grokscope.statistics.rates import RunsRate, over_runs
+from grokscope.statistics.estimate import Estimate
+from grokscope.statistics.exact import FEWEST_RUNS, difference, equivalence, location
+from grokscope.statistics.rates import over_runs
 from grokscope.statistics.times import compare_times, horizon, kaplan_meier, log_rank, restricted, seen
 
 Read = Callable[[Measured], Rate | None]
@@ -44,8 +46,9 @@ def later(
 
     The same runs twice: within every run. Otherwise the groups pair by seed where the worlds do.
     """
+    untested = partial(Draft, key, hypothesis, "more", None, "", "factor", paper=paper)
     if lacking := _lacking((first, event), (second, reference)):
-        return Draft(key, hypothesis, "more", None, "", "factor", lacking, paper=paper)
+        return untested(lacking)
     same = first is second
     one, two, paired = (first, second, True) if same else pairs(first, second)
     groups = (time_number(one, event),) + (
@@ -57,13 +60,13 @@ def later(
             said = f"no run of {runs[0].regime} reached {_event(name)} within {last:,} steps"
             if name == reference and event != reference:
                 said += ": nothing to be late against."
-                return Draft(key, hypothesis, "more", None, "", "factor", said, groups=groups, paper=paper)
+                return untested(said, groups=groups)
     times = [run.time(event) for run in one], [run.time(reference) for run in two]
     end = horizon(*times)
     count = [int(seen(group, end).sum()) for group in times]
     if not any(count):
         said = f"neither was seen within the {end:,.0f} steps that all runs were looked at."
-        return Draft(key, hypothesis, "more", None, "", "factor", said, groups=groups, paper=paper)
+        return untested(said, groups=groups)
     found = compare_times(*times, paired=paired)
     reason = ""
     if not same and min(len(one), len(two)) >= FEWEST_RUNS:
@@ -82,20 +85,21 @@ def later(
 
 def delayed(key: str, hypothesis: str, runs: Sequence[Measured], paper: tuple[Number, ...] = ()) -> Draft:
     """OOD accuracy is reached later than `diagnosis.delay` times saturation, within every run."""
+    untested = partial(Draft, key, hypothesis, "more", None, "", "factor", paper=paper)
     if lacking := _lacking((runs, "generalisation.test_ood")):
-        return Draft(key, hypothesis, "more", None, "", "factor", lacking, paper=paper)
+        return untested(lacking)
     groups = tuple(time_number(runs, event) for event in ("saturation", "generalisation.test_ood"))
     late, full = ([run.time(event) for run in runs] for event in ("generalisation.test_ood", "saturation"))
     unsaturated = sum(time.by is None for time in full)
     if unsaturated:
         said = f"{unsaturated} of {len(runs)} runs never saturated: there is nothing to be late against."
-        return Draft(key, hypothesis, "more", None, "", "factor", said, groups=groups, paper=paper)
+        return untested(said, groups=groups)
     limit, end = runs[0].diagnosis.spec.delay, horizon(late, full)
     logs = restricted(late, end) - restricted(full, end) - math.log2(limit)
     waiting = ~seen(late, end)
     if (short := int((waiting & (logs < 0)).sum())) > 0:
         said = f"{short} of {len(runs)} runs were not looked at for {limit:g} times saturation."
-        return Draft(key, hypothesis, "more", None, "", "factor", said, groups=groups, paper=paper)
+        return untested(said, groups=groups)
     reason = f"Tested against {limit:g} times."
     if waiting.any():
         reason += f" {int(waiting.sum())} of {len(runs)} runs did not reach it by step {end:,.0f}."
@@ -121,7 +125,7 @@ def rates_differ(
     one, two, paired = pairs(first, second)
     label = f"{one[0].regime} less {two[0].regime}"
     known = [[read(run) for run in group] for group in (one, two)]
-    groups = tuple(rate_number(group, read, what) for group in (one, two))
+    groups = tuple(_rates(group, read, what) for group in (one, two))
     lacking = [run.name for run, rate in zip([*one, *two], known[0] + known[1], strict=True) if rate is None]
     if lacking:
         said = f"no {what} for {', '.join(lacking)}."
@@ -147,7 +151,7 @@ def rate_against(
     paper: tuple[Number, ...] = (),
 ) -> Draft:
     """The mean of a rate over runs against a fixed number."""
-    known, groups = [read(run) for run in runs], (rate_number(runs, read, what),)
+    known, groups = [read(run) for run in runs], (_rates(runs, read, what),)
     lacking = [run.name for run, rate in zip(runs, known, strict=True) if rate is None]
     if lacking:
         said = f"no {what} for {', '.join(lacking)}."
@@ -161,21 +165,15 @@ def rate_against(
     )  # fmt: skip
 
 
-def rate_number(runs: Sequence[Measured], read: Read, what: str) -> Number:
-    """The mean of a rate over the runs that have it."""
-    known = [(rate, run) for run in runs if (rate := read(run)) is not None]
-    label = f"{what}, {runs[0].regime}"
+def rate_number(label: str, rates: Sequence[Rate | None], worlds: Sequence[str]) -> Number:
+    """The mean of a rate over the runs that have it, and what it rests on in words."""
+    known = [(rate, world) for rate, world in zip(rates, worlds, strict=True) if rate is not None]
     if not known:
-        return Number(label, "rate", None, None, None, "0 runs", "not measured")
-    found = over_runs([rate for rate, _ in known], [run.world for _, run in known])
-    rests = rests_on(found, [rate for rate, _ in known])
-    return Number(label, "rate", found.value, found.low, found.high, rests)
-
-
-def rests_on(found: RunsRate, rates: Sequence[Rate]) -> str:
-    """What a rate over runs rests on, in words."""
-    facts = min(min(rate.clusters) for rate in rates)
-    return f"{_runs(found.runs)}, {found.n:,} probes, at least {facts} facts a run"
+        return Number(label, "rate", None, "0 runs", "not measured")
+    found = over_runs([rate for rate, _ in known], [world for _, world in known])
+    facts = min(min(rate.clusters) for rate, _ in known)
+    rests = f"{_runs(len(known))}, {found.n:,} probes, at least {facts} facts a run"
+    return Number(label, "rate", found, rests)
 
 
 def time_number(runs: Sequence[Measured], event: str) -> Number:
@@ -186,11 +184,16 @@ def time_number(runs: Sequence[Measured], event: str) -> Number:
     steps = [time.by for run in runs if (time := run.time(event)).by is not None]
     if len(steps) > 1:
         rests += f" at step {min(steps):,.0f} to {max(steps):,.0f}"
-    if found.median.by is None:
+    step = found.median
+    if not math.isfinite(step.value):
         last = max(run.time(event).until for run in runs)
-        return Number(label, "step", None, None, None, rests, f"> {last:,.0f}")
-    low = found.median.low or None  # from step 0 on: no bound at this n
-    return Number(label, "step", found.median.by, low, found.median.high, rests)
+        return Number(label, "step", None, rests, f"> {last:,.0f}")
+    low = step.low or -math.inf  # from step 0 on: no bound at this n
+    return Number(label, "step", Estimate(step.value, low, step.high), rests)
+
+
+def _rates(runs: Sequence[Measured], read: Read, what: str) -> Number:
+    return rate_number(f"{what}, {runs[0].regime}", [read(run) for run in runs], [run.world for run in runs])
 
 
 def _lacking(*asked: tuple[Sequence[Measured], str]) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from grokscope.findings.paper import CITATION
-from grokscope.findings.rules import FEWEST_RUNS
-from grokscope.findings.values import Claim, Finding, Findings, text
+from grokscope.findings.values import Claim, Finding, Findings, number_text
+from grokscope.statistics.exact import FEWEST_RUNS
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def summary_rows(found: Findings) -> list[tuple[str, ...]]:
     """Every claim in one row: its key, hypothesis, result, effect, p value, runs and reason."""
     rows: list[tuple[str, ...]] = []
     for claim in (claim for one in found.findings for claim in one.claims):
-        tested = (text(claim.effect), p_text(claim), runs_text(claim))
+        tested = (number_text(claim.effect), p_text(claim), runs_text(claim))
         rows.append((claim.key, claim.hypothesis, claim.result, *tested, claim.reason))
     return rows
 
@@ -84,7 +84,7 @@ def _finding(one: Finding, drawings: Sequence[Drawing]) -> list[str]:
         for claim in one.claims
     ]  # fmt: skip
     numbers = [
-        [claim.key, number.label, text(number), number.n, whose]
+        [claim.key, number.label, number_text(number), number.n, whose]
         for claim in one.claims
         for whose, group in (("this study", claim.groups), ("the paper", claim.paper))
         for number in group
@@ -104,4 +104,4 @@ def _finding(one: Finding, drawings: Sequence[Drawing]) -> list[str]:
 
 
 def _effect(claim: Claim) -> str:
-    return f"{claim.effect.label}: {text(claim.effect)}" if claim.effect else ""
+    return f"{claim.effect.label}: {number_text(claim.effect)}" if claim.effect else ""

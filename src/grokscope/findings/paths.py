@@ -9,13 +9,14 @@ Where all runs share one world, regimes are compared as groups, less the distanc
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from grokscope.findings.measured import Measured, pairs
-from grokscope.findings.rules import FEWEST_RUNS, Draft
+from grokscope.findings.rules import Draft
 from grokscope.findings.values import Result
-from grokscope.mechanics.judge.compare import Answer, compare
+from grokscope.mechanics.judge.compare import compare
 from grokscope.mechanics.judge.profile import Profile
-from grokscope.statistics.exact import equivalence
+from grokscope.statistics.exact import FEWEST_RUNS, Answer, equivalence
 
 FEWEST_REPLICATES = 20
 """The distance itself needs none; `compare` asks for at least these."""
@@ -35,30 +36,31 @@ def same_path(
         first, second: the runs of each side; the same ones twice to compare probe sets.
         sets: probe sets.
     """
+    untested = partial(Draft, key, hypothesis, "same", None, "distance", "margins")
     one, two, paired = (list(first), list(second), True) if first is second else pairs(first, second)
     paths = [run.path(name) for group, name in zip((one, two), sets, strict=True) for run in group]
     known = [path for path in paths if path is not None]
     if len(known) < len(paths):
         said = f"{len(paths) - len(known)} of {len(paths)} traces hold no {' or '.join(dict.fromkeys(sets))}."
-        return Draft(key, hypothesis, "same", None, "distance", "margins", said)
+        return untested(said)
     left, right = known[: len(one)], known[len(one) :]
     if paired:
         values = [_in_margins(a, b) for a, b in zip(left, right, strict=True)]
         if lacking := sum(not math.isfinite(value) for value in values):
             said = f"{lacking} of {len(values)} distances do not exist: a probe set has too few queries."
-            return Draft(key, hypothesis, "same", None, "distance", "margins", said)
+            return untested(said)
         outcome = equivalence(values, [0.0] * len(values), 1.0, paired=True)
         said = "Emergence only: what is used is the causal claim."
         return Draft(key, hypothesis, "same", outcome, "distance", "margins", said, each=tuple(values))
     worlds = {run.world for run in [*one, *two]}
     if len(worlds) > 1:
         said = "the seeds of the regimes do not pair by world, and paths are compared on the same facts."
-        return Draft(key, hypothesis, "same", None, "distance", "margins", said)
+        return untested(said)
     found = compare(left, right)
     few = min(found.runs) < FEWEST_RUNS
     result: Result = "descriptive" if few else _RESULTS[found.answer]
     said = f"paths {found.answer}, level split over the distances instead of Holm: {found.reason}"
-    return Draft(key, hypothesis, "same", None, "distance", "margins", said, result)
+    return untested(said, result)
 
 
 _RESULTS: dict[Answer, Result] = {
@@ -67,7 +69,7 @@ _RESULTS: dict[Answer, Result] = {
 
 
 def _in_margins(first: Profile, second: Profile) -> float:
-    """The distance between two single runs' profiles, over its margin."""
+    """The distance between two single runs' profiles, over its margin; NaN where there is none."""
     found = compare([first], [second], replicates=FEWEST_REPLICATES)
     (one,) = (one for one in found.distances if one.measure == "profile")
-    return one.value / one.margin
+    return math.nan if one.estimate is None else one.estimate.value / one.margin

@@ -14,17 +14,17 @@ on the rungs that both have: on a finer ladder a price looks smaller than on a c
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log2
+from math import isfinite, log2
 from statistics import mean
 
 import polars as pl
 
 from grokscope.errors import InputError
-from grokscope.findings.ways import ENOUGH
 from grokscope.runs.job import UNTRAINED
 from grokscope.runs.study import Study
-from grokscope.statistics.exact import Effect, difference
-from grokscope.statistics.times import Median, Time, kaplan_meier
+from grokscope.statistics.estimate import Estimate, text
+from grokscope.statistics.exact import FEWEST_RUNS, Effect, difference
+from grokscope.statistics.times import Time, kaplan_meier
 from grokscope.world.probes import MIXES
 
 PLAIN = "plain"
@@ -92,8 +92,8 @@ class Row:
     mix: str
     prices: tuple[Price, ...]
     """One per seed for which anything could be told."""
-    median: Median | None
-    """In k + 1; None: nothing could be told of any seed."""
+    median: Estimate
+    """In k + 1; infinite: half of the seeds' prices lie beyond the ladder."""
     against: Effect | None
     """log2 (k + 1) less that of the plain transfers on common rungs, censored prices at the last of them;
     None: this is the plain one, or there is none to compare with."""
@@ -108,7 +108,7 @@ class Row:
     @property
     def descriptive(self) -> bool:
         """Too few seeds for a claim."""
-        return len(self.prices) < ENOUGH
+        return len(self.prices) < FEWEST_RUNS
 
 
 def rungs(study: Study) -> tuple[list[Rung], list[str]]:
@@ -271,10 +271,8 @@ def cells(found: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def _median(row: Row) -> str:
-    middle = row.median
-    if middle is None or middle.by is None:
-        return f"> {max(price.most for price in row.prices)}"
-    return f"{middle.by - 1:.0f}"
+    middle = row.median.value
+    return f"{middle - 1:.0f}" if isfinite(middle) else f"> {max(price.most for price in row.prices)}"
 
 
 def _against(row: Row) -> str:
@@ -285,10 +283,9 @@ def _against(row: Row) -> str:
     seeds = f"{effect.n[0]} seeds"
     if row.bound:
         return f"cannot tell: a price lies beyond the ladder ({seeds})"
-    known = effect.low is not None and effect.high is not None
-    ends = f" [{2 ** -(effect.high or 0):.2g}, {2 ** -(effect.low or 0):.2g}]" if known else ""
+    smaller = text((-effect).scaled(lambda log: 2**log), "k + 1 is {:.2g} times smaller".format, ".2g")
     test = "descriptive" if row.descriptive else f"p = {effect.p_value:.2g}"
-    return f"k + 1 is {2**-effect.value:.2g} times smaller{ends}, {seeds}, {test}"
+    return f"{smaller}, {seeds}, {test}"
 
 
 def _log(price: Price) -> float:

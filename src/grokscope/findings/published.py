@@ -6,6 +6,7 @@ that of independent probes, the least it can be. A published time is known to on
 
 from grokscope.findings.paper import finetuning_curves, pretraining_curve
 from grokscope.findings.values import Number
+from grokscope.statistics.estimate import Estimate
 from grokscope.statistics.rates import trials
 
 LAST = 10
@@ -21,8 +22,7 @@ def paper_rate(regime: str, column: str, label: str) -> tuple[Number, ...]:
         return ()
     value = float(curve.table[column].tail(LAST).to_numpy().mean())
     n = probes_of(curve.table[column].to_list())
-    low, high = trials(value, n)
-    return (Number(f"{label}, {regime}", "rate", value, low, high, f"1 run, {n:,} probes"),)
+    return (Number(f"{label}, {regime}", "rate", trials(value, n), f"1 run, {n:,} probes"),)
 
 
 def paper_time(regime: str, column: str, threshold: float, label: str) -> tuple[Number, ...]:
@@ -33,9 +33,9 @@ def paper_time(regime: str, column: str, threshold: float, label: str) -> tuple[
     step, steps = curve.first_step(column, threshold), curve.table["step"].to_list()
     name = f"{label}, {regime}"
     if step is None:
-        return (Number(name, "step", None, None, None, "1 run", f"> {steps[-1]:,}"),)
-    before = [one for one in steps if one < step]
-    return (Number(name, "step", step, before[-1] if before else 0, step, "1 run, between two evaluations"),)
+        return (Number(name, "step", None, "1 run", f"> {steps[-1]:,}"),)
+    before = max((one for one in steps if one < step), default=0)
+    return (Number(name, "step", Estimate(step, before, step), "1 run, between two evaluations"),)
 
 
 def paper_tuned(regime: str, mix: str, column: str, label: str) -> tuple[Number, ...]:
@@ -45,8 +45,7 @@ def paper_tuned(regime: str, mix: str, column: str, label: str) -> tuple[Number,
     if not len(rows):
         return ()
     value, n = float(rows[column].tail(LAST_TUNED).to_numpy().mean()), int(rows["n_probes"][0])
-    low, high = trials(value, n)
-    return (Number(f"{label}, {regime}", "rate", value, low, high, f"1 run, {n:,} probes"),)
+    return (Number(f"{label}, {regime}", "rate", trials(value, n), f"1 run, {n:,} probes"),)
 
 
 def probes_of(rates: list[float], most: int = 3000) -> int:

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from grokscope.findings.values import Claim, Finding, Number, Result, Unit, plain
-from grokscope.statistics.exact import Effect, Equivalence
+from grokscope.statistics.exact import FEWEST_RUNS, Effect, Equivalence
 from grokscope.statistics.multiple import holm
 
-FEWEST_RUNS = 6
-"""Runs per group: six pairs that all agree have a p value of 0.031, five of 0.063."""
 ALPHA = 0.05
 
 
@@ -32,14 +30,14 @@ class Draft:
     key: str
     hypothesis: str
     wanted: Wanted
-    outcome: Effect | Equivalence | None
+    effect: Effect | None
     """None: there was nothing to test, for `reason`."""
     label: str
-    """Of the effect."""
+    """Of it."""
     unit: Unit
     reason: str = ""
     missing: Result = "cannot tell"
-    """The result where there is no outcome."""
+    """The result where there is no effect."""
     scale: Callable[[float], float] = float
     """From the numbers that were tested to those that are shown."""
     note: str = ""
@@ -49,14 +47,10 @@ class Draft:
     groups: tuple[Number, ...] = ()
     paper: tuple[Number, ...] = ()
 
-    @property
-    def effect(self) -> Effect | None:
-        return self.outcome.effect if isinstance(self.outcome, Equivalence) else self.outcome
-
 
 def settle(drafts: Sequence[Draft]) -> tuple[Claim, ...]:
     """The claims of one finding, corrected for each other. Descriptive ones are no tests and cost nothing."""
-    tested = {one.key: one.outcome.p_value for one in drafts if one.outcome is not None and _enough(one)}
+    tested = {one.key: one.effect.p_value for one in drafts if one.effect and _enough(one.effect)}
     adjusted = holm(tested)
     return tuple(_settled(one, adjusted.get(one.key), len(tested)) for one in drafts)
 
@@ -89,22 +83,19 @@ def finding(
     return judged("cannot tell", f"open: {open_claims}.")
 
 
-def _enough(draft: Draft) -> bool:
-    return draft.effect is not None and min(draft.effect.n) >= FEWEST_RUNS
+def _enough(effect: Effect) -> bool:
+    return min(effect.n) >= FEWEST_RUNS
 
 
 def _settled(draft: Draft, p_holm: float | None, tests: int) -> Claim:
     result, reason = _judged(draft, p_holm, tests)
     effect, p_value = draft.effect, None
     shown, runs = None, tuple[int, ...]()
-    if effect is not None and draft.outcome is not None:
-        low, high = (None if end is None else draft.scale(end) for end in (effect.low, effect.high))
+    if effect is not None:
         said = f"{effect.n[0]} pairs of runs" if effect.paired else f"{effect.n[0]} and {effect.n[1]} runs"
         level = f"{effect.confidence:.0%} interval"
-        shown = Number(
-            draft.label, draft.unit, draft.scale(effect.value), low, high, f"{said}, {level}", draft.note
-        )
-        runs, p_value = effect.n, draft.outcome.p_value if _enough(draft) else None
+        shown = Number(draft.label, draft.unit, effect.scaled(draft.scale), f"{said}, {level}", draft.note)
+        runs, p_value = effect.n, effect.p_value if _enough(effect) else None
     return Claim(
         draft.key, draft.hypothesis, _named(draft), result, reason, shown, p_value, p_holm, runs,
         draft.groups, draft.paper,
@@ -112,22 +103,19 @@ def _settled(draft: Draft, p_holm: float | None, tests: int) -> Claim:
 
 
 def _judged(draft: Draft, p_holm: float | None, tests: int) -> tuple[Result, str]:
-    effect, outcome = draft.effect, draft.outcome
-    if effect is None or outcome is None:
+    effect = draft.effect
+    if effect is None:
         return draft.missing, draft.reason
     more = f" {draft.reason}" if draft.reason else ""
     if p_holm is None:
         few = min(effect.n)
         runs = f"{few} run{'s' if few != 1 else ''} a group, {FEWEST_RUNS} are needed for a test."
         return "descriptive", f"{runs}{_range(draft)}{more}"
-    if isinstance(outcome, Equivalence):
+    if isinstance(effect, Equivalence):
         if p_holm <= ALPHA:
             return "supported", f"within the margin, p = {p_holm:.3g} (Holm).{more}"
-        if outcome.p_beyond * tests <= ALPHA:
-            return (
-                "contradicted",
-                f"beyond the margin, p = {outcome.p_beyond * tests:.3g} (Bonferroni).{more}",
-            )
+        if (beyond := effect.p_beyond * tests) <= ALPHA:
+            return "contradicted", f"beyond the margin, p = {beyond:.3g} (Bonferroni).{more}"
         return "cannot tell", f"neither within the margin (p = {p_holm:.3g}, Holm) nor beyond it.{more}"
     if p_holm <= ALPHA:
         as_claimed = (effect.value > 0) == (draft.wanted == "more")
@@ -151,6 +139,6 @@ def _named(draft: Draft) -> str:
         return "none"
     how = "sign flips of pairs" if effect.paired else "exchange of runs"
     exact = "exact" if effect.exact else "drawn"
-    if isinstance(draft.outcome, Equivalence):
-        return f"equivalence (TOST) by {exact} {how}, margin {draft.outcome.margin:g}"
+    if isinstance(effect, Equivalence):
+        return f"equivalence (TOST) by {exact} {how}, margin {effect.margin:g}"
     return f"{exact} {how}"

@@ -5,14 +5,14 @@ old-then-new and new-then-new do not although the bridge is recovered; fake-grok
 from collections.abc import Sequence
 from typing import Literal
 
-from grokscope.findings.drafts import rests_on
+from grokscope.findings.drafts import rate_number
 from grokscope.findings.published import paper_tuned
 from grokscope.findings.rules import Draft, finding
 from grokscope.findings.transfers import Transferred
-from grokscope.findings.values import Finding, Number, text
+from grokscope.findings.values import Finding, Number, plain
 from grokscope.statistics.clustered import Rate
+from grokscope.statistics.estimate import text
 from grokscope.statistics.exact import difference, location
-from grokscope.statistics.rates import over_runs
 from grokscope.world.probes import MIXES
 
 MATURE, FAKE = "natural", "second_hop_full"
@@ -97,8 +97,8 @@ def _gap(bases: Sequence[Transferred], mix: str, other: str) -> str:
         return ""
     gap = difference([r.value for r in one[0]], [r.value for r in two[0]], paired=True)
     label = f"{_name(mix)} less {_name(other)}, mature bases"
-    shown = Number(label, "difference", gap.value, gap.low, gap.high, "")
-    return f"{label}: {text(shown)} (mean over {gap.n[0]} bases, {gap.confidence:.0%} interval; not tested)."
+    said = text(gap, lambda one: plain(one, "difference"))
+    return f"{label}: {said} (mean over {gap.n[0]} bases, {gap.confidence:.0%} interval; not tested)."
 
 
 def _between(key: str, fake: Sequence[Transferred], mature: Sequence[Transferred], mix: str) -> Draft:
@@ -133,12 +133,8 @@ def _rates(
 
 
 def _number(bases: Sequence[Transferred], mix: str, what: Literal["accuracy", "bridge"]) -> Number:
-    rates = [(rate, base) for base in bases if (rate := getattr(base, what).get(mix)) is not None]
-    label = f"{_name(mix)} {what}, {bases[0].regime}"
-    if not rates:
-        return Number(label, "rate", None, None, None, "0 runs", "not measured")
-    found = over_runs([rate for rate, _ in rates], [base.world for _, base in rates])
-    return Number(label, "rate", found.value, found.low, found.high, rests_on(found, [r for r, _ in rates]))
+    rates = [getattr(base, what).get(mix) for base in bases]
+    return rate_number(f"{_name(mix)} {what}, {bases[0].regime}", rates, [base.world for base in bases])
 
 
 def _name(mix: str) -> str:

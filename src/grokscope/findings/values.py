@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
 from grokscope.spec import Stored
+from grokscope.statistics.estimate import Estimate, Spread, rate_text, text
 
 Result: TypeAlias = Literal["supported", "contradicted", "cannot tell", "descriptive", "not run"]
 Unit: TypeAlias = Literal["rate", "difference", "step", "factor", "margins"]
@@ -12,16 +13,13 @@ Unit: TypeAlias = Literal["rate", "difference", "step", "factor", "margins"]
 
 
 @dataclass(frozen=True)
-class Number:
+class Number(Spread):
     """A number with its interval, and what it rests on."""
 
     label: str
     unit: Unit
-    value: float | None
+    value: Estimate | None
     """None: it does not exist (an event that no run reached)."""
-    low: float | None
-    high: float | None
-    """None: no bound at this n. Both None: there is no interval."""
     n: str
     """In words: "3 runs, 742 probes"."""
     note: str = ""
@@ -80,17 +78,13 @@ class Findings(Stored):
     notes: tuple[str, ...]
 
 
-def text(number: Number | None) -> str:
-    """`0.36 [0.30, 0.43]`; a missing bound is an ellipsis."""
+def number_text(number: Number | None) -> str:
+    """`0.36 [0.30, 0.43]`, in the number's unit and with its note."""
     if number is None:
         return ""
     if number.value is None:
         return number.note or "not reached"
-    said = plain(number.value, number.unit)
-    if number.low is not None or number.high is not None:
-        ends = ("…" if end is None else plain(end, number.unit) for end in (number.low, number.high))
-        said += f" [{', '.join(ends)}]"
-    return f"{number.note} {said}" if number.note else said
+    return f"{number.note} {text(number.value, lambda one: plain(one, number.unit))}".lstrip()
 
 
 def plain(value: float, unit: Unit) -> str:
@@ -103,4 +97,4 @@ def plain(value: float, unit: Unit) -> str:
         return f"{value:.1f} ×"
     if unit == "margins":
         return f"{value:.2f} margins"
-    return f"{value:.3f}" if 0.985 <= value < 1 else f"{value:.2f}"
+    return rate_text(value)

@@ -8,11 +8,11 @@ from typing import Literal, TypeAlias
 
 import polars as pl
 
-from grokscope.statistics.times import Median, Time
+from grokscope.statistics.estimate import Estimate, finite, numbers
+from grokscope.statistics.exact import FEWEST_RUNS
+from grokscope.statistics.times import Time
 
 Kind: TypeAlias = Literal["ratio", "at least", "at most", "cannot tell"]
-ENOUGH = 6
-"""Runs per group below which a comparison is descriptive."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Reached:
     batch: int
 
     @property
+    def added_per_fact(self) -> float:
+        """Per OOD fact; 0 in a world that has none."""
+        return self.added / self.ood_facts if self.ood_facts else 0.0
+
+    @property
     def known_after(self) -> float:
         """Last step at which it was not there yet."""
         return self.time.until if self.time.by is None else self.time.after
@@ -51,11 +56,9 @@ class Against:
     kind: Kind
     """Ratio: every run of both got there. At least: all of the way's did, and not all that waited. At most:
     the reverse. Cannot tell: runs of both ended before."""
-    factor: float | None
-    """Geometric mean of the ratio, censored runs at their last look; None: cannot tell."""
-    low: float | None
-    high: float | None
-    """Exact interval (`statistics.exact`); None: there is no bound, at this n or by censoring."""
+    factor: Estimate | None
+    """Geometric mean of the ratio, censored runs at their last look, with the exact interval; unbounded where
+    there are too few runs, or by censoring. None: cannot tell."""
     p_value: float
     """Two-sided, exact, of log steps up to the last step that every run was looked at: a run that was ended
     early is no evidence."""
@@ -65,7 +68,7 @@ class Against:
     @property
     def descriptive(self) -> bool:
         """Too few runs for a claim."""
-        return min(self.runs) < ENOUGH
+        return min(self.runs) < FEWEST_RUNS
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,12 @@ class Way:
     """Compositions with an OOD fact, mean over runs."""
     added_per_fact: float
     """The same per OOD fact."""
-    step: Median
-    """Kaplan-Meier."""
-    span: tuple[float, float | None]
-    """Of the runs: the earliest step and the latest; None: some did not get there."""
+    step: Estimate
+    """Kaplan-Meier median; infinite: half of the runs did not get there."""
+    after: float
+    """Not before this step."""
+    span: tuple[float, float]
+    """Of the runs: the earliest step and the latest; infinite: some did not get there."""
     step_flop: float
     seconds: float | None
     """Median clock of the runs that got there; None: fewer than half did."""
@@ -93,9 +98,9 @@ class Way:
     """No other way of this level takes at most its FLOP and its data; None: half of its runs did not get
     there."""
 
-    def flop(self, step: float | None) -> float | None:
+    def flop(self, step: float) -> float:
         """FLOP up to a step."""
-        return None if step is None else step * self.step_flop
+        return step * self.step_flop
 
 
 @dataclass(frozen=True)
@@ -121,19 +126,15 @@ class Worth:
                 "reached": way.reached,
                 "added": way.added,
                 "added_per_ood_fact": way.added_per_fact,
-                "step_after": way.step.after,
-                "step_by": way.step.by,
+                "step_after": way.after,
+                "step_by": finite(way.step.value),
                 "step_first_run": way.span[0],
-                "step_last_run": way.span[1],
-                "step_low": way.step.low,
-                "step_high": way.step.high,
-                "flop": way.flop(way.step.by),
-                "flop_low": way.flop(way.step.low),
-                "flop_high": way.flop(way.step.high),
+                "step_last_run": finite(way.span[1]),
+                "step_low": finite(way.step.low),
+                "step_high": finite(way.step.high),
+                **numbers(way.step.scaled(way.flop), "flop", "flop_"),
                 "seconds": way.seconds,
-                "times_cheaper": way.against.factor if way.against else None,
-                "times_cheaper_low": way.against.low if way.against else None,
-                "times_cheaper_high": way.against.high if way.against else None,
+                **numbers(way.against.factor if way.against else None, "times_cheaper", "times_cheaper_"),
                 "p_value": way.against.p_value if way.against else None,
                 "comparison": way.against.kind if way.against else None,
                 "descriptive": way.against.descriptive if way.against else None,
@@ -163,7 +164,7 @@ class Worth:
                     "accuracy_at_end": one.accuracy,
                     "compositions": one.compositions,
                     "added": one.added,
-                    "added_per_ood_fact": one.added / one.ood_facts,
+                    "added_per_ood_fact": one.added_per_fact,
                 }
                 for one in self.runs
             ],

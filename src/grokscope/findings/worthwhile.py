@@ -10,7 +10,8 @@ Counted are training FLOP (examples and optimiser, `training.flops`), not evalua
 """
 
 from collections.abc import Sequence
-from math import log2
+from dataclasses import replace
+from math import inf, log2
 from statistics import mean, median
 
 from grokscope.errors import InputError
@@ -20,6 +21,7 @@ from grokscope.mechanics.read.phases import first_stable
 from grokscope.runs.cost import step_flop
 from grokscope.runs.open import Run
 from grokscope.runs.study import Study
+from grokscope.statistics.estimate import Estimate
 from grokscope.statistics.exact import difference
 from grokscope.statistics.times import Time, compare_times, kaplan_meier
 
@@ -110,7 +112,7 @@ def ways_of(runs: Sequence[Reached], pairs: bool) -> list[Way]:
 
 def _way(group: list[Reached], waiting: list[Reached] | None, pairs: bool) -> Way:
     first = group[0]
-    step = kaplan_meier([one.time for one in group]).median
+    curve = kaplan_meier([one.time for one in group])
     clocks = [one.seconds for one in group if one.seconds is not None]
     return Way(
         level=first.level,
@@ -118,11 +120,12 @@ def _way(group: list[Reached], waiting: list[Reached] | None, pairs: bool) -> Wa
         runs=len(group),
         reached=len(clocks),
         added=mean(one.added for one in group),
-        added_per_fact=mean(one.added / one.ood_facts for one in group),
-        step=step,
+        added_per_fact=mean(one.added_per_fact for one in group),
+        step=curve.median,
+        after=curve.median_after,
         span=(
             min(one.time.by or one.time.until for one in group),
-            max(one.time.by or one.time.until for one in group) if len(clocks) == len(group) else None,
+            max(one.time.by or inf for one in group),
         ),
         step_flop=first.step_flop,
         seconds=median(clocks) if 2 * len(clocks) > len(group) else None,
@@ -151,11 +154,14 @@ def compared(waiting: list[Reached], group: list[Reached], pairs: bool) -> Again
         (False, False): "cannot tell",
     }
     kind = kinds[reached[0], reached[1]]
+    bounded = Estimate(
+        effect.value,
+        effect.low if kind in ("ratio", "at least") else -inf,
+        effect.high if kind in ("ratio", "at most") else inf,
+    )
     return Against(
         kind=kind,
-        factor=None if kind == "cannot tell" else 2**effect.value,
-        low=2**effect.low if effect.low is not None and kind in ("ratio", "at least") else None,
-        high=2**effect.high if effect.high is not None and kind in ("ratio", "at most") else None,
+        factor=None if kind == "cannot tell" else bounded.scaled(lambda log: 2**log),
         p_value=compare_times(first, second, paired=paired).p_value,
         runs=effect.n,
         paired=paired,
@@ -169,14 +175,11 @@ def _log_steps(times: Sequence[Time]) -> list[float]:
 
 def _judged(way: Way, ways: Sequence[Way]) -> Way:
     """With whether another way takes no more of either."""
-    own = way.step.by
-    if own is None:
+    step, added = way.step.value, way.added
+    if step == inf:
         return way
     beaten = any(
-        other.step.by is not None
-        and other.step.by <= own
-        and other.added <= way.added
-        and (other.step.by < own or other.added < way.added)
+        other.step.value <= step and other.added <= added and (other.step.value, other.added) != (step, added)
         for other in ways
     )
-    return Way(**{**vars(way), "efficient": not beaten})
+    return replace(way, efficient=not beaten)

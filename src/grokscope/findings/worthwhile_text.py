@@ -1,7 +1,11 @@
 """What `worthwhile` found, in sentences and as rows of a table."""
 
-from grokscope.findings.ways import ENOUGH, Against, Way, Worth
+from math import inf, isfinite
+
+from grokscope.findings.ways import Against, Way, Worth
 from grokscope.runs.devices import Device
+from grokscope.statistics.estimate import text
+from grokscope.statistics.exact import FEWEST_RUNS
 
 HEADS = (
     "OOD level", "way", "runs there", "added (per OOD fact)", "step", "training FLOP", "over runs", "hours",
@@ -25,9 +29,10 @@ def sentences(worth: Worth) -> list[str]:
         "censored, not as missing."
     )
     fewest = min((min(way.against.runs) for way in worth.ways if way.against), default=None)
-    if fewest is not None and fewest < ENOUGH:
+    if fewest is not None and fewest < FEWEST_RUNS:
         said.append(
-            f"{fewest} runs in a group are fewer than {ENOUGH}: ratios are descriptive, nothing is claimed."
+            f"{fewest} runs in a group are fewer than {FEWEST_RUNS}: ratios are descriptive, nothing is "
+            "claimed."
         )
     return [*said, *worth.notes]
 
@@ -38,15 +43,15 @@ def _answer(ways: list[Way]) -> str:
     waiting = next((way for way in ways if not way.added), None)
     if waiting is None:
         return f"{level}: no regime adds nothing, so what waiting costs cannot be told."
-    if waiting.step.by is None:
+    if waiting.step.value == inf:
         head = (
             f"{level}: waiting ({waiting.regime}) got there in {waiting.reached} of {waiting.runs} runs; the "
-            f"median run needs more than {_flop(waiting.flop(waiting.step.after))} FLOP"
+            f"median run needs more than {_flop(waiting.flop(waiting.after))} FLOP"
         )
     else:
         head = (
-            f"{level}: waiting ({waiting.regime}) takes {_flop(waiting.flop(waiting.step.by))} FLOP "
-            f"(step {waiting.step.by:,.0f}, {waiting.reached} of {waiting.runs} runs)"
+            f"{level}: waiting ({waiting.regime}) takes {_flop(waiting.flop(waiting.step.value))} FLOP "
+            f"(step {waiting.step.value:,.0f}, {waiting.reached} of {waiting.runs} runs)"
         )
     others = [way for way in ways if way.efficient and way.added]
     if not others:
@@ -60,19 +65,18 @@ def _answer(ways: list[Way]) -> str:
 def _instead(way: Way, waiting: Way) -> str:
     said = (
         f"{way.regime} adds {way.added:,.0f} compositions ({way.added_per_fact:.1f} per OOD fact) and takes "
-        f"{_flop(way.flop(way.step.by))}"
+        f"{_flop(way.flop(way.step.value))}"
     )
     if way.against is not None:
         said += f", {_factor(way.against)}"
-    if waiting.step.by is not None and way.step.by is not None:
-        saved = (waiting.step.by - way.step.by) * way.step_flop / way.added
+    saved = way.flop(waiting.step.value - way.step.value) / way.added
+    if isfinite(saved):
         said += f" ({_flop(saved)} FLOP saved per composition)"
     return said
 
 
 def _row(way: Way, device: Device | None, utilisation: float) -> tuple[str, ...]:
-    step = way.step.after if way.step.by is None else way.step.by
-    more = "> " if way.step.by is None else ""
+    step, more = (way.after, "> ") if way.step.value == inf else (way.step.value, "")
     if device is not None:
         hours = f"{more}{step * way.step_flop / (device.peak * utilisation) / 3600:.3g}"
     else:
@@ -96,11 +100,9 @@ def _factor(one: Against) -> str:
     if one.factor is None:
         return f"cannot tell: runs of both ended before ({runs})"
     bound = "" if one.kind == "ratio" else f"{one.kind} "
-    known = one.low is not None or one.high is not None
-    ends = ", ".join("…" if end is None else f"{end:.2g}" for end in (one.low, one.high))
     test = "descriptive" if one.descriptive else f"p = {one.p_value:.2g}"
-    return f"{bound}{one.factor:.2g} times less{f' [{ends}]' if known else ''}, {runs}, {test}"
+    return f"{bound}{text(one.factor, '{:.2g} times less'.format, '.2g')}, {runs}, {test}"
 
 
-def _flop(value: float | None) -> str:
-    return "…" if value is None else f"{value:.2e}"
+def _flop(value: float) -> str:
+    return f"{value:.2e}" if isfinite(value) else "…"

@@ -41,7 +41,7 @@ class DiagnosisSpec(Spec):
     """Level of all intervals."""
 
 
-RULE = 2
+RULE = 3
 """Version of the causal verdict's rule and of what it reads; raised with every change that may change a
 verdict. Finished runs whose verdict is of another version are examined again."""
 

@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from grokscope.kernels.accelerated import accelerated
 from grokscope.models.protocol import Carry, Reasoner
 from grokscope.models.taps import Tap
 
 STATE = "state"
-"""The site that `Reasoner.read` shows (TRM: z_L or z_H, as the stage says)."""
+"""The site that is all of the carry that lives on (`Reasoner.live`; TRM: z_H and z_L together)."""
 LARGEST_PASS = 8
 """Rows x positions x width of one pass, in units of 2^14: activations beyond the cache cost more than they
 save.
@@ -33,7 +34,7 @@ def answers(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Said token (P,) and margin (P,) of the clean model."""
     said, margin = [], []
-    with reading(model):
+    with reading(model) as model:
         for rows in chunks(len(tokens_PS), batch):
             tokens_BS = torch.from_numpy(tokens_PS[rows].astype(np.int64)).to(device_of(model))
             state_BD = run_to_end(model, model.start(tokens_BS), 0, model.prefix + answer_position)
@@ -118,16 +119,16 @@ def run_to_end(model: Reasoner, carry: Carry, stage: int, position: int) -> Tens
     return ends[0] if len(ends) == 1 else torch.cat(ends)
 
 
-def all_carries(model: Reasoner, tokens_BS: Tensor) -> list[Carry]:
-    carries = [model.start(tokens_BS)]
-    for stage in range(1, len(model.stages)):
-        carries.append(step_rows(model, carries[-1], stage))
-    return carries
-
-
 def has(model: Reasoner, stage: int, site: str) -> bool:
     """Whether a stage has a site."""
-    return site == STATE or site in model.sites(stage)[1:]
+    return site == STATE or site in model.sites(stage)
+
+
+def patchable(model: Reasoner) -> tuple[str, ...]:
+    """Sites with one value per position and coordinate: STATE, parts of the carry alone, inside the
+    passes."""
+    parts = dict.fromkeys(stage.site for stage in model.stages)
+    return tuple(dict.fromkeys((STATE, *parts, *inside_sites(model))))
 
 
 def inside_sites(model: Reasoner) -> tuple[str, ...]:
@@ -171,15 +172,10 @@ def chunks(size: int, most: int) -> Iterator[slice]:
 
 
 @contextmanager
-def reading(model: Reasoner) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode is put back."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), model.looking():
-            yield
-    finally:
-        model.train(training)
+def reading(model: Reasoner) -> Iterator[Reasoner]:
+    """The model as it is read: its accelerated twin in evaluation mode, and no gradients meanwhile."""
+    with torch.inference_mode():
+        yield accelerated(model).eval()
 
 
 def device_of(model: Reasoner) -> torch.device:

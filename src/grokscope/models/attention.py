@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from grokscope.models.blocks import At, Linear, only
 from grokscope.models.init import Init
-from grokscope.models.kernels import pieces
-from grokscope.models.products import is_faster
 from grokscope.models.taps import Tap, tapped
 
 FEW = 5
@@ -23,25 +21,14 @@ FEW = 5
 ROTARY_BASE = 10_000.0
 
 
-def attend(q_BKHN: Tensor, k_BTHN: Tensor, v_BTHN: Tensor, causal: bool, at: At | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(N)) v per head (B, K, H, N), over all positions or those up to its own.
+def by_sums(q_BKHN: Tensor, k_BTHN: Tensor, v_BTHN: Tensor, causal: bool, at: At | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(N)) v per head as elementwise products and sums, all in float32.
 
     Args:
         q_BKHN: what asks; k_BTHN, v_BTHN: what is seen.
         causal: whether it sees only itself and earlier positions.
         at: which positions ask; None: all T.
     """
-    few = k_BTHN.shape[1] <= FEW
-    first = _first(at)
-    quick = few and not torch.compiler.is_compiling() and is_faster()
-    if quick and first is not None and pieces.attends(q_BKHN, k_BTHN, v_BTHN):
-        return pieces.attend(q_BKHN, k_BTHN, v_BTHN, causal, first)
-    form = by_sums if few else by_products
-    return form(q_BKHN, k_BTHN, v_BTHN, causal, at)
-
-
-def by_sums(q_BKHN: Tensor, k_BTHN: Tensor, v_BTHN: Tensor, causal: bool, at: At | None = None) -> Tensor:
-    """`attend` as elementwise products and sums, all in float32."""
     q, k, v = q_BKHN.float(), k_BTHN.float(), v_BTHN.float()
     scores_BKTH = (q[:, :, None] * k[:, None]).sum(-1) * q.shape[-1] ** -0.5
     if causal:
@@ -53,7 +40,7 @@ def by_sums(q_BKHN: Tensor, k_BTHN: Tensor, v_BTHN: Tensor, causal: bool, at: At
 def by_products(
     q_BKHN: Tensor, k_BTHN: Tensor, v_BTHN: Tensor, causal: bool, at: At | None = None, tap: Tap | None = None
 ) -> Tensor:
-    """`attend` as two batched matrix products around a float32 softmax, whose result `tap` may see."""
+    """The same as two batched matrix products around a float32 softmax, whose result `tap` may see."""
     q, k, v = (x.transpose(1, 2) for x in (q_BKHN, k_BTHN, v_BTHN))
     scores_BHKT = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
     if causal:
@@ -63,7 +50,7 @@ def by_products(
 
 
 def by_pytorch(q_BTHN: Tensor, k_BTHN: Tensor, v_BTHN: Tensor, causal: bool) -> Tensor:
-    """`attend` by `scaled_dot_product_attention`."""
+    """The same by `scaled_dot_product_attention`, over all positions."""
     q, k, v = (x.transpose(1, 2) for x in (q_BTHN, k_BTHN, v_BTHN))
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2)
 
@@ -73,15 +60,6 @@ def _ahead(k_BTHN: Tensor, at: At | None) -> Tensor:
     index_T = torch.arange(k_BTHN.shape[1], device=k_BTHN.device)
     asking = at if isinstance(at, Tensor) else index_T if at is None else index_T[at]
     return index_T > asking[..., None]
-
-
-def _first(at: At | None) -> int | None:
-    """Where what asks begins, if the same positions of all examples ask, one after the other."""
-    if at is None:
-        return 0
-    if isinstance(at, Tensor) or at.step is not None or (at.start or 0) < 0:
-        return None
-    return at.start or 0
 
 
 class Rotary(nn.Module):
@@ -111,7 +89,8 @@ class Attention(nn.Module):
     """Multi-head attention; one linear map makes q, k and v, viewed as (heads q, heads k, heads v).
 
     Args:
-        exact: evaluated in float32, give the bits of PyTorch's own attention.
+        exact: evaluated in float32, give the bits of PyTorch's own attention: over dozens of passes a TRM
+            blows another order of sums up to the fourth digit.
     """
 
     def __init__(
@@ -125,9 +104,8 @@ class Attention(nn.Module):
         exact: bool = False,
     ) -> None:
         super().__init__()
-        self.heads = heads
-        self.exact = exact
-        self.causal = causal
+        self.heads, self.causal, self.exact = heads, causal, exact
+        self.few = FEW
         self.qkv = Linear(init.matrix(3 * width, width), bias)
         self.out = Linear(init.residual(width, width), bias)
         self.rotary = rotary
@@ -146,22 +124,19 @@ class Attention(nn.Module):
             k, v = self._heads(self.qkv(x_BTD, slice(width, None)), 2)
         if self.rotary is not None:
             q, k = self.rotary(q, at), self.rotary(k)
-        if self._exact(x_BTD, tap, at):
-            mixed_BKHN = by_pytorch(q, k, v, self.causal)
-        elif tap is None:
-            mixed_BKHN = attend(q, k, v, self.causal, at)
-        else:
-            mixed_BKHN = by_products(q, k, v, self.causal, at, tap)
-        out: Tensor = self.out(mixed_BKHN.flatten(2))
+        out: Tensor = self.out(self.mix(q, k, v, tap, at).flatten(2))
         return tapped(tap, "attention", out)
 
-    def _exact(self, x_BTD: Tensor, tap: Tap | None, at: At | None) -> bool:
-        """Whether PyTorch's own attention is used, for its bits: over dozens of passes a TRM blows another
-        order of sums up to the fourth digit."""
-        plain = self.exact and tap is None and at is None and not self.training
-        return (
-            plain and x_BTD.dtype == torch.float32 and not torch.compiler.is_compiling() and not is_faster()
-        )
+    def mix(
+        self, q_BKHN: Tensor, k_BTHN: Tensor, v_BTHN: Tensor, tap: Tap | None = None, at: At | None = None
+    ) -> Tensor:
+        """softmax(q k^T / sqrt(N)) v per head (B, K, H, N)."""
+        if tap is not None:
+            return by_products(q_BKHN, k_BTHN, v_BTHN, self.causal, at, tap)
+        if self.exact and at is None and not self.training and q_BKHN.dtype == torch.float32:
+            return by_pytorch(q_BKHN, k_BTHN, v_BTHN, self.causal)
+        form = by_sums if k_BTHN.shape[1] <= self.few else by_products
+        return form(q_BKHN, k_BTHN, v_BTHN, self.causal, at)
 
     def _heads(self, parts: Tensor, count: int) -> tuple[Tensor, ...]:
         """Several (B, T, H, N) from one (B, T, count * D)."""

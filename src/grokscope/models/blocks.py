@@ -3,7 +3,6 @@
 Shapes: `x_..N` has any leading axes and N features; D is the width, M the inner width of an MLP.
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -11,14 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grokscope.models.init import Init
-from grokscope.models.kernels import pieces
-from grokscope.models.kernels.library import serves
-from grokscope.models.products import is_faster, linear
 
 EPS = 1e-5
-GELU_SLOPE = (8 / math.pi) ** 0.5
-GELU_CUBIC = 0.044715
-
 
 At = slice | Tensor
 """K positions of the T axis: the same of all examples (a slice), or (B, K) of each its own."""
@@ -36,17 +29,10 @@ def only(x: Tensor, at: At | None) -> Tensor:
 
 
 class Linear(nn.Module):
-    """x W^T + b; the float32 weight (outputs, inputs) is cast to the dtype of x at use, without autocast.
+    """x W^T + b; the float32 weight (outputs, inputs) is cast to the dtype of x at use, without autocast."""
 
-    Args:
-        narrow: few inputs and very many rows, as in a token mixer (21 and 65,536). The gradient of W is g^T x
-            for W^T as a view of W, and (x^T g)^T for W^T as a matrix of its own: the same sums, but the
-            second takes half the time there on a CPU.
-    """
-
-    def __init__(self, weight: nn.Parameter, bias: bool = False, narrow: bool = False) -> None:
+    def __init__(self, weight: nn.Parameter, bias: bool = False) -> None:
         super().__init__()
-        self.narrow = narrow
         self.weight = weight
         self.bias = nn.Parameter(torch.zeros(weight.shape[0])) if bias else None
 
@@ -55,11 +41,6 @@ class Linear(nn.Module):
         weight, bias = self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
         if outputs is not None:
             weight, bias = weight[outputs], None if bias is None else bias[outputs]
-        elif self.narrow:
-            out = x @ weight.t().contiguous()
-            return out if bias is None else out + bias
-        if not torch.compiler.is_compiling() and is_faster() and not x.is_cuda:
-            return linear(x, weight, bias_M=bias)
         return F.linear(x, weight, bias)
 
     def extra_repr(self) -> str:
@@ -67,23 +48,27 @@ class Linear(nn.Module):
         return f"{inputs} -> {outputs}" + ("" if self.bias is None else ", bias")
 
 
-def rms(x: Tensor, axis: int = -1) -> Tensor:
-    """x / sqrt(mean(x^2 over an axis) + 1e-5), computed in float32, no gain; dtype of x."""
-    if axis == -1 and not torch.compiler.is_compiling() and is_faster() and serves(x):
-        return pieces.normed(x)
-    wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(axis, keepdim=True) + EPS)).to(x.dtype)
+class NarrowLinear(Linear):
+    """A map of few inputs and very many rows, as in a token mixer (21 and 65,536), without a bias.
+
+    The gradient of W is g^T x for W^T as a view of W, and (x^T g)^T for W^T as a matrix of its own: the same
+    sums, but the second takes half the time there on a CPU.
+    """
+
+    def forward(self, x: Tensor, outputs: slice | None = None) -> Tensor:
+        return x @ self.weight.to(x.dtype).t().contiguous()
 
 
 class RmsNorm(nn.Module):
-    """`rms` as a module, so that hooks see it."""
+    """x / sqrt(mean(x^2 over an axis) + 1e-5), computed in float32, no gain; dtype of x."""
 
     def __init__(self, axis: int = -1) -> None:
         super().__init__()
         self.axis = axis
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms(x, self.axis)
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(self.axis, keepdim=True) + EPS)).to(x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -98,19 +83,8 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x.float(), self.gain.shape, self.gain, self.bias, EPS).to(x.dtype)
 
 
-def gelu(x: Tensor) -> Tensor:
-    """GELU's tanh form (Hendrycks and Gimpel 2016): x (1 + tanh u) / 2, u = sqrt(2 / pi) (x + 0.044715 x^3).
-
-    (1 + tanh u) / 2 is sigmoid(2 u). A compiler is given that: its tanh costs three times its exponential.
-    """
-    if not torch.compiler.is_compiling():
-        return pieces.gelu(x) if is_faster() and serves(x) else F.gelu(x, approximate="tanh")
-    wide = x.float()
-    return (wide * torch.sigmoid(GELU_SLOPE * wide * (1 + GELU_CUBIC * wide * wide))).to(x.dtype)
-
-
 class Mlp(nn.Module):
-    """down(act(up(x))), inner width M."""
+    """down(act(up(x))), inner width M; GELU in its tanh form (Hendrycks and Gimpel 2016)."""
 
     def __init__(
         self, width: int, inner: int, activation: Literal["gelu", "relu"], init: Init, bias: bool = False
@@ -121,10 +95,12 @@ class Mlp(nn.Module):
         self.down = Linear(init.residual(width, inner), bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner: Tensor = self.up(x)
-        inner = gelu(inner) if self.activation == "gelu" else F.relu(inner)
-        out: Tensor = self.down(inner)
+        inner = self.up(x)
+        out: Tensor = self.down(self.gelu(inner) if self.activation == "gelu" else F.relu(inner))
         return out
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate="tanh")
 
 
 class SwiGlu(nn.Module):
@@ -132,7 +108,8 @@ class SwiGlu(nn.Module):
 
     def __init__(self, width: int, inner: int, init: Init, bias: bool = False, narrow: bool = False) -> None:
         super().__init__()
-        self.gate_up = Linear(init.matrix(2 * inner, width), bias, narrow)
+        weight = init.matrix(2 * inner, width)
+        self.gate_up = NarrowLinear(weight) if narrow else Linear(weight, bias)
         self.down = Linear(init.residual(width, inner), bias)
 
     def forward(self, x: Tensor) -> Tensor:

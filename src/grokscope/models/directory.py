@@ -9,15 +9,14 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from grokscope.errors import InputError
 from grokscope.files import read_json, vacant, whole, write_json
 from grokscope.models.build import build_model
-from grokscope.models.looped import LoopedModel
 from grokscope.models.protocol import Reasoner
-from grokscope.models.recursive import RecursiveModel
-from grokscope.models.spec import ModelSpec
+from grokscope.models.spec import AnyModel
+from grokscope.models.tensor_file import read_safetensors
 from grokscope.spec import Spec
 from grokscope.world.format import FormatSpec
 
@@ -35,22 +34,24 @@ class ModelFile(Spec):
     """Input positions S."""
     format: FormatSpec
     """How queries become tokens: attention and output."""
-    model: ModelSpec
+    model: AnyModel
     """The architecture."""
 
 
-def save_model(directory: Path, model: LoopedModel | RecursiveModel, fmt: FormatSpec) -> None:
+def save_model(directory: Path, model: Reasoner, fmt: FormatSpec) -> None:
     """Write a model, whole or not at all.
 
     Args:
         directory: must not exist yet or be empty.
-        model: the model.
+        model: the model, built from a spec.
         fmt: the format of its queries.
 
     Raises:
-        InputError: the directory holds something, or is a file.
+        InputError: the directory holds something, or is a file; the model has no spec.
     """
     directory = vacant(directory)
+    if model.spec is None:
+        raise InputError(f"{type(model).__name__}: a model that was not built from a spec cannot be kept.")
     described = ModelFile(vocab=model.vocab, positions=model.positions, format=fmt, model=model.spec)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with whole(directory) as draft:
@@ -72,13 +73,9 @@ def load_model(directory: Path, dtype: str = "float32") -> Reasoner:
     path = directory / DESCRIPTION
     said = ModelFile.parse(read_json(path, "model"), str(path))
     weights = directory / WEIGHTS
-    try:
-        tensors = load(weights.read_bytes())
-    except Exception as error:  # damaged in whatever way
-        raise InputError(f"the weights at {weights} cannot be read: {error}.") from None
-    table = tensors.get("token_embedding")
-    if table is None or tuple(table.shape) != (said.vocab, said.model.width):
-        raise InputError(f"the weights at {weights} do not fit {path}: token_embedding has another shape.")
+    tensors, _ = read_safetensors(weights, "weights file")
+    if all(t.shape[:1] != (said.vocab,) for t in tensors.values()):
+        raise InputError(f"the weights at {weights} do not fit {path}: none has {said.vocab} rows.")
     model = build_model(said.model, said.vocab, said.positions, said.format, seed=0, dtype=dtype)
     needed = {name: (tuple(t.shape), torch.float32) for name, t in model.state_dict().items()}
     found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}

@@ -15,7 +15,8 @@ same kind of norm; else injecting it would add next to nothing. Initial weights:
 Shapes: B batch, T positions (no prefix: T = S), D width, V vocabulary.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ from grokscope.errors import InputError
 from grokscope.models.attention import Attention, Rotary
 from grokscope.models.blocks import At, LayerNorm, Linear, Mlp, RmsNorm, SwiGlu, only
 from grokscope.models.init import Init
-from grokscope.models.protocol import Reasoner
+from grokscope.models.protocol import Group, Reasoner
 from grokscope.models.spec import LoopedSpec
 from grokscope.models.stages import looped_stages
 from grokscope.models.taps import Tap, tapped, within
@@ -79,6 +80,16 @@ class LoopedModel(Reasoner):
         seed: seed of the stream "init".
         dtype: dtype of the states.
     """
+
+    spec: LoopedSpec
+    groups: ClassVar[Mapping[str, Group]] = {
+        "token_embedding": "embedding",
+        "embedding_norm": "embedding",
+        "position_embedding": "position",
+        "blocks": "blocks",
+        "final_norm": "head",
+        "head": "head",
+    }
 
     def __init__(
         self, spec: LoopedSpec, vocab: int, positions: int, causal: bool, seed: int, dtype: torch.dtype
@@ -166,9 +177,6 @@ class LoopedModel(Reasoner):
         for stage in range(1, last):
             carry = self._pass(carry, stage)
         return self._pass(carry, last, at=at).state_BTD
-
-    def block_matrices(self) -> list[str]:
-        return [name for name, p in self.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
 
     def _pass(
         self, carry: LoopedCarry, stage: int, tap: Tap | None = None, at: At | None = None

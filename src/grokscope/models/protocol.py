@@ -8,21 +8,24 @@ Shapes: B batch, S input positions, T positions with prefix (prefix first), D wi
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from grokscope.errors import InputError
 from grokscope.models.blocks import At, only
-from grokscope.models.products import faster
+from grokscope.models.spec import ModelSpec
 from grokscope.models.stages import Stage
 from grokscope.models.taps import Tap
 
 Carry: TypeAlias = Any
 """Everything a model needs to go on from a stage: each model's own NamedTuple of tensors."""
+Group: TypeAlias = Literal["embedding", "prefix", "position", "blocks", "head"]
+"""What a parameter is to training. `embedding`: of tokens (a tied head with it); `prefix`: of prefix
+positions, with a learning rate of its own; `position`: a learned position code; `blocks`: what is run over
+and over, whose matrices Muon may take; `head`: whatever stands behind the last pass."""
 
 
 class Reasoner(nn.Module, ABC):
@@ -33,8 +36,12 @@ class Reasoner(nn.Module, ABC):
         positions P that stand before the input on the T axis. loops: times the shared part runs in training
         (TRM: outer cycles). inference_loops: the same as evaluated. stages: addresses of the computation as
         evaluated. dtype: dtype of the states. Weights stay float32 and are cast at use; norms, softmax and
-        logits are float32.
+        logits are float32. spec: what it was built from; None: an adapter. groups: the group of every
+        parameter, by its name or that of a module it is in.
     """
+
+    groups: ClassVar[Mapping[str, Group]] = {}
+    spec: ModelSpec | None = None
 
     def __init__(
         self,
@@ -95,6 +102,16 @@ class Reasoner(nn.Module, ABC):
     def write(self, carry: Carry, stage: int, state_BTD: Tensor) -> Carry:
         """The carry at `stage` with the state that `read` shows replaced."""
 
+    def live(self, carry: Carry, stage: int) -> Tensor:
+        """Everything that a pass after `stage` reads of the carry, the input aside: (B, T, X), the parts
+        side by side on the last axis. A model whose carry has several parts that restore each other
+        overrides this; where only one lives on it is what `read` shows."""
+        return self.read(carry, stage)
+
+    def with_live(self, carry: Carry, stage: int, live_BTX: Tensor) -> Carry:
+        """The carry at `stage` with all that `live` shows replaced."""
+        return self.write(carry, stage, live_BTX)
+
     @abstractmethod
     def unembed(self, state_BTD: Tensor) -> Tensor:
         """float32 logits of any state, by exactly what makes the output (final norm included)."""
@@ -116,21 +133,19 @@ class Reasoner(nn.Module, ABC):
         """
         return only(self.hidden(tokens_BS, loops), at)
 
-    @abstractmethod
-    def block_matrices(self) -> list[str]:
-        """Names of the 2-D weights inside blocks, as in `named_parameters`: what Muon may take."""
+    def group_of(self, name: str) -> Group:
+        """The group of a parameter, by its name in `named_parameters`.
 
-    def prefix_parameters(self) -> list[str]:
-        """Names of prefix embeddings, as in `named_parameters`; they have a learning rate of their own."""
-        return []
-
-    @contextmanager
-    def looking(self) -> Iterator[None]:
-        """A span in which the weights stay as they are: without gradients and taps, `step` and `unembed` may
-        then go another way to the same numbers, up to rounding, and forward hooks set within it are not
-        called."""
-        with faster():
-            yield
+        Raises:
+            InputError: it has none.
+        """
+        for part, group in self.groups.items():
+            if name == part or name.startswith(f"{part}."):
+                return group
+        raise InputError(
+            f"parameter {name}: {type(self).__name__}.groups does not say whether it is embedding, prefix, "
+            "position, blocks or head."
+        )
 
     def halt(self, state_BTD: Tensor) -> Tensor | None:
         """float32 halting logits (B, 2) from the first position of the final state; None: no halting head."""

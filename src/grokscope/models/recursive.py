@@ -17,9 +17,8 @@ Shapes: B batch, S input positions, P prefix positions, T = P + S, D width, V vo
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +28,7 @@ from grokscope.errors import InputError
 from grokscope.models.attention import Attention, Rotary
 from grokscope.models.blocks import At, Linear, RmsNorm, SwiGlu, only
 from grokscope.models.init import Init
-from grokscope.models.kernels import mixing
-from grokscope.models.mixer_passes import MixerMatrices, MixerPasses, mixer_passes
-from grokscope.models.products import linear
-from grokscope.models.protocol import Reasoner
+from grokscope.models.protocol import Group, Reasoner
 from grokscope.models.spec import RecursiveSpec
 from grokscope.models.stages import recursive_stages
 from grokscope.models.taps import Tap, tapped, within
@@ -87,15 +83,13 @@ class MixerBlock(nn.Module):
 
     def forward(self, x_BTD: Tensor, tap: Tap | None = None, at: At | None = None) -> Tensor:
         """The state after the block; with `at`, at those positions alone (B, K, D)."""
-        mixed_BTD = tapped(tap, "mixer", self._mixed(x_BTD))
+        mixed_BTD = tapped(tap, "mixer", self.mix(x_BTD))
         own_BTD = only(self.norm1(x_BTD + mixed_BTD), at)
         out: Tensor = self.norm2(own_BTD + tapped(tap, "mlp", self.mlp(own_BTD)))
         return out
 
-    def _mixed(self, x_BTD: Tensor) -> Tensor:
-        gate_up, down = self.mixer.gate_up.weight, self.mixer.down.weight
-        if torch.compiler.is_compiling() and mixing.fits(x_BTD, gate_up, down):
-            return mixing.mixed(x_BTD, gate_up, down)
+    def mix(self, x_BTD: Tensor) -> Tensor:
+        """The map over the positions, (B, T, D)."""
         out: Tensor = self.mixer(x_BTD.transpose(1, 2)).transpose(1, 2)
         return out
 
@@ -119,20 +113,6 @@ class Level(nn.Module):
         return x_BTD
 
 
-class Looking(NamedTuple):
-    """What a span of `RecursiveModel.looking` has prepared."""
-
-    level: MixerPasses
-    head_VD: Tensor
-
-
-def matrices_of(block: nn.Module) -> MixerMatrices:
-    """The weights of a `MixerBlock`."""
-    mixer, mlp = (block.get_submodule(name) for name in ("mixer", "mlp"))
-    maps = [part.get_submodule(name) for part in (mixer, mlp) for name in ("gate_up", "down")]
-    return MixerMatrices(*(one.get_parameter("weight") for one in maps))
-
-
 class RecursiveModel(Reasoner):
     """The TRM of a `RecursiveSpec`.
 
@@ -144,6 +124,15 @@ class RecursiveModel(Reasoner):
         dtype: dtype of the states.
     """
 
+    spec: RecursiveSpec
+    groups: ClassVar[Mapping[str, Group]] = {
+        "token_embedding": "embedding",
+        "prefix_embedding": "prefix",
+        "position_embedding": "position",
+        "level": "blocks",
+        "head": "head",
+        "halting": "head",
+    }
     h_init: Tensor
     l_init: Tensor
 
@@ -172,7 +161,6 @@ class RecursiveModel(Reasoner):
         nn.init.constant_(self.halting.get_parameter("bias"), HALT_BIAS)
         self.register_buffer("h_init", init.state(spec.width))
         self.register_buffer("l_init", init.state(spec.width))
-        self._looking: Looking | None = None
 
     def start(self, tokens_BS: Tensor) -> RecursiveCarry:
         self._check_tokens(tokens_BS, exact=self.spec.mixer)
@@ -182,14 +170,11 @@ class RecursiveModel(Reasoner):
 
     def step(self, carry: RecursiveCarry, stage: int, tap: Tap | None = None) -> RecursiveCarry:
         self._check_step(stage)
-        new_BTD = self._passed(carry, stage, tap)
-        if self.stages[stage].site == "z_H":
-            return carry._replace(z_H_BTD=new_BTD)
-        return carry._replace(z_L_BTD=new_BTD)
+        return self._pass(carry, stage, tap)
 
     def step_at(self, carry: RecursiveCarry, stage: int, position: int, tap: Tap | None = None) -> Tensor:
         self._check_step(stage)
-        return self._passed(carry, stage, tap, position)[:, 0]
+        return self.read(self._pass(carry, stage, tap, slice(position, position + 1)), stage)[:, 0]
 
     def stays(self, stage: int, site: str) -> bool:
         # Not "mixer": the norm after it runs over positions.
@@ -212,28 +197,23 @@ class RecursiveModel(Reasoner):
             return carry._replace(z_H_BTD=state_BTD)
         return carry._replace(z_L_BTD=state_BTD)
 
+    def live(self, carry: RecursiveCarry, stage: int) -> Tensor:
+        """z_H and z_L, each of which the next passes restore from the other; after the last commit z_H
+        alone."""
+        if stage == len(self.stages) - 1:
+            return carry.z_H_BTD
+        return torch.cat([carry.z_H_BTD, carry.z_L_BTD], dim=-1)
+
+    def with_live(self, carry: RecursiveCarry, stage: int, live_BTX: Tensor) -> RecursiveCarry:
+        if stage == len(self.stages) - 1:
+            return self.write(carry, stage, live_BTX)
+        z_H_BTD, z_L_BTD = live_BTX.to(self.dtype).chunk(2, dim=-1)
+        return carry._replace(z_H_BTD=z_H_BTD, z_L_BTD=z_L_BTD)
+
     def unembed(self, state_BTD: Tensor) -> Tensor:
         # Of a slice of positions, PyTorch would make one product per row, each with a copy of the weight.
-        state_BTD = state_BTD.contiguous()
-        if self._looking is not None and state_BTD.dtype == self.dtype and not torch.is_grad_enabled():
-            logits_XV = linear(state_BTD.flatten(0, -2), self._looking.head_VD)
-            return logits_XV.view(*state_BTD.shape[:-1], self.vocab).float()
-        logits_BTV: Tensor = self.head(state_BTD)
+        logits_BTV: Tensor = self.head(state_BTD.contiguous())
         return logits_BTV.float()
-
-    @contextmanager
-    def looking(self) -> Iterator[None]:
-        """See `Reasoner.looking`. A mixer on a CPU that nobody hooks into has passes of its own for it."""
-        outer = self._looking
-        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
-        if outer is None and self.spec.mixer and self.h_init.device.type == "cpu" and not hooked:
-            passes = mixer_passes([matrices_of(block) for block in self.level.blocks], self.dtype)
-            self._looking = Looking(passes, self.head.weight.detach().to(self.dtype))
-        try:
-            with super().looking():
-                yield
-        finally:
-            self._looking = outer
 
     def hidden(self, tokens_BS: Tensor, loops: int | None = None) -> Tensor:
         """See `Reasoner.hidden` and, for what is raised, `hidden_at`."""
@@ -259,12 +239,6 @@ class RecursiveModel(Reasoner):
         logits_B2: Tensor = self.halting(state_BTD[:, 0])
         return logits_B2.float()
 
-    def block_matrices(self) -> list[str]:
-        return [name for name, p in self.named_parameters() if name.startswith("level.") and p.ndim == 2]
-
-    def prefix_parameters(self) -> list[str]:
-        return [] if self.prefix_embedding is None else ["prefix_embedding"]
-
     def _embedding(self, tokens_BS: Tensor) -> Tensor:
         embedding_BTD = F.embedding(tokens_BS, self.token_embedding).to(self.dtype)
         if self.prefix_embedding is not None:
@@ -275,28 +249,21 @@ class RecursiveModel(Reasoner):
             embedding_BTD = POSITION_SCALE * (embedding_BTD + positions_TD)
         return math.sqrt(self.spec.width) * embedding_BTD
 
-    def _passed(
-        self, carry: RecursiveCarry, stage: int, tap: Tap | None = None, at: int | None = None
-    ) -> Tensor:
-        """The state that the pass to `stage` makes; with `at`, at that position alone (B, 1, D)."""
-        z_H_BTD, z_L_BTD, embedding_BTD = carry
+    def _pass(
+        self, carry: RecursiveCarry, stage: int, tap: Tap | None = None, at: At | None = None
+    ) -> RecursiveCarry:
+        """The carry after the pass to `stage`; with `at`, the new state at those positions alone."""
         commits = self.stages[stage].site == "z_H"
-        if self._looking is not None and tap is None and not torch.is_grad_enabled():
-            if commits:
-                return self._looking.level(z_H_BTD, z_L_BTD, at=at)
-            return self._looking.level(z_L_BTD, z_H_BTD, embedding_BTD, at=at)
-        own = None if at is None else slice(at, at + 1)
-        return self._commit(carry, tap, own) if commits else self._think(carry, tap, own)
+        return self._commit(carry, tap, at) if commits else self._think(carry, tap, at)
 
-    def _think(self, carry: RecursiveCarry, tap: Tap | None = None, at: At | None = None) -> Tensor:
-        z_L_BTD: Tensor = self.level(carry.z_L_BTD, carry.z_H_BTD + carry.embedding_BTD, tap, at)
-        return z_L_BTD
+    def _think(self, carry: RecursiveCarry, tap: Tap | None = None, at: At | None = None) -> RecursiveCarry:
+        injection_BTD = carry.z_H_BTD + carry.embedding_BTD
+        return carry._replace(z_L_BTD=self.level(carry.z_L_BTD, injection_BTD, tap, at))
 
-    def _commit(self, carry: RecursiveCarry, tap: Tap | None = None, at: At | None = None) -> Tensor:
-        z_H_BTD: Tensor = self.level(carry.z_H_BTD, carry.z_L_BTD, tap, at)
-        return z_H_BTD
+    def _commit(self, carry: RecursiveCarry, tap: Tap | None = None, at: At | None = None) -> RecursiveCarry:
+        return carry._replace(z_H_BTD=self.level(carry.z_H_BTD, carry.z_L_BTD, tap, at))
 
     def _cycle(self, carry: RecursiveCarry, at: At | None = None) -> RecursiveCarry:
         for _ in range(self.spec.l_cycles):
-            carry = carry._replace(z_L_BTD=self._think(carry))
-        return carry._replace(z_H_BTD=self._commit(carry, at=at))
+            carry = self._think(carry)
+        return self._commit(carry, at=at)

@@ -1,16 +1,59 @@
-"""What can be said of a model. Every field is honoured or refused, never ignored."""
+"""What can be said of a model. Every field is honoured or refused, never ignored.
 
-from typing import Annotated, Literal
+PyTorch is imported where a model is built: the command line reads specs and must not wait for it.
+"""
 
-from pydantic import Field, model_validator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from pydantic import Field, ModelWrapValidatorHandler, SerializeAsAny, model_validator
+from pydantic_core import PydanticKnownError
+
+from grokscope.errors import InputError
 from grokscope.spec import Spec
+
+if TYPE_CHECKING:
+    import torch
+
+    from grokscope.models.protocol import Reasoner
+    from grokscope.world.format import FormatSpec
 
 MOST_WIDTH, MOST_REPEATS, MOST_EXPANSION = 2**16, 2**12, 2**8
 """Beyond any model that is trained: a slip of the keyboard is refused before memory is asked for."""
 
 
-class LoopedSpec(Spec):
+class ModelSpec(Spec):
+    """Base of the kinds of models: each a subclass with a `kind`, listed in `KINDS`."""
+
+    INFERENCE_LOOPS: ClassVar[str] = "inference_loops"
+    """The field that says how often the shared part runs when evaluated."""
+
+    def build(
+        self, vocab: int, positions: int, fmt: "FormatSpec", seed: int, dtype: "torch.dtype"
+    ) -> "Reasoner":
+        """The model; the arguments are those of `build.build_model`."""
+        raise NotImplementedError
+
+    def sees_order(self, fmt: "FormatSpec") -> bool:
+        """Whether the model can tell which token stands where."""
+        return True
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_its_kind(cls, tree: Any, handler: ModelWrapValidatorHandler[Self]) -> Any:
+        if cls is not ModelSpec or not isinstance(tree, dict):
+            return handler(tree)
+        if "kind" not in tree:
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": "'kind'"})
+        known = {kind.model_fields["kind"].default: kind for kind in KINDS}
+        tag = str(tree["kind"])
+        if tag not in known:
+            tags = ", ".join(map(repr, known))
+            found = {"discriminator": "'kind'", "tag": tag, "expected_tags": tags}
+            raise PydanticKnownError("union_tag_invalid", found)
+        return known[tag].model_validate(tree)
+
+
+class LoopedSpec(ModelSpec):
     """One stack of blocks run `loops` times (universal, recurrent GPT-2); 1 loop is the plain transformer."""
 
     kind: Literal["looped"] = "looped"
@@ -49,7 +92,7 @@ class LoopedSpec(Spec):
     the two maps that write to the residual stream further over sqrt(2 * layers * loops)."""
 
     @model_validator(mode="after")
-    def _possible(self) -> "LoopedSpec":
+    def _possible(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"heads {self.heads} must divide width {self.width}")
         if self.positions == "rotary" and (self.width // self.heads) % 2:
@@ -58,10 +101,21 @@ class LoopedSpec(Spec):
             raise ValueError("inference_loops can differ from loops only when the weights are shared")
         return self
 
+    def build(
+        self, vocab: int, positions: int, fmt: "FormatSpec", seed: int, dtype: "torch.dtype"
+    ) -> "Reasoner":
+        from grokscope.models.looped import LoopedModel
 
-class RecursiveSpec(Spec):
+        return LoopedModel(self, vocab, positions, fmt.attention == "causal", seed, dtype)
+
+    def sees_order(self, fmt: "FormatSpec") -> bool:
+        return fmt.attention == "causal" or self.positions != "none"
+
+
+class RecursiveSpec(ModelSpec):
     """Tiny Recursive Model (TRM); defaults are the reference's."""
 
+    INFERENCE_LOOPS: ClassVar[str] = "inference_h_cycles"
     kind: Literal["recursive"] = "recursive"
     width: int = Field(1536, ge=1, le=MOST_WIDTH)
     """Model width D."""
@@ -85,7 +139,7 @@ class RecursiveSpec(Spec):
     """Learned prefix positions P."""
 
     @model_validator(mode="after")
-    def _possible(self) -> "RecursiveSpec":
+    def _possible(self) -> Self:
         if not self.mixer and self.width % self.heads:
             raise ValueError(f"heads {self.heads} must divide width {self.width}")
         if self.mixer and self.positions == "rotary":
@@ -96,5 +150,22 @@ class RecursiveSpec(Spec):
             raise ValueError(f"rotary positions need an even head width, got {self.width // self.heads}")
         return self
 
+    def build(
+        self, vocab: int, positions: int, fmt: "FormatSpec", seed: int, dtype: "torch.dtype"
+    ) -> "Reasoner":
+        from grokscope.models.recursive import RecursiveModel
 
-ModelSpec = Annotated[LoopedSpec | RecursiveSpec, Field(discriminator="kind")]
+        if fmt.attention == "causal":
+            raise InputError(
+                "format.attention = 'causal': a recursive model sees all positions, so it must be 'full'."
+            )
+        return RecursiveModel(self, vocab, positions, seed, dtype)
+
+    def sees_order(self, fmt: "FormatSpec") -> bool:
+        return self.mixer or self.positions != "none"
+
+
+KINDS: list[type[ModelSpec]] = [LoopedSpec, RecursiveSpec]
+"""The kinds of models there are. A further one is a spec, a model and a line here."""
+AnyModel = SerializeAsAny[ModelSpec]
+"""The type of a field that holds a model of any kind."""

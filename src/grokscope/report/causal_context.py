@@ -5,9 +5,9 @@ from collections import Counter
 import polars as pl
 
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET
-from grokscope.report.summary import over_seeds, rate_text, steps_text, value_text
-from grokscope.report.tables import RunView, Value
-from grokscope.statistics.clustered import Rate
+from grokscope.report.summary import over_seeds, steps_text
+from grokscope.report.tables import RunView
+from grokscope.statistics.estimate import WITH_N, rate_text, text
 
 
 def causal_groups(runs: list[RunView]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
@@ -18,12 +18,11 @@ def causal_groups(runs: list[RunView]) -> list[tuple[str, list[tuple[str, list[s
         found = [run.verdict.of(name) if run.verdict else None for run in runs]
         rows = [("mechanism", [one.mechanism if one else "not tested" for one in found])]
         for head, rates in (
-            ("share through the bridge", [one and one.share for one in found]),
-            ("path sufficient", [one and one.sufficient for one in found]),
-            ("path necessary", [one and one.necessary for one in found]),
+            ("share through the bridge", [one.share if one else None for one in found]),
+            ("path sufficient", [one.sufficient if one else None for one in found]),
+            ("path necessary", [one.necessary if one else None for one in found]),
         ):
-            rows.append((head, [f"{value_text(_value(rate))}, n = {rate.n}" if rate else "cannot tell"
-                                for rate in rates]))  # fmt: skip
+            rows.append((head, [text(rate, rate_text, form=WITH_N, missing="cannot tell") for rate in rates]))
         paths = [one.path if one else None for one in found]
         rows.append(("bridge held at", [f"{p.role}, {p.resolved} to {p.read}" if p else "-" for p in paths]))
         rows.append(("the share on the way", [_share_course(run, name) for run in runs]))
@@ -40,7 +39,7 @@ def causal_sentences(runs: list[RunView]) -> list[str]:
     several = len(verdicts) > 1
     counts = ", ".join(f"{name}{f' in {n} of {len(verdicts)} runs' if several else ''}" for name, n in found)
     outer = [one.of(VERDICT_SET) for one in verdicts]
-    shares = [_value(one.share) if one and one.share else None for one in outer]
+    shares = [one.share if one else None for one in outer]
     share = f"the share of right OOD answers that go through the bridge is {over_seeds(shares)}"
     return [f"By interventions: {counts}; {share if any(shares) else 'too few OOD queries can be tested'}."]
 
@@ -64,10 +63,6 @@ def _share_course(run: RunView, probe_set: str) -> str:
         for step, share in shares
     ]
     return ", ".join(texts) or "-"
-
-
-def _value(rate: Rate) -> Value:
-    return Value(rate.value, rate.low, rate.high, rate.n)
 
 
 def causal_note(causal: pl.DataFrame) -> str:

@@ -63,14 +63,17 @@ def distances(found: Comparison, title: str) -> Figure:
     ax = figure.add_subplot()
     colors = {"equivalent": "#009E73", "different": "#D55E00", "cannot tell": style.MUTED}
     ends = [
-        value for one in found.distances for value in (one.low, one.high, one.margin) if np.isfinite(value)
+        end
+        for one in found.distances
+        for end in (one.margin, *((one.estimate.low, one.estimate.high) if one.estimate else ()))
+        if np.isfinite(end)
     ]
     left, right = min([0.0, *ends]), max([0.05, *ends])
     for row, one in enumerate(reversed(found.distances)):
-        if np.isfinite(one.value):
-            span = [max(one.low, left), min(one.high, right)]
+        if one.estimate is not None:
+            span = [max(one.estimate.low, left), min(one.estimate.high, right)]
             ax.plot(span, [row, row], color=colors[one.answer], linewidth=2.2, solid_capstyle="butt")
-            ax.plot([one.value], [row], "o", color=colors[one.answer], markersize=5)
+            ax.plot([one.estimate.value], [row], "o", color=colors[one.answer], markersize=5)
         ax.plot([one.margin] * 2, [row - 0.32, row + 0.32], color=style.INK, linewidth=1.4)
         ax.annotate(one.answer, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8,
                     color=colors[one.answer], annotation_clip=False)  # fmt: skip

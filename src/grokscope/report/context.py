@@ -32,10 +32,10 @@ from grokscope.report.tables import (
     MOMENTS,
     RunView,
     StudyView,
-    Value,
     latents,
     select,
 )
+from grokscope.statistics.estimate import WITH_N, rate_text, text
 
 EVENT_NAMES = {
     "saturation.train_inferred": "trained compositions learned",
@@ -182,7 +182,7 @@ def _numbers(view: StudyView, regime: str, runs: list[RunView]) -> list[tuple[st
         None if step is None else value_at(view.curves, run, ACCURACY, step=step) for run, step in reached
     ]
     rows = [
-        ("accuracy at saturation", [_or(value, "no saturation") for value in first]),
+        ("accuracy at saturation", [text(value, rate_text, missing="no saturation") for value in first]),
         row("accuracy at the end", ACCURACY),
         row("guess baseline", GUESS),
         row("target found at the end", ANYWHERE, "answer"),
@@ -195,17 +195,16 @@ def _numbers(view: StudyView, regime: str, runs: list[RunView]) -> list[tuple[st
             row(f"{latent} in one early cell", CELL_EARLY, latent),
         ]
     rows.append(
-        ("accuracy, both facts known", [_or(run.atoms_known, "too few such queries") for run in runs])
+        (
+            "accuracy, both facts known",
+            [text(run.atoms_known, rate_text, missing="too few such queries") for run in runs],
+        )
     )
     for kind in dict.fromkeys(kind for run in runs for kind in run.by_injection):
         cells = [run.by_injection.get(kind) for run in runs]
-        texts = [f"{value_text(value)}, n = {value.n}" if value else "no such query" for value in cells]
+        texts = [text(rate, rate_text, form=WITH_N, missing="no such query") for rate in cells]
         rows.append((f"accuracy, injected: {kind}", texts))
     return rows
-
-
-def _or(value: Value | None, otherwise: str) -> str:
-    return otherwise if value is None else value_text(value)
 
 
 def supervision(run: RunView) -> str:

@@ -207,20 +207,23 @@ def paper_panel(
             keep = time > 0
             courses.append((time[keep], one["value"].to_numpy()[keep]))
         _scaled(ax, courses, pen)
-        spans += [time for times, _ in courses for time in (times.min(), times.max()) if len(times)]
+        spans += [time for times, _ in courses for time in times.tolist()]
         if scaled_paper is not None:
             time = scaled_paper.table["step"].to_numpy() / (scaled_paper.saturation or 1)
             ax.plot(
                 time, scaled_paper.table[column].to_numpy(), color=pen.color, linewidth=1.1, dashes=(4, 1.8)
             )
             spans += [time.min(), time.max()]
+    if not spans:
+        style.say(ax, "No run that saturated has a checkpoint after step 0: there is nothing to scale.")
+        return figure
     ax.axvline(1.0, color=style.MUTED, linewidth=0.7)
     ax.set_xscale("log")
     first, last = max(min(spans), 0.02), max(spans)
     ticks = style.log_ticks(first, last)
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlim(first, last)
+    ax.set_xlim(first, last if last > first else first * 2)
     style.rate_axis(ax)
     ax.set_xlabel("step / saturation step (log scale)")
     ax.set_title(title)

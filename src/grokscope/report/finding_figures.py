@@ -64,6 +64,11 @@ def waiting(times: Mapping[str, Sequence[Time]], title: str) -> Figure:
     if not known:
         style.say(ax, "No finished run of these regimes.")
         return figure
+    steps = [step for one in known.values() for time in one if (step := time.by or time.until) > 0]
+    if not steps:
+        style.say(ax, "Every run is too short to have an event: it has fewer checkpoints than the window.")
+        return figure
+    first, last = min(steps) / 2, max(steps) * 1.1
     for regime, one in known.items():
         found, color = kaplan_meier(one), REGIME_COLORS.get(regime, style.INK)
         step_T, label = found.step_T, f"{regime} (n = {found.n})"
@@ -71,13 +76,12 @@ def waiting(times: Mapping[str, Sequence[Time]], title: str) -> Figure:
         ax.fill_between(step_T, found.low_T, found.high_T, step="post", color=color, alpha=0.12, linewidth=0)
         ended = [time.until for time in one if time.by is None]
         at = np.searchsorted(found.step_T, ended, side="right") - 1
-        ax.plot(ended, found.waiting_T[at], "|", color=color, markersize=9)
-    steps = [time.by or time.until for one in known.values() for time in one]
+        ax.plot(np.maximum(ended, first), found.waiting_T[at], "|", color=color, markersize=9)
     ax.set_xscale("log")
-    ticks = style.log_ticks(min(steps) / 2, max(steps) * 1.1)
+    ticks = style.log_ticks(first, last)
     ax.set_xticks(ticks, [style.step_text(tick) for tick in ticks])
     ax.minorticks_off()
-    ax.set_xlim(min(steps) / 2, max(steps) * 1.1)
+    ax.set_xlim(first, last)
     style.rate_axis(ax, "share of runs without it")
     ax.set_xlabel("step (log scale)")
     ax.set_title(title)

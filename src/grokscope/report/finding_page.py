@@ -20,11 +20,12 @@ from grokscope.report.gather import gather
 from grokscope.report.tables import select
 from grokscope.report.tuning_figures import tuning_curves, tunings
 from grokscope.runs.study import Study
+from grokscope.statistics.estimate import numbers
 
 EVENT = f"generalisation.{VERDICT_SET}"
 CONTRASTED = (WAITED, SUPERVISED, FAKE)
 BEGIN, END = "<!-- findings -->", "<!-- end of findings -->"
-NOTHING = Number("", "rate", None, None, None, "")
+NOTHING = Number("", "rate", None, "")
 """The effect of a claim that was not tested."""
 Drawn = tuple[int, str, str, str, Figure]
 """Number of the finding, name, alternative text, caption, figure."""
@@ -116,8 +117,8 @@ def finding_tables(
 
 def _flat(number: Number) -> dict[str, str | float | None]:
     return {
-        "label": number.label, "unit": number.unit, "value": number.value, "low": number.low,
-        "high": number.high, "n": number.n, "note": number.note,
+        "label": number.label, "unit": number.unit, **numbers(number.value, "value"), "n": number.n,
+        "note": number.note,
     }  # fmt: skip
 
 

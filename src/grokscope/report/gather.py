@@ -29,7 +29,6 @@ from grokscope.report.tables import (
     Row,
     RunView,
     StudyView,
-    Value,
     table,
 )
 from grokscope.runs.causal import answer_position
@@ -37,7 +36,8 @@ from grokscope.runs.files import load_study, shipped_studies
 from grokscope.runs.open import Run
 from grokscope.runs.spec import StudySpec
 from grokscope.runs.study import Study
-from grokscope.statistics.clustered import Rate, clustered_rate
+from grokscope.statistics.clustered import clustered_rate
+from grokscope.statistics.estimate import numbers
 
 STUDY_FILE = "study.yaml"
 """The study's settings are written beside the report under this name, so that they can be run again."""
@@ -93,6 +93,12 @@ def _run(run: Run, level: float) -> tuple[RunView, list[Row], list[Row], list[Ro
         notes.append(f"There are no metrics: {error}")
     if accuracies:
         diagnosis = _diagnosis(run, traces, notes)
+        looks, window = len({row["step"] for row in accuracies}), run.spec.diagnosis.window
+        if looks < window:
+            notes.append(
+                f"The run is too short to have an event: it has {looks} of the {window} checkpoints in a row "
+                "at which a level must be held."
+            )
     verdict = run.verdict if diagnosis else None
     curves = [{**key, **row} for row in _curves(accuracies, traces, diagnosis, level)]
     emergence = [{**key, **row} for row in _emergence(traces, diagnosis)] if traces is not None else []
@@ -161,10 +167,9 @@ def _accuracies(run: Run) -> list[Row]:
 
 def _row(step: int, probes: str, measure: str, variable: str, value: float | None, n: int, facts: int) -> Row:
     """A curve row without interval."""
-    interval = {"low": None, "high": None}
     return {
         "step": step, "probes": probes, "measure": measure, "variable": variable, "value": value,
-        **interval, "n": n, "facts": facts,
+        "low": None, "high": None, "n": n, "facts": facts,
     }  # fmt: skip
 
 
@@ -183,10 +188,10 @@ def _curves(
     measured = {(row["step"], row["probes"]) for row in traced if row["measure"] == ACCURACY}
     yield from (row for row in accuracies if (row["step"], row["probes"]) not in measured)
     yield from traced
-    numbers = diagnosis.sets.get(VERDICT_SET) if diagnosis else None
-    if numbers is not None:
+    found = diagnosis.sets.get(VERDICT_SET) if diagnosis else None
+    if found is not None:
         for step in sorted({row["step"] for row in accuracies}):
-            guess = numbers.guess
+            guess = found.guess
             yield _row(step, VERDICT_SET, GUESS, "", guess.value, guess.n, min(guess.clusters))
 
 
@@ -214,7 +219,7 @@ def _rates(
     for step, hit_P in zip(part["step"].values.tolist(), hit_NP, strict=True):
         rate = clustered_rate(hit_P, facts_PK, level)
         row = _row(step, name, measure, variable, rate.value, rate.n, min(rate.clusters))
-        rows.append({**row, "low": rate.low, "high": rate.high})
+        rows.append(row | numbers(rate, "value"))
     return rows
 
 
@@ -263,17 +268,12 @@ def _events(diagnosis: Diagnosis) -> Iterable[Row]:
 
 def _numbers(diagnosis: Diagnosis | None) -> dict[str, Any]:
     """The diagnosed differences and splits of the verdict set, as the report's values."""
-    numbers = diagnosis.sets.get(VERDICT_SET) if diagnosis else None
-    if numbers is None:
+    found = diagnosis.sets.get(VERDICT_SET) if diagnosis else None
+    if found is None:
         return {}
-    over, rise = numbers.over_guess, numbers.rise
     return {
-        "over_guess": Value(over.value, over.low, over.high, over.n),
-        "rise": None if rise is None else Value(rise.value, rise.low, rise.high, rise.n),
-        "atoms_known": None if numbers.exact_atoms_known is None else _value(numbers.exact_atoms_known),
-        "by_injection": {kind: _value(rate) for kind, rate in numbers.by_injection.items()},
+        "over_guess": found.over_guess,
+        "rise": found.rise,
+        "atoms_known": found.exact_atoms_known,
+        "by_injection": found.by_injection,
     }
-
-
-def _value(rate: Rate) -> Value:
-    return Value(rate.value, rate.low, rate.high, rate.n)

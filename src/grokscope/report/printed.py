@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from grokscope.mechanics.judge.causal import Interchanged
 from grokscope.mechanics.judge.verdict import CausalVerdict, PathCells
-from grokscope.statistics.clustered import Rate
+from grokscope.statistics.estimate import WITH_N, text
 
 WIDTH = 160
 """Columns where the output is no terminal."""
@@ -30,11 +31,14 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]])
 def print_verdict(name: str, verdict: CausalVerdict) -> None:
     """Every number of a verdict, one column per checkpoint and probe set."""
 
-    def rate(one: Rate | None) -> str:
-        return "-" if one is None else f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}], n = {one.n}"
-
     def number(one: float | None) -> str:
         return "-" if one is None else f"{one:.2f}"
+
+    def interchanged(one: Interchanged | None) -> str:
+        if one is None:
+            return "-"
+        rate = number(one.rate.value if one.rate else None)
+        return f"{rate}, n = {one.n} (any: {number(one.unconditioned)}, n = {one.n_unconditioned})"
 
     for step in dict.fromkeys(one.step for one in verdict.sets):
         sets = [one for one in verdict.sets if one.step == step]
@@ -44,7 +48,16 @@ def print_verdict(name: str, verdict: CausalVerdict) -> None:
             ("share through the bridge", "share"), ("the same by argmax", "share_by_argmax"),
             ("path sufficient", "sufficient"), ("path necessary", "necessary"),
         ):  # fmt: skip
-            rows.append((head, *(rate(getattr(one, field)) for one in sets)))
+            rates = [getattr(one, field) for one in sets]
+            rows.append((head, *(text(one, form=WITH_N, missing="-") for one in rates)))
+        for head, field in (
+            ("bridge read at tokens (paper's measure)", "lens_tokens"),
+            ("bridge read anywhere, registers too", "lens_all"), ("bridge read by a linear map", "linear"),
+        ):  # fmt: skip
+            controls = [getattr(one, f"{field}_control") for one in sets]
+            texts = [text(getattr(one, field), form=WITH_N, missing="-") for one in sets]
+            rows.append((head, *(f"{a} (control {number(b)})" for a, b in zip(texts, controls, strict=True))))
+        rows.append(("the bridge is", *(one.bridge or "-" for one in sets)))
         for head, field in (
             ("redundant", "redundant"), ("incomplete", "incomplete"),
             ("single share, if all agree", "through_circuit"),
@@ -52,17 +65,11 @@ def print_verdict(name: str, verdict: CausalVerdict) -> None:
             rows.append((head, *(number(getattr(one, field)) for one in sets)))
         for arm in dict.fromkeys(arm for one in sets for arm in one.arms):
             found = [one.arms.get(arm) for one in sets]
-            texts = [
-                "-"
-                if one is None
-                else f"{number(one.rate)}, n = {one.n} (any: {number(one.unconditioned)}, "
-                f"n = {one.n_unconditioned})"
-                for one in found
-            ]
-            rows.append((f"interchange, {arm}", *texts))
+            rows.append((f"interchange, {arm}", *map(interchanged, found)))
         paths = [one.path for one in sets]
         texts = ["-" if p is None else f"{p.role}, {p.resolved} to {p.read}" for p in paths]
         rows.append(("bridge held at", *texts))
+        rows.append(("path, stage by stage", *("-" if p is None else _cuts(p) for p in paths)))
         rows.append(("bridge read along", *("-" if p is None else _edges(p) for p in paths)))
         rows.append(("stages left for hop 2", *("-" if p is None else str(p.stages_left) for p in paths)))
         print_table(f"{name}, step {step:,}", ["", *(one.probe_set for one in sets)], rows)
@@ -72,11 +79,17 @@ def print_verdict(name: str, verdict: CausalVerdict) -> None:
     print(f"verdict: {verdict.verdict} ({verdict.reason})")
 
 
+def _cuts(path: PathCells) -> str:
+    """The positions that hold the bridge after each stage."""
+    held = [f"{one.stage} {one.group} {text(one.rate)}" for one in path.cuts]
+    return "; ".join(held) or "-"
+
+
 def _edges(path: PathCells) -> str:
     """The edges between positions that carry the bridge."""
     reads = [one for one in path.routes if one.sender != one.receiver]
     return ", ".join(
-        f"{one.sender} to {one.receiver} in {one.stage} {one.rate:.2f} [{one.low:.2f}, {one.high:.2f}]"
+        f"{one.sender} to {one.receiver} in {one.stage} {text(one.rate)}"
         + ("" if one.attention is None else f", {one.head} looks there with {one.attention:.2f}")
         for one in reads
     ) or "-"  # fmt: skip

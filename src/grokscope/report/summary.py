@@ -1,6 +1,8 @@
 """What happened, in plain sentences computed from the tables. What was not measured is said."""
 
 from collections import Counter
+from collections.abc import Sequence
+from math import isfinite
 from statistics import median
 
 import polars as pl
@@ -12,25 +14,15 @@ from grokscope.report.tables import (
     CHANCE,
     GUESS,
     StudyView,
-    Value,
     latents,
     select,
 )
+from grokscope.statistics.estimate import Estimate, from_numbers, rate_text, text
 
 
-def rate_text(rate: float | None) -> str:
-    """Two decimals, three near 1 so that 0.996 does not read as certainty."""
-    if rate is None:
-        return "not measured"
-    return f"{rate:.3f}" if 0.985 <= rate < 1.0 else f"{rate:.2f}"
-
-
-def value_text(value: Value | None) -> str:
+def value_text(value: Estimate | None) -> str:
     """`0.36 [0.30, 0.43]`."""
-    if value is None:
-        return "not measured"
-    between = "" if value.low is None else f" [{rate_text(value.low)}, {rate_text(value.high)}]"
-    return rate_text(value.value) + between
+    return text(value, rate_text, missing="not measured")
 
 
 def steps_text(step: float) -> str:
@@ -50,19 +42,16 @@ def value_at(
     variable: str = "",
     probes: str = "test_ood",
     step: int | None = None,
-) -> Value | None:
+) -> Estimate | None:
     """A run's rate at a step (None: the last one that has it)."""
     rows = select(curves.filter(pl.col("run") == run), measure, variable, probes)
     rows = rows.filter(
         pl.col("value").is_not_null() & (pl.lit(True) if step is None else pl.col("step") == step)
     )
-    if not len(rows):
-        return None
-    last = rows.row(-1, named=True)
-    return Value(last["value"], last["low"], last["high"], last["n"])
+    return from_numbers(*rows.select("value", "low", "high").row(-1)) if len(rows) else None
 
 
-def over_seeds(values: list[Value | None]) -> str:
+def over_seeds(values: Sequence[Estimate | None]) -> str:
     """One run: its value and interval. Several: the median and the range over seeds."""
     known = [value for value in values if value is not None]
     if not known:
@@ -83,10 +72,10 @@ def event_over_seeds(view: StudyView, regime: str, event: str) -> str:
     if not happened:
         lasts = sorted(set(rows["last_step"].to_list()))
         return event_text(None, lasts[0])
-    text = steps_text(happened[0])
+    said = steps_text(happened[0])
     if len(happened) > 1 and happened[0] != happened[-1]:
-        text = f"{steps_text(median(happened))} ({text}–{steps_text(happened[-1])})"
-    return text if len(happened) == len(rows) else f"{text}; {len(happened)} of {len(rows)} runs"
+        said = f"{steps_text(median(happened))} ({said}–{steps_text(happened[-1])})"
+    return said if len(happened) == len(rows) else f"{said}; {len(happened)} of {len(rows)} runs"
 
 
 def behaviours(view: StudyView, regime: str) -> list[tuple[str, int]]:
@@ -117,8 +106,8 @@ def _saturation(view: StudyView, regime: str, curves: pl.DataFrame, runs: list[s
             ("ood_atomic", "OOD facts"),
         )
         said = ", ".join(
-            f"{text} {over_seeds([value_at(curves, run, ACCURACY, probes=probes) for run in runs])}"
-            for probes, text in sets
+            f"{name} {over_seeds([value_at(curves, run, ACCURACY, probes=probes) for run in runs])}"
+            for probes, name in sets
         )
         last = steps_text(rows["last_step"].to_list()[0])
         return f"Not saturated within {last} steps; accuracy at the end: {said}."
@@ -137,24 +126,22 @@ def _generalisation(view: StudyView, regime: str, curves: pl.DataFrame, runs: li
     starts = [value_at(curves, run, ACCURACY, step=at[run]) for run in runs if run in at]
     guesses = [value_at(curves, run, GUESS) for run in runs]
     before = f"{over_seeds(starts)} at saturation and " if any(starts) else ""
-    text = f"Exact OOD accuracy is {before}{over_seeds(list(ends.values()))} at the end"
-    out = [f"{text}; guessing gives {over_seeds(guesses)}."]
+    said = f"Exact OOD accuracy is {before}{over_seeds(list(ends.values()))} at the end"
+    out = [f"{said}; guessing gives {over_seeds(guesses)}."]
     over = [run.over_guess for run in view.of(regime) if run.over_guess]
     rise = [run.rise for run in view.of(regime) if run.rise]
     claims = [*_above(over, "guessing"), *_above(rise, "its value at saturation")]
     return [*out, f"It is {' and '.join(claims)}."] if claims else out
 
 
-def _above(differences: list[Value], what: str) -> list[str]:
+def _above(differences: Sequence[Estimate], what: str) -> list[str]:
     """How surely accuracy is above `what`, by the intervals of the paired differences."""
     if not differences:
         return []
-    sure = sum(difference.low is not None and difference.low > 0 for difference in differences)
+    sure = sum(difference.low > 0 for difference in differences)
     if len(differences) > 1:
         return [f"clearly above {what}{_of(sure, len(differences))}"]
-    only = differences[0]
-    span = f"{only.value:+.2f}" + (f" [{only.low:+.2f}, {only.high:+.2f}]" if only.low is not None else "")
-    return [f"{'clearly' if sure else 'not clearly'} above {what} ({span})"]
+    return [f"{'clearly' if sure else 'not clearly'} above {what} ({text(differences[0], '+.2f')})"]
 
 
 def _of(count: int, total: int) -> str:
@@ -170,12 +157,12 @@ def _of(count: int, total: int) -> str:
     )
 
 
-def _clear(end: Value | None, other: Value | None) -> bool:
-    """Whether the interval of `end` lies above `other` (above its interval, where it has one)."""
+def _clear(end: Estimate | None, other: Estimate | None) -> bool:
+    """Whether the interval of `end` lies above that of `other`; the value counts where there is none."""
     if end is None or other is None:
         return False
-    low = end.value if end.low is None else end.low
-    return low > (other.value if other.high is None else other.high)
+    low = end.low if isfinite(end.low) else end.value
+    return low > (other.high if isfinite(other.high) else other.value)
 
 
 def _latent(curves: pl.DataFrame, runs: list[str], latent: str) -> list[str]:
@@ -201,11 +188,11 @@ def _bottleneck(curves: pl.DataFrame, runs: list[str]) -> list[str]:
     second = [value_at(curves, run, ACCURACY, probes="second_hop_ood") for run in runs]
     if not any(first) or not any(second):
         return ["Queries with one OOD hop were not measured, so which hop is the bottleneck is not known."]
-    text = (
+    said = (
         f"With the OOD fact as first hop accuracy is {over_seeds(first)}, as second hop {over_seeds(second)}"
     )
     if all(_clear(a, b) for a, b in zip(first, second, strict=True)):
-        return [f"{text}: the second hop is the bottleneck."]
+        return [f"{said}: the second hop is the bottleneck."]
     if all(_clear(b, a) for a, b in zip(first, second, strict=True)):
-        return [f"{text}: the first hop is the bottleneck."]
-    return [f"{text}: which hop is the bottleneck is not clear{' in every run' if len(runs) > 1 else ''}."]
+        return [f"{said}: the first hop is the bottleneck."]
+    return [f"{said}: which hop is the bottleneck is not clear{' in every run' if len(runs) > 1 else ''}."]

@@ -19,6 +19,8 @@ import polars as pl
 from grokscope.files import whole
 from grokscope.mechanics.judge.verdict import CausalVerdict
 from grokscope.runs.causal import SCHEMA
+from grokscope.statistics.clustered import Rate
+from grokscope.statistics.estimate import Estimate
 
 Row = dict[str, Any]
 """One row of a table, by column."""
@@ -75,16 +77,6 @@ MOMENTS = ("early", "saturation", "end")
 
 
 @dataclass(frozen=True)
-class Value:
-    """A rate, or a difference of rates, with its interval where it has one."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
-
-
-@dataclass(frozen=True)
 class RunView:
     """What the report says of one run beyond its tables."""
 
@@ -97,13 +89,13 @@ class RunView:
     """The sentence of the diagnosis."""
     spec: Mapping[str, Any]
     manifest: Mapping[str, Any]
-    over_guess: Value | None = None
+    over_guess: Estimate | None = None
     """OOD accuracy minus guessing at the end, paired; None: not measured."""
-    rise: Value | None = None
+    rise: Estimate | None = None
     """OOD accuracy at the end minus at saturation, paired; None: not saturated or not measured."""
-    atoms_known: Value | None = None
+    atoms_known: Estimate | None = None
     """OOD accuracy at the end among queries whose facts are both known."""
-    by_injection: Mapping[str, Value] = field(default_factory=dict)
+    by_injection: Mapping[str, Rate] = field(default_factory=dict)
     """OOD accuracy at the end by which hops of the query were injected; empty if none was."""
     verdict: CausalVerdict | None = None
     """What interventions said; None: not tested."""

@@ -1,5 +1,7 @@
 """Data against compute: what every way to an OOD accuracy costs, one line per accuracy."""
 
+from math import isfinite
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -34,7 +36,7 @@ def iso_accuracy(worth: Worth) -> Figure:
 def _level(ax: Axes, worth: Worth, ways: list[Way], color: str, shift: float) -> None:
     level = ways[0].level
     for one in (run for run in worth.runs if run.level == level):
-        x = one.added / one.ood_facts + shift
+        x = one.added_per_fact + shift
         if one.time.by is None:
             at_least = one.known_after * one.step_flop
             ax.plot(x, at_least, marker="^", color=color, markersize=5, fillstyle="none")
@@ -42,9 +44,9 @@ def _level(ax: Axes, worth: Worth, ways: list[Way], color: str, shift: float) ->
         low, high = max(one.time.after, 1.0) * one.step_flop, one.time.by * one.step_flop
         ax.plot([x, x], [low, high], color=color, linewidth=0.8, alpha=0.6)
         ax.plot(x, high, marker=".", color=color, markersize=4, alpha=0.6)
-    there = [way for way in ways if way.step.by is not None]
+    there = [way for way in ways if isfinite(way.step.value)]
     x_W = [way.added_per_fact + shift for way in there]
-    y_W = [way.flop(way.step.by) or 0.0 for way in there]
+    y_W = [way.flop(way.step.value) for way in there]
     efficient = [(x, y) for x, y, way in zip(x_W, y_W, there, strict=True) if way.efficient]
     if efficient:
         ax.plot(*zip(*efficient, strict=True), color=color, linewidth=1.6)
@@ -55,8 +57,8 @@ def _names(ax: Axes, worth: Worth) -> None:
     """Each way's name beside its highest median."""
     highest: dict[str, tuple[float, float]] = {}
     for way in worth.ways:
-        flop = way.flop(way.step.by)
-        if flop is not None and flop >= highest.get(way.regime, (0.0, 0.0))[1]:
+        flop = way.flop(way.step.value)
+        if isfinite(flop) and flop >= highest.get(way.regime, (0.0, 0.0))[1]:
             highest[way.regime] = (way.added_per_fact, flop)
     for regime, place in highest.items():
         ax.annotate(regime, place, xytext=(8, 5), textcoords="offset points", fontsize=7, color=style.MUTED)

@@ -7,6 +7,7 @@ from grokscope.runs.job import UNTRAINED
 from grokscope.runs.open import Run
 from grokscope.runs.spec import MOMENTS
 from grokscope.statistics.clustered import Rate, clustered_rate
+from grokscope.statistics.estimate import text
 from grokscope.transfer.result import BaseStanding
 
 EVENTS = {"saturation": "saturation", "generalisation": f"generalisation.{VERDICT_SET}"}
@@ -85,7 +86,7 @@ def _mature(diagnosis: Diagnosis, step: int, ood: Rate | None, level: float) -> 
     event = diagnosis.events.get(EVENTS["generalisation"])
     if ood is None or event is None:
         return False, f"cannot tell: the run has no {VERDICT_SET} probes."
-    said = f"{VERDICT_SET} is {ood.value:.2f} ({ood.low:.2f} to {ood.high:.2f}, n {ood.n}) at step {step}"
+    said = f"{VERDICT_SET} is {text(ood, form='{} ({} to {}, n {n})')} at step {step}"
     if event.step is None:
         return False, f"{said}, and has not reached {level:g} to stay by step {event.censored_at}."
     if step < event.step:

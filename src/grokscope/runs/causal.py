@@ -1,5 +1,6 @@
 """The causal verdict of a finished run, in its directory: verdict.json, and causal.csv with every cell."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,8 +14,9 @@ from grokscope.mechanics.judge.causal import combine
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET, Diagnosis
 from grokscope.mechanics.judge.verdict import CausalVerdict, Look, look
 from grokscope.mechanics.read.layout import chosen_probes
+from grokscope.mechanics.read.traces import shards
 from grokscope.mechanics.spec import RULE, CausalSpec
-from grokscope.runs.directory import CAUSAL, VERDICT
+from grokscope.runs.directory import CAUSAL, TRACES, VERDICT
 from grokscope.runs.open import Run
 from grokscope.training.start import with_threads
 from grokscope.world.probes import ProbeSet, exposure, make_probe_sets
@@ -105,13 +107,25 @@ def keep_verdict(run: Run, diagnosis: Diagnosis, spec: CausalSpec | None = None)
         assert kept is not None
         return kept
     # With the run's own threads: their number decides the order of sums, and beside other workers, threads
-    # that wait for each other wait for whole slices of the scheduler.
-    with with_threads(int(run.manifest["threads"])):
+    # that wait for each other wait for whole slices of the scheduler. A run may come from a larger machine.
+    with with_threads(min(int(run.manifest["threads"]), len(os.sched_getaffinity(0)))):
         verdict, table = causal_verdict(run, diagnosis, spec)
     with whole(run.directory / CAUSAL) as draft:
         table.write_csv(draft)
     write_json(run.directory / VERDICT, verdict.tree())
     return verdict
+
+
+def complete(run: Run) -> None:
+    """Trace the checkpoints of a run that have no trace: its directory may hold spec, manifest, metrics and
+    checkpoints alone, trained elsewhere."""
+    traced = shards(run.directory / TRACES)
+    missing = [step for step in run.steps if step not in traced]
+    if not missing:
+        return
+    writer = run.checked.tracer(run.directory)
+    for step in missing:
+        writer.at_checkpoint(step, run.model(step))
 
 
 def one_query(run: Run, query: str, probe_set: ProbeSet) -> ProbeSet:

@@ -9,13 +9,11 @@ from grokscope.mechanics.read.lens import targets
 from grokscope.models.build import count_parameters
 from grokscope.models.flops import evaluation_flops, lens_flops
 from grokscope.models.protocol import Reasoner
-from grokscope.models.spec import RecursiveSpec
 from grokscope.runs.job import RunSpec, TransferRunSpec
 from grokscope.runs.setup import RunSetup, TransferSetup
 from grokscope.runs.spec import StudySpec
-from grokscope.training.checkpoint import disk_estimate
-from grokscope.training.flops import examples_flops, update_flops
-from grokscope.training.optim import Optimizer
+from grokscope.training.cost import disk_estimate, examples_flops, update_flops
+from grokscope.training.data import RowLayout
 from grokscope.training.schedule import checkpoint_steps
 from grokscope.training.spec import TrainingSpec
 from grokscope.world.format import positions
@@ -42,16 +40,14 @@ class Cost:
 
 
 def step_flop(setup: RunSetup | TransferSetup, model: Reasoner | None = None) -> float:
-    """Of one step: the examples, forward and backward, and the optimiser's matrix products.
+    """FLOP of one training step: forward, backward, and the optimiser's matrix products.
 
     Raises:
         InputError: the world or the model is impossible.
     """
-    spec, model = setup.spec, model or setup.model()
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    size = (setup.world.vocabulary.size, positions(spec.format))
-    examples = examples_flops(spec.training, spec.model, *size, spec.format)
-    return examples + update_flops(Optimizer(spec.training, model), shapes)
+    training, model = setup.spec.training, model or setup.model()
+    examples = examples_flops(model, training, RowLayout.of(setup.spec.format))
+    return examples + update_flops(model, training)
 
 
 def job_cost(setup: RunSetup | TransferSetup, training: TrainingSpec | None = None) -> Cost:
@@ -94,14 +90,14 @@ def _trace_bytes(setup: RunSetup | TransferSetup, stages: int) -> int:
     return total
 
 
-def look_flop(spec: RunSpec | TransferRunSpec, probes: Mapping[str, ProbeSet], vocab: int) -> int:
+def checkpoint_flop(model: Reasoner, spec: RunSpec | TransferRunSpec, probes: Mapping[str, ProbeSet]) -> int:
     """FLOP of one checkpoint: the accuracy of all probes, and the lens (with its own exact match) of those
     that are traced."""
-    most, size = spec.lens.probes_per_set, positions(spec.format)
+    most = spec.lens.probes_per_set
     evaluated = sum(len(one) for one in probes.values())
     traced = sum(len(one) if most is None else min(most, len(one)) for one in probes.values())
-    exact = evaluation_flops(spec.model, vocab, size, spec.format)
-    return evaluated * exact + traced * (exact + lens_flops(spec.model, vocab, size))
+    exact = evaluation_flops(model, RowLayout.of(spec.format).labelled)
+    return evaluated * exact + traced * (exact + lens_flops(model))
 
 
 def disk_sentences(specs: Mapping[str, RunSpec], out: Path, setup: RunSetup) -> list[str]:
@@ -119,8 +115,7 @@ def disk_sentences(specs: Mapping[str, RunSpec], out: Path, setup: RunSetup) -> 
 
 def order_warning(spec: RunSpec) -> list[str]:
     """A warning if nothing tells the model which token stands where, so that r1 and r2 can be swapped."""
-    sees = spec.format.attention == "causal" or spec.model.positions != "none"
-    if sees or (isinstance(spec.model, RecursiveSpec) and spec.model.mixer):
+    if spec.model.sees_order(spec.format):
         return []
     return [
         "warning: with full attention and model.positions = 'none' the model cannot see the order of the "

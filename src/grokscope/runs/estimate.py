@@ -11,20 +11,16 @@ from typing import Any
 from grokscope.errors import InputError
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET
 from grokscope.mechanics.spec import CausalSpec
-from grokscope.models.build import build_model
 from grokscope.runs.causal import MOMENTS
-from grokscope.runs.cost import costs, look_flop
+from grokscope.runs.cost import checkpoint_flop, costs
 from grokscope.runs.devices import Device
 from grokscope.runs.estimate_transfers import TransferWork, transfer_work
 from grokscope.runs.job import RunSpec
 from grokscope.runs.measured import Speed
+from grokscope.runs.setup import RunSetup
 from grokscope.runs.spec import StudySpec
-from grokscope.training.data import training_data
-from grokscope.training.memory import training_memory
+from grokscope.training.cost import training_memory
 from grokscope.training.schedule import checkpoint_steps, thin
-from grokscope.world.corpus import build_corpus
-from grokscope.world.format import positions
-from grokscope.world.graph import build_world
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Work:
 
     step_flop: float
     """One training step, the optimiser's products included."""
-    look_flop: int
+    checkpoint_flop: int
     """One checkpoint: evaluation and lens of all probes."""
     probes: dict[str, int]
     """Probes per set."""
@@ -147,17 +143,14 @@ def count_work(study: StudySpec) -> Work:
     specs = study.expand()
     longest = max(specs, key=lambda name: specs[name].training.steps)
     spec = specs[longest]
-    corpus = build_corpus(build_world(spec.world, spec.seeds), spec.corpus, spec.regime, spec.seeds)
-    vocab, size = corpus.world.vocabulary.size, positions(spec.format)
-    model = build_model(spec.model, vocab, size, spec.format, spec.seeds.init, spec.training.dtype)
-    data = training_data(corpus, spec.format, spec.training.atom_repetition)
-    probes = {name: len(probe_set) for name, probe_set in corpus.probes.items()}
+    setup = RunSetup(spec)
+    model, probes = setup.model(), setup.corpus.probes
     cost_of = costs(specs)
     return Work(
         step_flop=cost_of[longest].flop,
-        look_flop=look_flop(spec, corpus.probes, vocab),
-        probes=probes,
-        state=training_memory(model, data, spec.training).total,
+        checkpoint_flop=checkpoint_flop(model, spec, probes),
+        probes={name: len(probe_set) for name, probe_set in probes.items()},
+        state=training_memory(model, setup.data, spec.training).total,
         disk_of={name: cost.disk for name, cost in cost_of.items()},
         batch=spec.training.batch,
         transfers=tuple(transfer_work(study)),
@@ -190,16 +183,16 @@ def estimate_device(study: StudySpec, work: Work, device: Device, utilisation: f
         raise InputError(f"utilisation = {utilisation}: allowed is above 0, up to 1.")
     rate = device.peak * utilisation
 
-    def parts(steps: int, step_flop: float, checkpoints: int, look_flop: int) -> dict[str, float]:
-        return {"steps": steps * step_flop / rate, "checkpoints": checkpoints * look_flop / rate}
+    def parts(steps: int, step_flop: float, checkpoints: int, checkpoint_flop: int) -> dict[str, float]:
+        return {"steps": steps * step_flop / rate, "checkpoints": checkpoints * checkpoint_flop / rate}
 
     runs = []
     for name, spec in study.expand().items():
         checkpoints = len(checkpoint_steps(spec.training))
-        seconds = parts(spec.training.steps, work.step_flop, checkpoints, work.look_flop)
+        seconds = parts(spec.training.steps, work.step_flop, checkpoints, work.checkpoint_flop)
         runs.append(_run(name, spec, work, seconds))
     transfers = [
-        _transfer(one, parts(one.steps, one.step_flop, one.checkpoints, one.look_flop))
+        _transfer(one, parts(one.steps, one.step_flop, one.checkpoints, one.checkpoint_flop))
         for one in work.transfers
     ]
     basis = {
@@ -218,8 +211,7 @@ def run_seconds(spec: RunSpec, speed: Speed, probes: dict[str, int]) -> dict[str
     saves = training.steps // training.resume_every - sum(
         mark % training.resume_every == 0 for mark in marks[1:]
     )
-    fixed, each = speed.look
-    looked = looks(spec, probes)
+    fixed, each = speed.examination
     return {
         "start": speed.start,
         "compile": speed.compile,
@@ -227,15 +219,15 @@ def run_seconds(spec: RunSpec, speed: Speed, probes: dict[str, int]) -> dict[str
         "checkpoints": len(marks) * speed.checkpoint,
         "saves": max(0, saves) * speed.save,
         "diagnosis": speed.diagnosis[0] + len(marks) * speed.diagnosis[1],
-        "verdict": sum(fixed + each * count for count in looked),
+        "verdict": sum(fixed + each * count for count in examinations(spec, probes)),
     }
 
 
 def transfer_seconds(transfer: TransferWork, work: Work, speed: Speed) -> dict[str, float]:
-    """Seconds of a transfer by part. Measured are a base's step, checkpoint and look: a step is taken to grow
-    with its batch, a checkpoint with its probes, and an examination to be a look of the causal verdict. Each
-    worker starts once, and compiles every kind of step once, for all transfers together."""
-    fixed, each = speed.look
+    """Seconds of a transfer by part. Measured are a base's step, checkpoint and examination: a step is taken
+    to grow with its batch, a checkpoint with its probes, and an examination to be one of the causal verdict.
+    Each worker starts once, and compiles every kind of step once, for all transfers together."""
+    fixed, each = speed.examination
     kinds, count = len({one.step_kind for one in work.transfers}), len(work.transfers)
     return {
         "start": speed.start * min(1.0, speed.workers / count),
@@ -244,12 +236,12 @@ def transfer_seconds(transfer: TransferWork, work: Work, speed: Speed) -> dict[s
         "checkpoints": transfer.checkpoints * speed.checkpoint * transfer.probes / sum(work.probes.values()),
         "saves": 0.0,
         "diagnosis": speed.diagnosis[0] + transfer.checkpoints * speed.diagnosis[1],
-        "verdict": sum(fixed + each * count for count in transfer.looks),
+        "verdict": sum(fixed + each * count for count in transfer.examinations),
     }
 
 
-def looks(spec: RunSpec, probes: dict[str, int]) -> list[int]:
-    """Probes of every look of the causal verdict. "moments" counts all of them, reached or not."""
+def examinations(spec: RunSpec, probes: dict[str, int]) -> list[int]:
+    """Probes of every examination of the causal verdict. "moments" counts all of them, reached or not."""
     causal: CausalSpec = spec.causal
     if not causal.enabled:
         return []
@@ -276,7 +268,7 @@ def _transfer(work: TransferWork, seconds: dict[str, float]) -> RunEstimate:
         steps=work.steps,
         checkpoints=work.checkpoints,
         training_flop=work.steps * work.step_flop,
-        looking_flop=float(work.checkpoints * work.look_flop),
+        looking_flop=float(work.checkpoints * work.checkpoint_flop),
         seconds=seconds,
         disk=work.disk,
     )
@@ -289,7 +281,7 @@ def _run(name: str, spec: RunSpec, work: Work, seconds: dict[str, float]) -> Run
         steps=steps,
         checkpoints=checkpoints,
         training_flop=steps * work.step_flop,
-        looking_flop=float(checkpoints * work.look_flop),
+        looking_flop=float(checkpoints * work.checkpoint_flop),
         seconds=seconds,
         disk=work.disk_of[name],
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from grokscope.runs.cost import job_cost, look_flop
+from grokscope.runs.cost import checkpoint_flop, job_cost
 from grokscope.runs.setup import RunSetup, TransferSetup
 from grokscope.runs.spec import StudySpec
 from grokscope.spec import digest
@@ -19,12 +19,12 @@ class TransferWork:
     steps: int
     checkpoints: int
     step_flop: float
-    look_flop: int
+    checkpoint_flop: int
     """One checkpoint."""
     batch: int
     probes: int
     """At every checkpoint, all sets together."""
-    looks: tuple[int, ...]
+    examinations: tuple[int, ...]
     """Probes of each examination: every mix, and the old queries that show the path."""
     disk: int
     """Bytes at most."""
@@ -58,10 +58,10 @@ def _counted(setup: TransferSetup) -> TransferWork:
         steps=training.steps,
         checkpoints=len(checkpoint_steps(training)),
         step_flop=cost.flop,
-        look_flop=look_flop(spec, probes, setup.world.vocabulary.size),
+        checkpoint_flop=checkpoint_flop(setup.model(), spec, probes),
         batch=training.batch,
         probes=sum(len(probe_set) for probe_set in probes.values()),
-        looks=tuple(min(most, len(probes[name])) for name in examined),
+        examinations=tuple(min(most, len(probes[name])) for name in examined),
         disk=cost.disk,
         step_kind=digest([training.tree(), spec.model.tree()]),
     )

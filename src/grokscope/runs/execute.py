@@ -133,8 +133,7 @@ def _check_transfers(study: StudySpec, base: RunSetup) -> None:
     for setup in {digest(setup.spec.transfer.facts.tree()): setup for setup in setups}.values():
         _ = setup.corpus
     for setup in setups:
-        names = [name for name, _ in setup.model().named_parameters()]
-        frozen_names(setup.spec.training.freeze, names)
+        frozen_names(setup.spec.training.freeze, setup.model())
 
 
 def _work(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from grokscope.mechanics.spec import CausalSpec, DiagnosisSpec, LensSpec
-from grokscope.models.spec import LoopedSpec, ModelSpec, RecursiveSpec
+from grokscope.models.spec import AnyModel, ModelSpec
 from grokscope.seeds import Seed, Seeds
 from grokscope.spec import Spec, digest
 from grokscope.training.spec import TrainingSpec
@@ -39,7 +39,7 @@ class RunSpec(Spec):
     corpus: CorpusSpec
     regime: Regime
     format: FormatSpec
-    model: ModelSpec
+    model: AnyModel
     training: TrainingSpec
     lens: LensSpec
     diagnosis: DiagnosisSpec
@@ -104,7 +104,7 @@ class TransferRunSpec(Spec):
         return digest({"base": self.base.identity, "step": self.step, "transfer": tree})
 
     @property
-    def model(self) -> LoopedSpec | RecursiveSpec:
+    def model(self) -> ModelSpec:
         """The base's model, evaluated with as many loops as the transfer says.
 
         Raises:
@@ -113,8 +113,7 @@ class TransferRunSpec(Spec):
         loops = self.transfer.tuning.inference_loops
         if loops is None:
             return self.base.model
-        field = "inference_loops" if isinstance(self.base.model, LoopedSpec) else "inference_h_cycles"
-        return self.base.model.replace(**{field: loops})
+        return self.base.model.replace(**{self.base.model.INFERENCE_LOOPS: loops})
 
     @property
     def training(self) -> TrainingSpec:

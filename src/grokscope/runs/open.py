@@ -144,13 +144,15 @@ class Job(Generic[S, C]):
 
     @property
     def summary(self) -> Mapping[str, Any]:
-        """Counts and fingerprints of what is trained and asked, as recorded when it began.
+        """Counts and fingerprints of what is trained and asked, as recorded when it began; empty: nobody did,
+        as a directory may hold spec, manifest, metrics and checkpoints alone.
 
         Raises:
-            InputError: it has not begun, or the record is damaged.
+            InputError: the record is damaged.
         """
-        tree = read_json(self.directory / CORPUS, "corpus summary")
-        return tree if isinstance(tree, dict) else {}
+        path = self.directory / CORPUS
+        tree = read_json(path, "corpus summary") if path.exists() else {}
+        return tree if isinstance(tree, dict) else {"fingerprint": None}
 
     @property
     def world_fingerprint(self) -> str:
@@ -160,12 +162,13 @@ class Job(Generic[S, C]):
 
     @cached_property
     def checked(self) -> "Setup[S, C]":
-        """`setup`, with the corpus that was trained on.
+        """`setup`, with the corpus that was trained on, as far as that was recorded.
 
         Raises:
             InputError: another is built today.
         """
-        before, now = self.summary.get("fingerprint"), self.setup.corpus.fingerprint
+        now = self.setup.corpus.fingerprint
+        before = self.summary.get("fingerprint", now)
         if before != now:
             raise InputError(
                 f"the corpus of {self.directory.name} cannot be rebuilt: fingerprint {before} is now {now}, "

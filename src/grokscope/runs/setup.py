@@ -5,16 +5,23 @@ built anew every time.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from grokscope.mechanics.patch.interchange import Setting
+from grokscope.mechanics.read.traces import TraceWriter
 from grokscope.models.build import build_model
 from grokscope.models.protocol import Reasoner
+from grokscope.runs.directory import TRACES
 from grokscope.runs.job import RunSpec, TransferRunSpec
 from grokscope.training.checkpoint import load_weights
 from grokscope.training.data import TrainingData, training_data
+from grokscope.training.member import Member, Observer
+from grokscope.training.progress import Report
+from grokscope.training.sinks import Sink
+from grokscope.training.spec import TrainingSpec
 from grokscope.transfer.tune import tuning_data
 from grokscope.world.corpus import Corpus, build_corpus
 from grokscope.world.format import Encoded, encode, positions
@@ -59,6 +66,39 @@ class Setup(ABC, Generic[S, C]):
             name: encode(one.queries, self.world.vocabulary, self.spec.format)
             for name, one in self.corpus.probes.items()
         }
+
+    def tracer(self, directory: Path) -> TraceWriter:
+        """Traces the probes at every checkpoint of a job's directory."""
+        probes, vocabulary = self.corpus.probes, self.world.vocabulary
+        return TraceWriter(directory / TRACES, probes, self.encoded, vocabulary, self.spec.lens)
+
+    def member(
+        self,
+        directory: Path,
+        weights: Path | None = None,
+        observers: Sequence[Observer] = (),
+        sinks: Sequence[Sink] = (),
+        report: Report | None = None,
+        training: TrainingSpec | None = None,
+    ) -> Member:
+        """What training is given.
+
+        Args:
+            directory: where it is trained, and traced. weights: as for `model`.
+            observers: look before it is traced. sinks, report: as for `train`.
+            training: in place of the spec's.
+        """
+        return Member(
+            model=self.model(weights),
+            data=self.data,
+            probes=self.encoded,
+            spec=training or self.spec.training,
+            seeds=self.spec.seeds,
+            directory=directory,
+            observers=[*observers, self.tracer(directory)],
+            sinks=sinks,
+            report=report,
+        )
 
     def setting(self, seed: int = 0) -> Setting:
         """What an intervention needs to know; the seed draws donors."""

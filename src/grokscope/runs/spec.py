@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from grokscope.errors import InputError
 from grokscope.mechanics.spec import CausalSpec, DiagnosisSpec, LensSpec
-from grokscope.models.spec import LoopedSpec, ModelSpec
+from grokscope.models.spec import AnyModel, LoopedSpec
 from grokscope.runs.job import UNTRAINED, RunSpec, SinkName, TransferRunSpec
 from grokscope.seeds import Seed, Seeds
 from grokscope.spec import Spec, merge
@@ -97,7 +97,7 @@ class StudySpec(Spec):
     """What is shown and what is kept back."""
     format: FormatSpec = FormatSpec()
     """Tokens and labels."""
-    model: ModelSpec = LoopedSpec()
+    model: AnyModel = LoopedSpec()
     """The model."""
     training: TrainingSpec = TrainingSpec()
     """The loop."""

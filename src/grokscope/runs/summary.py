@@ -6,7 +6,7 @@ from rich.table import Table
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET, Diagnosis
 from grokscope.runs.open import Run
 from grokscope.runs.study import Study
-from grokscope.statistics.clustered import Rate
+from grokscope.statistics.estimate import text
 
 COLUMNS = ("run", "saturation", "OOD there", "OOD at the end", "guess", "behaviour", "causal verdict")
 
@@ -47,8 +47,8 @@ def _row(name: str, run: Run) -> tuple[str, ...]:
     return (
         name,
         _saturation(found),
-        rate_text(numbers.exact_at_saturation) if numbers else "",
-        rate_text(numbers.exact) if numbers else "",
+        text(numbers.exact_at_saturation) if numbers else "",
+        text(numbers.exact) if numbers else "",
         f"{numbers.guess.value:.2f}" if numbers else "",
         found.behaviour,
         verdict.verdict if (verdict := run.verdict) else UNTESTED,
@@ -58,8 +58,3 @@ def _row(name: str, run: Run) -> tuple[str, ...]:
 def _saturation(found: Diagnosis) -> str:
     event = found.events["saturation"]
     return f"{event.step:,}" if event.step is not None else f"> {event.censored_at:,}"
-
-
-def rate_text(rate: Rate | None) -> str:
-    """`0.36 [0.30, 0.43]`; nothing for a rate that does not exist."""
-    return "" if rate is None else f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]"

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from grokscope.runs.open import Transfer
 from grokscope.statistics.clustered import Rate
+from grokscope.statistics.estimate import PROSE, text
 from grokscope.world.probes import MIXES
 
 COLUMNS = ("transfer", "base OOD", "new atoms", *(name.replace("_", " ") for name in MIXES), "old ID two-hop")
@@ -61,4 +62,4 @@ def _row(name: str, transfer: Transfer) -> tuple[str, ...]:
 
 
 def _text(rate: Rate | None) -> str:
-    return "no probes" if rate is None else f"{rate.value:.2f} ({rate.low:.2f} to {rate.high:.2f})"
+    return text(rate, form=PROSE, missing="no probes")

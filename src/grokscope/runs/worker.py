@@ -22,7 +22,6 @@ from typing import Any
 from grokscope.errors import InputError
 from grokscope.files import remove, whole, write_json
 from grokscope.mechanics.judge.diagnosis import diagnose
-from grokscope.mechanics.read.traces import TraceWriter
 from grokscope.models.protocol import Reasoner
 from grokscope.runs.causal import keep_verdict
 from grokscope.runs.directory import (
@@ -34,7 +33,6 @@ from grokscope.runs.directory import (
     INTERRUPTED,
     LOG,
     RESULT,
-    TRACES,
     locked,
     standing,
     write_progress,
@@ -44,11 +42,13 @@ from grokscope.runs.population import begun_among
 from grokscope.runs.processes import serve
 from grokscope.training.loop import train
 from grokscope.training.manifest import read_manifest
-from grokscope.training.population import Member, Outcome, train_together
+from grokscope.training.member import Member
+from grokscope.training.population import train_together
 from grokscope.training.shared import SharedSteps
 from grokscope.training.sinks import make_sinks
 from grokscope.training.start import with_threads
 from grokscope.training.stops import Diverged, Interrupted
+from grokscope.training.trainer import Outcome
 from grokscope.transfer.outcome import outcome_of
 
 LOCK_PATIENCE = 10.0
@@ -167,22 +167,13 @@ def _train(jobs: Sequence[Run | Transfer], threads: int | None, shared: SharedSt
 
 
 def _member(job: Run | Transfer) -> Member:
-    """Model, examples, probes and observers of a training."""
-    directory, spec, setup = job.directory, job.spec, job.setup
-    tuned = isinstance(job, Transfer)
-    traces = TraceWriter(
-        directory / TRACES, setup.corpus.probes, setup.encoded, setup.world.vocabulary, spec.lens
-    )
-    return Member(
-        model=setup.model(directory / BASE_WEIGHTS if tuned else None),
-        data=setup.data,
-        probes=setup.encoded,
-        spec=spec.training,
-        seeds=spec.seeds,
-        directory=directory,
-        observers=[EndMark(directory), traces],
-        sinks=make_sinks(spec.sinks, directory),
-        report=lambda news: _doing(job, "fine-tuning" if tuned else "training", **news),
+    tuned, directory = isinstance(job, Transfer), job.directory
+    return job.setup.member(
+        directory,
+        directory / BASE_WEIGHTS if tuned else None,
+        [EndMark(directory)],
+        make_sinks(job.spec.sinks, directory),
+        lambda news: _doing(job, "fine-tuning" if tuned else "training", **news),
     )
 
 

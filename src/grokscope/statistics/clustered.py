@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from grokscope.errors import InputError
+from grokscope.statistics.estimate import Estimate, wilson
 
 FEWEST_PROBES = 30
 """Below so many no rate is given: with 0 successes of fewer, a rate of 0.1 is still inside the 95 % interval
@@ -39,27 +40,21 @@ Over ten kinds of simulated worlds, 95 % intervals cover 92 to 99 % for weights 
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A rate with its interval."""
+class Rate(Estimate):
+    """A rate over probes, of one run or of several."""
 
-    value: float
-    low: float
-    high: float
     n: int
     """Probes."""
     clusters: tuple[int, ...]
-    """Distinct facts at every hop."""
+    """Distinct facts at every hop; over several runs, these runs, or the worlds that they share."""
     n_effective: float
     """Independent probes that would give the same interval."""
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Mean of paired differences, with interval and two-sided p value against no difference."""
+class Difference(Estimate):
+    """Mean of paired differences, with its two-sided p value against no difference."""
 
-    value: float
-    low: float
-    high: float
     p_value: float
     n: int
     clusters: tuple[int, ...]
@@ -78,17 +73,34 @@ def clustered_rate(correct_P: ArrayLike, fact_PK: ArrayLike, confidence: float =
     """
     value_P, facts_PK = _checked(correct_P, fact_PK, confidence)
     rate, n_effective, clusters = float(value_P.mean()), effective_n(value_P, facts_PK), _clusters(facts_PK)
-    t = _critical(clusters, confidence)
-    if not np.isfinite(t):
-        return Rate(rate, 0.0, 1.0, len(value_P), clusters, n_effective)
-    centre = (rate + t * t / (2 * n_effective)) / (1 + t * t / n_effective)
-    half = (
-        t
-        * np.sqrt(rate * (1 - rate) / n_effective + (t / (2 * n_effective)) ** 2)
-        / (1 + t * t / n_effective)
-    )
-    low, high = max(0.0, float(centre - half)), min(1.0, float(centre + half))
-    return Rate(rate, min(low, rate), max(high, rate), len(value_P), clusters, n_effective)
+    low, high = wilson(rate, n_effective, critical(min(clusters), confidence))
+    return Rate(rate, float(low), float(high), len(value_P), clusters, n_effective)
+
+
+def rate_among(
+    correct_P: NDArray[np.bool_],
+    fact_PK: NDArray[np.integer],
+    among_P: NDArray[np.bool_],
+    confidence: float = 0.95,
+    fewest: int = FEWEST_PROBES,
+) -> Rate | None:
+    """`clustered_rate` among some of the probes; None: they are fewer than `fewest`."""
+    if among_P.sum() < fewest:
+        return None
+    return clustered_rate(correct_P[among_P], fact_PK[among_P], confidence)
+
+
+def rate_map(
+    correct_XP: NDArray[np.bool_], fact_PK: NDArray[np.integer], confidence: float = 0.95
+) -> NDArray[np.float64]:
+    """(3, X) rate, low and high in every cell of a map; NaN where there are fewer than `FEWEST_PROBES`
+    probes."""
+    out_3X = np.full((3, *correct_XP.shape[:-1]), np.nan)
+    if len(fact_PK) >= FEWEST_PROBES:
+        for cell in np.ndindex(*correct_XP.shape[:-1]):
+            rate = clustered_rate(correct_XP[cell], fact_PK, confidence)
+            out_3X[:, *cell] = rate.value, rate.low, rate.high
+    return out_3X
 
 
 def paired_difference(
@@ -116,7 +128,7 @@ def paired_difference(
     gained, lost = float((change_P > 0).mean()) * n + 0.5, float((change_P < 0).mean()) * n + 0.5
     centre = (gained - lost) / (n + 2)
     error = float(np.sqrt(((gained + lost) / (n + 2) - centre**2) / (n + 2)))
-    value, t = float(change_P.mean()), _critical(clusters, confidence)
+    value, t = float(change_P.mean()), critical(min(clusters), confidence)
     if not np.isfinite(t):
         return Difference(value, -1.0, 1.0, 1.0, len(a_P), clusters)
     p_value = float(2 * stats.t.sf(abs(centre) / error, min(clusters) - 1))
@@ -174,10 +186,9 @@ def _clusters(fact_PK: NDArray[np.int64]) -> tuple[int, ...]:
     return tuple(len(np.unique(column_P)) for column_P in fact_PK.T)
 
 
-def _critical(clusters: tuple[int, ...], confidence: float) -> float:
-    """Student's t for the fewest clusters; infinite when there is only one."""
-    freedom = min(clusters) - 1
-    return float(stats.t.ppf((1 + confidence) / 2, freedom)) if freedom > 0 else float("inf")
+def critical(clusters: int, confidence: float) -> float:
+    """Student's t for a number of clusters; infinite when there is only one."""
+    return float(stats.t.ppf((1 + confidence) / 2, clusters - 1)) if clusters > 1 else float("inf")
 
 
 def _checked(

@@ -17,38 +17,20 @@ Shape legend: U runs, W worlds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from grokscope.errors import InputError
-from grokscope.statistics.clustered import Rate
+from grokscope.statistics.clustered import Rate, critical
+from grokscope.statistics.estimate import Estimate, wilson
 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class RunsRate:
-    """The mean of a rate over runs."""
-
-    value: float
-    low: float
-    high: float
-    runs: int
-    worlds: int
-    n: int
-    """Probes of all runs."""
-    n_effective: float
-    """Independent probes that would give the same interval, apart from Student's t."""
-    scope: Literal["runs", "this run"]
-    """This run: there is only one, and the interval knows its facts alone."""
-
-
-def over_runs(rates: Sequence[Rate], worlds: Sequence[str], confidence: float = 0.95) -> RunsRate:
-    """The mean of one rate over the runs of a group.
+def over_runs(rates: Sequence[Rate], worlds: Sequence[str], confidence: float = 0.95) -> Rate:
+    """The mean of one rate over the runs of a group; of a single run its own, which knows its facts alone.
 
     Args:
         rates: of every run, with its interval clustered by fact (`statistics.clustered.clustered_rate`).
@@ -61,8 +43,7 @@ def over_runs(rates: Sequence[Rate], worlds: Sequence[str], confidence: float = 
     if not rates or len(rates) != len(worlds):
         raise InputError(f"{len(rates)} rates and {len(worlds)} worlds: one of each is needed for every run.")
     if len(rates) == 1:
-        (one,) = rates
-        return RunsRate(one.value, one.low, one.high, 1, 1, one.n, one.n_effective, "this run")
+        return rates[0]
     unit_W, effective_W = _units(rates, worlds)
     shared = len(set(worlds)) == 1
     mean = float(unit_W.mean())
@@ -71,28 +52,21 @@ def over_runs(rates: Sequence[Rate], worlds: Sequence[str], confidence: float = 
     most = float(effective_W.mean() if shared else len(unit_W) ** 2 / (1 / effective_W).sum())
     variance = float(unit_W.var(ddof=1)) / len(unit_W) + (even / most if shared else 0.0)
     n_effective = min(most, even / variance) if variance > 0 and even > 0 else most
-    t = float(stats.t.ppf((1 + confidence) / 2, len(unit_W) - 1))
-    low, high = wilson(mean, n_effective, t)
+    low, high = wilson(mean, n_effective, critical(len(unit_W), confidence))
     total = sum(one.n for one in rates)
-    return RunsRate(mean, low, high, len(rates), len(set(worlds)), total, n_effective, "runs")
+    return Rate(mean, float(low), float(high), total, (len(unit_W),), n_effective)
 
 
-def wilson(rate: float, n: float, z: float) -> tuple[float, float]:
-    """Wilson's (1927) interval for a rate of `n` independent trials; `z` is the critical value."""
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * np.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
-    return min(rate, max(0.0, float(centre - half))), max(rate, min(1.0, float(centre + half)))
-
-
-def trials(rate: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval that `n` independent probes imply for a published rate: Wilson's, the least it can be.
+def trials(rate: float, n: int, confidence: float = 0.95) -> Estimate:
+    """A published rate with the interval that `n` independent probes imply: Wilson's, the least it can be.
 
     Raises:
         InputError: the rate is not between 0 and 1, or n is below 1.
     """
     if not 0 <= rate <= 1 or n < 1:
         raise InputError(f"rate = {rate}, n = {n}: allowed are a rate from 0 to 1 and at least 1 probe.")
-    return wilson(rate, n, float(stats.norm.ppf((1 + confidence) / 2)))
+    low, high = wilson(rate, n, float(stats.norm.ppf((1 + confidence) / 2)))
+    return Estimate(rate, float(low), float(high))
 
 
 def _units(rates: Sequence[Rate], worlds: Sequence[str]) -> tuple[Floats, Floats]:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from grokscope.errors import InputError
+from grokscope.statistics.estimate import Estimate
 from grokscope.statistics.exact import Effect, difference
 
 Floats = NDArray[np.float64]
@@ -44,20 +45,6 @@ class Time:
     """Would have been seen up to this step."""
 
 
-@dataclass(frozen=True)
-class Median:
-    """The time by which the event has happened in half of the runs."""
-
-    after: float
-    """Not before this step (the earlier end of its interval of checkpoints)."""
-    by: float | None
-    """By this step; None: not within the time that was looked at."""
-    low: float
-    """Of the interval for the median."""
-    high: float | None
-    """None: the interval has no upper end."""
-
-
 @dataclass(frozen=True, eq=False)
 class Survival:
     """The share of runs in which the event has not happened yet, just after every time."""
@@ -71,7 +58,11 @@ class Survival:
     """Runs that were still looked at just before."""
     n: int
     events: int
-    median: Median
+    median: Estimate
+    """The step by which the event has happened in half of the runs; infinite: not within the time that was
+    looked at."""
+    median_after: float
+    """Not before this step (the earlier end of its interval of checkpoints)."""
 
 
 def kaplan_meier(times: Sequence[Time], confidence: float = 0.95) -> Survival:
@@ -88,15 +79,10 @@ def kaplan_meier(times: Sequence[Time], confidence: float = 0.95) -> Survival:
     step_T, waiting_T, low_T, high_T, at_risk_T = _curve(times, "by", confidence)
     early = _curve(times, "after", confidence)
     last = max(time.until for time in times)
-    after, low = (_crossing(early[0], curve_T, 0.5) for curve_T in (early[1], early[2]))
-    median = Median(
-        last if after is None else after,
-        _crossing(step_T, waiting_T, 0.5),
-        last if low is None else low,
-        _crossing(step_T, high_T, 0.5),
-    )
+    after, low = (min(last, _crossing(early[0], curve_T)) for curve_T in (early[1], early[2]))
+    median = Estimate(_crossing(step_T, waiting_T), low, _crossing(step_T, high_T))
     events = sum(time.by is not None for time in times)
-    return Survival(step_T, waiting_T, low_T, high_T, at_risk_T, len(times), events, median)
+    return Survival(step_T, waiting_T, low_T, high_T, at_risk_T, len(times), events, median, after)
 
 
 def horizon(*groups: Sequence[Time]) -> float:
@@ -111,12 +97,13 @@ def horizon(*groups: Sequence[Time]) -> float:
 
 
 def restricted(times: Sequence[Time], end: float) -> Floats:
-    """(U,) log2 of the step at which the event was seen, or of the horizon `end` if it was not by then.
+    """(U,) log2 of the step at which the event was seen, or of the horizon `end` if it was not by then; of
+    step 1 for a run that was not looked at beyond step 0.
 
     Their mean is the restricted mean time on a log scale; a difference of 1 is twice as late. Without
     censoring before the horizon, which `horizon` makes sure of, every one of them is known.
     """
-    return np.log2(_capped(times, end))
+    return np.log2(np.maximum(_capped(times, end), 1.0))
 
 
 def seen(times: Sequence[Time], end: float) -> NDArray[np.bool_]:
@@ -222,10 +209,10 @@ def _beta_quantile(share: float, mean: float, square: float) -> float:
     return float(stats.beta.ppf(share, mean * size, (1 - mean) * size))
 
 
-def _crossing(step_T: Floats, value_T: Floats, level: float) -> float | None:
-    """First time at which a falling curve is at or below a level."""
+def _crossing(step_T: Floats, value_T: Floats, level: float = 0.5) -> float:
+    """First time at which a falling curve is at or below a level; infinite: it never is."""
     below = np.flatnonzero(value_T <= level)
-    return float(step_T[below[0]]) if len(below) else None
+    return float(step_T[below[0]]) if len(below) else np.inf
 
 
 def _check(times: Sequence[Time]) -> None:

@@ -19,9 +19,7 @@ from torch import Tensor
 from grokscope.errors import InputError
 from grokscope.files import read_json, remove, write_json
 from grokscope.models.protocol import Reasoner
-from grokscope.training.optim import Optimizer, TrainState
-from grokscope.training.schedule import checkpoint_steps, thin
-from grokscope.training.spec import TrainingSpec
+from grokscope.training.optim import TrainState
 from grokscope.training.tensors import copy_into, read_tensors, write_tensors
 
 CHECKPOINTS, RESUME, STATE = "checkpoints", "resume", "state.json"
@@ -120,16 +118,6 @@ def forget_weights(directory: Path, steps: Iterable[int]) -> None:
         remove(weights_path(directory, step))
     for draft in (directory / CHECKPOINTS).glob(".step_*.part"):
         remove(draft)
-
-
-def disk_estimate(model: Reasoner, spec: TrainingSpec) -> int:
-    """Bytes that checkpoints and resume state take at most (two states while one replaces the other)."""
-    weights = sum(t.numel() * t.element_size() for t in model_tensors(model).values())
-    rules = Optimizer(spec, model)
-    sizes = {name: p.numel() for name, p in model.named_parameters()}
-    moments = [*rules.adamw, *rules.adamw, *rules.muon, *(sizes if spec.optimizer.grokfast else ())]
-    resume = 4 * (2 * sum(sizes.values()) + sum(sizes[name] for name in moments))
-    return (len(thin(checkpoint_steps(spec), spec.keep)) + 1) * weights + 2 * resume
 
 
 def _flat(state: TrainState, sums: Tensor) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from grokscope.errors import InputError
 from grokscope.seeds import generator
 from grokscope.world.corpus import Corpus
-from grokscope.world.format import Encoded, FormatSpec, encode
+from grokscope.world.format import Encoded, FormatSpec, encode, positions
 from grokscope.world.identity import identity_examples
 
 
@@ -28,6 +28,18 @@ class RowLayout:
     """S, input positions."""
     labelled: int
     """K, labelled positions; an example with fewer is filled up with target 0, which carries no loss."""
+
+    @classmethod
+    def of(cls, fmt: FormatSpec) -> "RowLayout":
+        """The layout of the examples of a format."""
+        inputs = positions(fmt)
+        labelled = 1 if fmt.output == "answer" else 2 if fmt.attention == "causal" else inputs
+        return cls(inputs, labelled)
+
+    @property
+    def columns(self) -> int:
+        """C."""
+        return self.inputs + self.labelled * (1 if self.labelled == self.inputs else 2)
 
     def split(self, rows_BC: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """tokens_BS, position_BK (None: all S positions, in order), target_BK."""

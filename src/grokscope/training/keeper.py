@@ -5,16 +5,14 @@ Evaluation and observers look at the model while the loop waits; files are writt
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from grokscope.errors import InputError
-from grokscope.models.protocol import Reasoner
 from grokscope.training.checkpoint import (
     Progress,
     forget_weights,
@@ -25,16 +23,13 @@ from grokscope.training.checkpoint import (
     weights_path,
 )
 from grokscope.training.evaluate import correct
+from grokscope.training.member import Member
 from grokscope.training.metrics import MetricsFile
-from grokscope.training.observer import Observer
 from grokscope.training.optim import TrainState
 from grokscope.training.progress import Display
 from grokscope.training.schedule import checkpoint_steps, rate, scheduled_steps, thin
-from grokscope.training.sinks import Sink
-from grokscope.training.spec import TrainingSpec
 from grokscope.training.stops import Diverged
 from grokscope.training.writer import Snapshot, Writer, not_finite
-from grokscope.world.format import Encoded
 
 CHECK_EVERY = 50
 """Steps between two looks at the loss; each waits for the device."""
@@ -47,12 +42,7 @@ class Keeper:
     """The records of one training.
 
     Args:
-        model: holds the EMA weights.
-        probes: what is evaluated.
-        spec: the settings.
-        directory: of the run.
-        observers: look at every checkpoint.
-        sinks: get every metrics line.
+        member: what is trained; its model holds the EMA weights.
         state: what is saved; the loop changes its tensors in place.
         sums: sums of the loss, (2,) float64: since the last scheduled checkpoint, and since the last look;
             the loop adds to them.
@@ -64,25 +54,19 @@ class Keeper:
         display: shows the progress; None: nothing is shown.
     """
 
-    def __init__(
-        self,
-        model: Reasoner,
-        probes: Mapping[str, Encoded],
-        spec: TrainingSpec,
-        directory: Path,
-        observers: Sequence[Observer],
-        sinks: Sequence[Sink],
-        state: TrainState,
-        sums: Tensor,
-        first_loss: float,
-    ) -> None:
-        self.model, self.spec, self.directory = model, spec, directory
+    def __init__(self, member: Member, state: TrainState, sums: Tensor, first_loss: float) -> None:
+        self.member, self.model, self.spec, self.directory = (
+            member,
+            member.model,
+            member.spec,
+            member.directory,
+        )
         self.state, self.sums = state, sums
-        self.probes = {name: probe for name, probe in probes.items() if len(probe.tokens_NS)}
-        self.observers, self.sinks, self.metrics = observers, sinks, MetricsFile(directory)
-        self.marks = set(checkpoint_steps(spec))
+        self.probes = {name: probe for name, probe in member.probes.items() if len(probe.tokens_NS)}
+        self.metrics = MetricsFile(member.directory)
+        self.marks = set(checkpoint_steps(member.spec))
         # The writer must not ask the model, whose weights a step replaces while it runs. Buffers stay.
-        self.buffers = {n: t.clone() for n, t in model_tensors(model).items() if n not in state.ema}
+        self.buffers = {n: t.clone() for n, t in model_tensors(member.model).items() if n not in state.ema}
         self.step, self.saved, self.asked, self.first_loss = 0, -1, -1, first_loss
         self.writer, self.snapshot = Writer(), Snapshot(state, self.sums)
         self.display: Display | None = None
@@ -106,9 +90,9 @@ class Keeper:
         self.seconds_before = 0.0 if progress is None else progress.seconds
         with self.writing():
             self.metrics.forget_after(self.saved)
-            for sink in self.sinks:
+            for sink in self.member.sinks:
                 sink.forget_after(self.saved)
-            for observer in self.observers:
+            for observer in self.member.observers:
                 observer.forget_after(self.saved)
         forget_weights(self.directory, [step for step in kept_steps(self.directory) if step > self.saved])
         self.last = (self.metrics.rows() or [self.last])[-1]
@@ -165,7 +149,7 @@ class Keeper:
         self.snapshot.begin()
         read: dict[str, float] = {}
         with self.writing():
-            for observer in self.observers:
+            for observer in self.member.observers:
                 read |= observer.at_checkpoint(self.step, self.model) or {}
         row = {
             "step": self.step,
@@ -216,7 +200,7 @@ class Keeper:
             if row is not None:
                 save_weights(weights_path(self.directory, step), {**self.buffers, **state.ema})
                 self.metrics.append(row)
-                for sink in self.sinks:
+                for sink in self.member.sinks:
                     sink.append(row)
             if step != self.saved:
                 save_state(self.directory, progress, state, sums)
@@ -256,7 +240,7 @@ class Keeper:
         self.snapshot.close()
         if self.display is not None:
             self.display.close()
-        for sink in self.sinks:
+        for sink in self.member.sinks:
             sink.close()
 
     def _mean_loss(self) -> float:
@@ -275,7 +259,7 @@ class Keeper:
         if not math.isfinite(float(self.sums.sum())):
             self._diverged("the loss is not finite")
         self.writer.wait()  # It still reads the copy before.
-        if name := self.snapshot.look():
+        if name := self.snapshot.copy_average():
             self._diverged(f"{name} is not finite")
 
     def _diverged(self, what: str) -> None:

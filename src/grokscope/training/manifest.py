@@ -1,18 +1,19 @@
 """What the bits of a run depend on beside its spec. A run is resumed under the same, or not at all."""
 
 import platform
-from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from grokscope.errors import InputError
-from grokscope.files import read_json, write_json
-from grokscope.models.kernels.library import VARIABLE, available
+from grokscope.files import read_json
+from grokscope.kernels.library import VARIABLE, available
 from grokscope.native import compiler_version
+from grokscope.spec import Spec
 
 MANIFEST = "manifest.json"
 Backend = Literal["compiled", "eager", "population", "population-eager"]
@@ -20,11 +21,10 @@ RECORDED_ONLY = {"python", "platform"}
 """Good to know, but the numbers do not depend on it."""
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(Spec):
     """Everything beside the spec that a run's numbers depend on, and a little that is good to know."""
 
-    threads: int
+    threads: int = Field(ge=1)
     """Threads of PyTorch within an operation; sums are split over them."""
     backend: Backend
     """compiled (torch.compile) or eager; population: compiled, together with other runs."""
@@ -34,8 +34,9 @@ class Manifest:
     """Of the activations."""
     cpu: str
     """Instruction sets that PyTorch chooses its kernels by."""
-    kernels: str
-    """"c++" where passes and observers go through `models.kernels`; empty: PyTorch's operations alone."""
+    kernels: str = ""
+    """`c++` where passes and observers go through `grokscope.kernels`; empty: PyTorch's operations alone (as
+    in runs from before there were any)."""
     compiler: str
     """Version line of the C++ compiler; empty where nothing is compiled with it."""
     torch: str
@@ -43,7 +44,7 @@ class Manifest:
     grokscope: str
     python: str
     platform: str
-    members: int = 1
+    members: int = Field(1, ge=1)
     """Runs that one step trained together. Sums within a run do not mix with others', but how they are
     ordered may depend on how many there are."""
 
@@ -78,20 +79,7 @@ def read_manifest(directory: Path) -> Manifest:
         InputError: it is missing or damaged.
     """
     path = directory / MANIFEST
-    tree = read_json(path, "manifest")
-    names = {field.name for field in fields(Manifest)}
-    # Runs were alone before they could be many, and had no kernels before there were any.
-    if not isinstance(tree, dict) or not {"members", "kernels"} >= names - set(tree) or set(tree) - names:
-        raise InputError(f"the manifest at {path} is damaged: its fields must be {', '.join(sorted(names))}.")
-    for name in ("threads", "members"):
-        if name in tree and (type(tree[name]) is not int or tree[name] < 1):
-            raise InputError(f"the manifest at {path} is damaged: {name} = {tree[name]!r}.")
-    return Manifest(**{"kernels": "", **tree})
-
-
-def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write it, whole or not at all."""
-    write_json(directory / MANIFEST, asdict(manifest))
+    return Manifest.parse(read_json(path, "manifest"), f"the manifest at {path} is damaged")
 
 
 def check_same(before: Manifest, now: Manifest, directory: Path) -> None:
@@ -100,13 +88,11 @@ def check_same(before: Manifest, now: Manifest, directory: Path) -> None:
     Raises:
         InputError: names the first field that differs, and both values.
     """
-    for field in fields(Manifest):
-        old: Any = getattr(before, field.name)
-        new: Any = getattr(now, field.name)
-        if old != new and field.name not in RECORDED_ONLY:
-            off = f"set {VARIABLE}=off" if field.name == "kernels" and not old else "restore it"
+    for (name, old), (_, new) in zip(before, now, strict=True):
+        if old != new and name not in RECORDED_ONLY:
+            off = f"set {VARIABLE}=off" if name == "kernels" and not old else "restore it"
             raise InputError(
-                f"{directory} cannot be resumed bit for bit: {field.name} was {old!r} and is now {new!r}; "
+                f"{directory} cannot be resumed bit for bit: {name} was {old!r} and is now {new!r}; "
                 f"{off}, or start again in another directory."
             )
 

@@ -26,15 +26,22 @@ import torch
 from torch import Tensor
 
 from grokscope.errors import InputError
-from grokscope.models.protocol import Reasoner
+from grokscope.models.protocol import Group, Reasoner
 from grokscope.training.schedule import rate
-from grokscope.training.spec import TrainingSpec
+from grokscope.training.spec import Part, TrainingSpec
 
 EPSILON = 1e-8
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 MUON_RMS = 0.2
-POSITION_CODE = "position_embedding"
+PARTS: dict[Group, Part] = {
+    "embedding": "embedding",
+    "prefix": "embedding",
+    "position": "embedding",
+    "blocks": "blocks",
+    "head": "head",
+}
+"""Which part, as `freeze` names them, a group of parameters is in."""
 
 Tensors = dict[str, Tensor]
 
@@ -59,31 +66,29 @@ class Optimizer:
 
     Args:
         spec: rates, decays, EMA.
-        model: names the parameters, its block matrices and its prefix embeddings.
+        model: names the parameters and their groups.
 
     Raises:
-        InputError: Muon is asked for and the model has no block matrices; a part that is to be frozen has no
-            weights of its own; or nothing would be trained.
+        InputError: a parameter has no group; Muon is asked for and the model has no block matrices; a part
+            that is to be frozen has no weights of its own; or nothing would be trained.
     """
 
     def __init__(self, spec: TrainingSpec, model: Reasoner) -> None:
         self.spec = spec
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        self.frozen = frozen_names(spec.freeze, list(shapes))
-        self.sign = [name for name in model.prefix_parameters() if name in shapes]
-        matrices = set(model.block_matrices()) if spec.optimizer.kind == "muon" else set()
+        groups = {name: model.group_of(name) for name in shapes}
+        self.frozen = frozen_names(spec.freeze, model)
+        matrices = [name for name, group in groups.items() if group == "blocks" and len(shapes[name]) == 2]
         if spec.optimizer.kind == "muon" and not matrices:
             raise InputError(
                 "training.optimizer.kind = 'muon': needs a model with block matrices; 'adamw' takes any."
             )
-        self.muon = [name for name in shapes if name in matrices and name not in self.sign]
-        self.adamw = [name for name in shapes if name not in self.muon and name not in self.sign]
-        self.sign, self.muon, self.adamw = (
-            [name for name in names if name not in self.frozen]
-            for names in (self.sign, self.muon, self.adamw)
-        )
+        trained = [name for name in shapes if name not in self.frozen]
+        self.sign = [name for name in trained if groups[name] == "prefix"]
+        self.muon = [name for name in trained if spec.optimizer.kind == "muon" and name in matrices]
+        self.adamw = [name for name in trained if name not in self.muon and name not in self.sign]
         self.stacks = _same_shape(self.muon, shapes)
-        vectors = {name for name, shape in shapes.items() if len(shape) < 2 or POSITION_CODE in name}
+        vectors = {name for name, shape in shapes.items() if len(shape) < 2 or groups[name] == "position"}
         self.undecayed = set() if spec.optimizer.decay_vectors else vectors
 
     def start(self, model: Reasoner) -> TrainState:
@@ -166,26 +171,20 @@ class Optimizer:
         return TrainState(new_params, new_momentum, new_second, new_average, slow)
 
 
-def part_of(name: str) -> str:
-    """Which part of a model a parameter belongs to: "embedding", "blocks" or "head"."""
-    if name.startswith(("blocks.", "level.")):
-        return "blocks"
-    return "embedding" if "embedding" in name else "head"
-
-
-def frozen_names(parts: Sequence[str], names: Sequence[str]) -> frozenset[str]:
-    """The parameters of these parts.
+def frozen_names(parts: Sequence[Part], model: Reasoner) -> frozenset[str]:
+    """The parameters of these parts of a model.
 
     Raises:
         InputError: a part has no parameters, or the parts are all there is.
     """
+    part_of = {name: PARTS[model.group_of(name)] for name, _ in model.named_parameters()}
     for part in parts:
-        if part not in {part_of(name) for name in names}:
+        if part not in part_of.values():
             raise InputError(
                 f"training.freeze = {part!r}: this model has no weights there (a tied head is the embedding)."
             )
-    frozen = frozenset(name for name in names if part_of(name) in parts)
-    if len(frozen) == len(names):
+    frozen = frozenset(name for name, part in part_of.items() if part in parts)
+    if len(frozen) == len(part_of):
         raise InputError(f"training.freeze = {list(parts)}: nothing would be trained.")
     return frozen
 

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from grokscope.models.kernels.library import available
 from grokscope.spec import Spec, digest
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer
@@ -49,15 +48,15 @@ class SharedSteps:
 
 def form_of(objective: Objective, optimizer: Optimizer, rows_BC: Tensor) -> str | None:
     """All that a compiled step depends on beside its arguments, as a digest: every attribute of the objective
-    and its model, of a parameter the shape only, of any other tensor the numbers; the optimiser's settings;
-    the shape of a batch; and what PyTorch compiles for, such as the number of threads.
+    and of every part of its model, and the class of each; of a parameter the shape only, of any other tensor
+    the numbers; the optimiser's settings; the shape of a batch; and what PyTorch compiles for, such as the
+    number of threads.
 
     None: the model holds something that cannot be written down (a forward hook, say), so its step is its own.
     """
     here = [
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
-        available(),
         str(rows_BC.dtype),
         list(rows_BC.shape),
         str(rows_BC.device),

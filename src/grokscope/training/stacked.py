@@ -1,4 +1,4 @@
-"""The training step of many models at once: every tensor of the state has a leading member axis.
+"""The state and the batches of many models at once: every tensor has a leading member axis.
 
 The members have one architecture and one recipe, and nothing else in common: each has its own weights,
 moments and average, its own batch, rates and buffers. No number of one depends on a number of another.
@@ -6,18 +6,15 @@ moments and average, its own batch, rates and buffers. No number of one depends 
 Shape suffixes: M members, N examples of all members, B batch, C columns of a row.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
 
 from grokscope.models.protocol import Reasoner
 from grokscope.training.data import Batches
-from grokscope.training.loss import Objective
-from grokscope.training.optim import Optimizer, Tensors, TrainState
-from grokscope.training.step import Step
+from grokscope.training.optim import Tensors, TrainState
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
@@ -30,54 +27,9 @@ def member(state: TrainState, index: int) -> TrainState:
     return TrainState(*({name: tensor[index] for name, tensor in part.items()} for part in state))
 
 
-def hold(model: Reasoner, weights: Tensors) -> None:
-    """Let the parameters of a model be these tensors."""
-    for name, parameter in model.named_parameters():
-        parameter.data = weights[name]
-
-
 def stacked_buffers(models: Sequence[Reasoner]) -> Tensors:
     """Buffers by name, of all models: a TRM's initial states, for example, depend on its seed."""
     return _stack_part([dict(model.named_buffers()) for model in models])
-
-
-def stacked_step(objective: Objective, optimizer: Optimizer, buffers: Tensors, transformed: bool) -> Step:
-    """A step of all members, which writes its result back into the state it was given.
-
-    Args:
-        objective: of any one of them; its model's weights and buffers are not used.
-        optimizer: the update.
-        buffers: of the members.
-        transformed: gradients by function transform (which is traced into one graph) and not by autograd's
-            tape (which is faster where nothing is compiled).
-
-    Returns:
-        (state, rows_MBC, scalars of the members, loops) -> loss_M
-    """
-    gradient = _transformed if transformed else _taped
-
-    def run(state: TrainState, rows_MBC: Tensor, scalars: Tensor, loops: int | None) -> Tensor:
-        def one(params: Tensors, fixed: Tensors, rows_BC: Tensor) -> Tensor:
-            tensors = {f"model.{name}": tensor for name, tensor in {**fixed, **params}.items()}
-            loss: Tensor = functional_call(objective, tensors, (rows_BC, loops))
-            return loss
-
-        frozen = {name: p for name, p in state.params.items() if name in optimizer.frozen}
-        trained = {name: p for name, p in state.params.items() if name not in optimizer.frozen}
-
-        def summed(params: Tensors) -> tuple[Tensor, Tensor]:
-            loss_M = vmap(one)(params, {**buffers, **frozen}, rows_MBC)
-            return loss_M.sum(), loss_M
-
-        # A member's parameters are in its own loss only, so the gradient of the sum holds everyone's own.
-        grads, loss_M = gradient(summed, trained)
-        after = vmap(optimizer.update)(state, grads, scalars)
-        for old, new in zip(state, after, strict=True):
-            for name, tensor in new.items():
-                old[name].copy_(tensor)
-        return loss_M
-
-    return run
 
 
 class StackedBatches:
@@ -102,22 +54,6 @@ class StackedBatches:
         index_MB = torch.stack([one.index(step) for one, step in zip(self.batches, steps, strict=True)])
         flat = self.rows_NC.index_select(0, (index_MB + self.first_M1).view(-1))
         return flat.view(*index_MB.shape, -1)
-
-
-_Summed = Callable[[Tensors], tuple[Tensor, Tensor]]
-
-
-def _transformed(summed: _Summed, params: Tensors) -> tuple[Tensors, Tensor]:
-    grads, loss_M = grad(summed, has_aux=True)(params)
-    return grads, loss_M
-
-
-def _taped(summed: _Summed, params: Tensors) -> tuple[Tensors, Tensor]:
-    with torch.enable_grad():
-        leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-        total, loss_M = summed(leaves)
-        grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(leaves, grads, strict=True)), loss_M.detach()
 
 
 def _stack_part(parts: Sequence[Mapping[str, Tensor]]) -> Tensors:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from grokscope.errors import InputError
 from grokscope.files import whole
+from grokscope.models.tensor_file import read_safetensors
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -40,17 +41,10 @@ def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
         what: what it is, for the sentence of an error.
 
     Raises:
-        InputError: there is no such file, or it is truncated or damaged.
+        InputError: there is no such file, or it cannot be read.
     """
-    if not path.is_file():
-        raise InputError(f"there is no {what} at {path}.")
-    try:
-        with safe_open(path, framework="pt") as handle:
-            names = list(handle.keys())
-            tensors = {name: handle.get_tensor(name) for name in names}
-            expected = (handle.metadata() or {}).get("crc32")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"the {what} at {path} is damaged and cannot be read: {error}.") from None
+    tensors, metadata = read_safetensors(path, what)
+    expected = metadata.get("crc32")
     if expected is not None and checksum(tensors) != expected:
         raise InputError(f"the {what} at {path} is damaged: its checksum is wrong.")
     return tensors

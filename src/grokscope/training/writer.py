@@ -6,7 +6,6 @@ everything stood still meanwhile. What goes wrong in the thread is raised in the
 look at the loss, and nothing is written after it.
 """
 
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grokscope.models.kernels import memory
+from grokscope.kernels import memory
 from grokscope.training.optim import Tensors, TrainState
 
 COPIERS = 4
@@ -24,11 +23,11 @@ LARGE = 1 << 24
 
 
 class Writer:
-    """Does one job at a time in a thread of its own."""
+    """Does one job at a time in a thread of its own, and ends it before the process ends by itself."""
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._thread = ThreadPoolExecutor(1, "grokscope-writer")
+        self._job: Future[None] | None = None
 
     def submit(self, job: Callable[[], None]) -> None:
         """Begin a job, when the one before has ended.
@@ -37,32 +36,22 @@ class Writer:
             BaseException: what the job before raised; this one is not begun.
         """
         self.wait()
-        # Not a daemon: a process that ends by itself ends when its files are whole.
-        self._thread = threading.Thread(target=self._do, args=(job,), name="grokscope-writer")
-        self._thread.start()
+        self._job = self._thread.submit(job)
 
     def wait(self) -> None:
         """Until there is nothing to do. Raises what the job raised, once."""
-        self.close()
-        self.check()
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
 
     def check(self) -> None:
         """Raise what a job raised, once; does not wait."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        if self._job is not None and self._job.done():
+            self.wait()
 
     def close(self) -> None:
         """Wait for the job, whatever becomes of it."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-
-    def _do(self, job: Callable[[], None]) -> None:
-        try:
-            job()
-        except BaseException as error:
-            self._error = error
+        self._thread.shutdown()
 
 
 class Snapshot:
@@ -96,7 +85,7 @@ class Snapshot:
         self._left = [*self._averages, *self._others]
         self._begun: list[Future[bool]] = []
 
-    def look(self) -> str | None:
+    def copy_average(self) -> str | None:
         """Copy the averaged weights, and give the name of one that is not finite; None: there is none.
 
         What is not copied yet is copied by `begin` and `end`.

@@ -4,8 +4,9 @@ checkpoints.
 Shapes: N steps, P probes, K hops, F facts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,7 @@ from grokscope.mechanics.read.atoms import atoms_known
 from grokscope.mechanics.read.layout import select, some_probes
 from grokscope.mechanics.read.phases import Event, first_stable
 from grokscope.models.protocol import Reasoner
-from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate, paired_difference
+from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate, paired_difference, rate_among
 from grokscope.transfer.place import place_of
 from grokscope.transfer.result import BaseStanding, Forgotten, MixResult, TransferResult
 from grokscope.transfer.second_hop import (
@@ -66,12 +67,12 @@ def outcome_of(
     last = int(traces["step"].values[-1])
     curves = curves_of(traces)
     looked: list[MixResult] = []
-    cells: list[pl.DataFrame] = []
+    cells: list[dict[str, Any]] = []
     said = ""
     for step in kept if spec.steps == "all" else [last]:
-        results, tables, said = _examine(step, model_at(step), new, fmt, spec, traces)
+        results, rows, said = _examine(step, model_at(step), new, fmt, spec, traces)
         looked += results
-        cells += tables
+        cells += rows
     atomic = _rate(traces, "new_atomic", last, spec.confidence)
     return Outcome(
         TransferResult(
@@ -96,7 +97,7 @@ def outcome_of(
             shortages=tuple(one.sentence() for one in new.shortages),
             examine=spec,
         ),
-        pl.concat(cells) if cells else pl.DataFrame(schema=CELLS),
+        pl.DataFrame(cells, schema=CELLS),
     )
 
 
@@ -130,7 +131,7 @@ def curves_of(traces: xr.Dataset) -> pl.DataFrame:
 
 def _examine(
     step: int, model: Reasoner, new: NewFacts, fmt: FormatSpec, spec: ExamineSpec, traces: xr.Dataset
-) -> tuple[list[MixResult], list[pl.DataFrame], str]:
+) -> tuple[list[MixResult], list[dict[str, Any]], str]:
     """Every mix at one checkpoint, the rows of its cells, and the deadline's sentence."""
     setting = Setting(new.world, new.composed, fmt, spec.seed)
     old_F, knows_F = ~new.new_F, known_atoms(model, setting)
@@ -140,7 +141,8 @@ def _examine(
         deadline, said = deadline_of(model, some, setting)
         found = measure(model, some, setting, old_F, knows_F, deadline)
         old = stations(found, found.known_P & found.right_P, spec.confidence)
-    results, tables = [], []
+    results: list[MixResult] = []
+    rows: list[dict[str, Any]] = []
     for name in [name for name in MIXES if name in new.probes]:
         some = _some(new.probes[name], setting, spec.probes)
         found = measure(model, some, setting, old_F, knows_F, deadline)
@@ -148,8 +150,9 @@ def _examine(
         known, failing = (stations(found, group_P, spec.confidence) for group_P in groups.values())
         results.append(_mix(step, new.probes[name], traces, known, failing, old, spec))
         for group, group_P in groups.items():
-            tables.append(_rows(step, name, group, cell_rates(found, group_P, spec.confidence)))
-    return results, tables, said
+            key = {"step": step, "mix": name, "group": group}
+            rows += [{**key, **row} for row in cell_rates(found, group_P, spec.confidence)]
+    return results, rows, said
 
 
 def _mix(
@@ -166,8 +169,7 @@ def _mix(
     part = select(one, probe_set.name)
     exact_P, fact_PK = part["exact"].values[0], part["fact"].values
     known_P = atoms_known(one, probe_set.name).known_NP[0]
-    enough = known_P.sum() >= FEWEST_PROBES
-    among = clustered_rate(exact_P[known_P], fact_PK[known_P], spec.confidence) if enough else None
+    among = rate_among(exact_P, fact_PK, known_P, spec.confidence)
     guessed_P = probe_set.guess_P == probe_set.queries.path_NK[:, 1]
     place, reason = place_of(among, failing, old, spec.works)
     return MixResult(
@@ -192,9 +194,7 @@ def _forgotten(traces: xr.Dataset, probe_set: ProbeSet, last: int, confidence: f
         before=clustered_rate(then_P, fact_PK, confidence),
         after=clustered_rate(now_P, fact_PK, confidence),
         change=paired_difference(now_P, then_P, fact_PK, confidence),
-        after_retained=clustered_rate(now_P[retained_P], fact_PK[retained_P], confidence)
-        if retained_P.any()
-        else None,
+        after_retained=rate_among(now_P, fact_PK, retained_P, confidence, fewest=1),
     )
 
 
@@ -216,20 +216,3 @@ def _event(curves: pl.DataFrame, column: str, level: float, window: int) -> Even
 
 def _some(probe_set: ProbeSet, setting: Setting, most: int) -> ProbeSet:
     return some_probes(probe_set, setting.encode(probe_set.queries), most)[0]
-
-
-def _rows(step: int, mix: str, group: str, cells: xr.Dataset) -> pl.DataFrame:
-    rows: list[Mapping[str, object]] = []
-    for k, kind in enumerate(cells["kind"].values.tolist()):
-        for i, stage in enumerate(cells["stage"].values.tolist()):
-            for j, position in enumerate(cells["position"].values.tolist()):
-                numbers = {name: float(cells[name].values[k, i, j]) for name in ("rate", "low", "high")}
-                rows.append(
-                    {
-                        "step": step, "mix": mix, "group": group, "kind": kind, "stage": stage,
-                        "position": position, "role": str(cells["role"].values[j]),
-                        **{name: value if np.isfinite(value) else None for name, value in numbers.items()},
-                        "n": int(cells["n"].values[k]),
-                    }
-                )  # fmt: skip
-    return pl.DataFrame(rows, schema=CELLS)

@@ -3,6 +3,7 @@
 from typing import Literal, TypeAlias
 
 from grokscope.statistics.clustered import FEWEST_PROBES, Rate
+from grokscope.statistics.estimate import text
 from grokscope.transfer.second_hop import Stations
 
 Place: TypeAlias = Literal[
@@ -35,7 +36,7 @@ def place_of(known: Rate | None, failing: Stations, old: Stations | None, works:
         return "cannot tell", f"{said}, but only {failing.n} fail: too few to say where."
     resolved, read, given = (_holds(one) for one in (failing.resolved, failing.read, failing.given))
     numbers = ", ".join(
-        f"{name} {_text(rate)}"
+        f"{name} {text(rate, form='{} ({} to {}, n {n})', missing='too few')}"
         for name, rate in (("resolved", failing.resolved), ("read", failing.read), ("given", failing.given))
     )
     said = f"{said}; of those that fail: {numbers}"
@@ -59,10 +60,6 @@ def place_of(known: Rate | None, failing: Stations, old: Stations | None, works:
 
 def _holds(rate: Rate | None) -> bool | None:
     """True: of most; False: of few; None: not certain."""
-    if rate is None or rate.low <= MOST <= rate.high:
+    if rate is None or rate.holds(MOST):
         return None
     return rate.low > MOST
-
-
-def _text(rate: Rate | None) -> str:
-    return "too few" if rate is None else f"{rate.value:.2f} ({rate.low:.2f} to {rate.high:.2f}, n {rate.n})"

@@ -19,23 +19,26 @@ Shapes: P probes, M donors, L stages, C columns, F facts.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from grokscope.mechanics.judge.paths import inference_path
 from grokscope.mechanics.patch.donors import ABSENT, DonorTable
 from grokscope.mechanics.patch.drawing import CENTROID, Setting
+from grokscope.mechanics.patch.engine import Source
+from grokscope.mechanics.patch.groups import tokens_alone
 from grokscope.mechanics.patch.interchange import interchange, success
-from grokscope.mechanics.patch.patching import Source, columns_of, patch_map
+from grokscope.mechanics.patch.maps import PatchMap
 from grokscope.mechanics.read.layout import select
 from grokscope.mechanics.read.lens import lens
 from grokscope.mechanics.read.rates import halves, in_cell
-from grokscope.mechanics.unrolled import answers
+from grokscope.mechanics.unrolled import STATE, answers
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import generator
-from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate
+from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate, rate_among
+from grokscope.statistics.estimate import numbers
 from grokscope.world.arrays import BoolArray
 from grokscope.world.probes import ProbeSet
 from grokscope.world.queries import queries_of
@@ -125,7 +128,7 @@ def measure(
 
 def stations(found: Measured, group_P: BoolArray, confidence: float) -> Stations:
     """The three rates over some of the probes."""
-    resolved = _rate(found.resolved_P, group_P, found.fact_PK, confidence)
+    resolved = rate_among(found.resolved_P, found.fact_PK, group_P, confidence)
     return Stations(
         n=int(group_P.sum()),
         resolved=resolved,
@@ -174,11 +177,16 @@ def _given(
     donors = queries_of(setting.world, np.maximum(donor_PM2.reshape(-1, 2), 0))
     tokens_XS = setting.encode(donors).tokens_NS.astype(np.int64)
     source = Source(tokens_XS.reshape(*present_PM.shape, -1), present_PM)
-    columns = tuple(columns_of(model, encoded.tokens_NS.shape[1]).values())
-    _, (patched,) = patch_map(
-        model, encoded.tokens_NS, [source], columns, encoded.answer_position, answer_P, budget=setting.budget
-    )
-    return patched.said_LCP == answer_P, present_PM.any(axis=1)
+    patched = PatchMap(
+        model,
+        encoded.tokens_NS,
+        encoded.answer_position,
+        answer_P,
+        {"centroid": source},
+        tokens_alone(model, encoded.tokens_NS.shape[1]),
+        budget=setting.budget,
+    ).fill()
+    return patched.said[STATE][0] == answer_P, present_PM.any(axis=1)
 
 
 def _donors(probe_set: ProbeSet, setting: Setting, lends_F: BoolArray) -> NDArray[np.int64]:
@@ -205,12 +213,6 @@ def _donors(probe_set: ProbeSet, setting: Setting, lends_F: BoolArray) -> NDArra
     return out_PM2
 
 
-def _rate(hit_P: BoolArray, group_P: BoolArray, fact_PK: NDArray[np.int64], confidence: float) -> Rate | None:
-    if group_P.sum() < FEWEST_PROBES:
-        return None
-    return clustered_rate(hit_P[group_P], fact_PK[group_P], confidence)
-
-
 def _in_best_cell(
     hit_LCP: CellHits, group_P: BoolArray, fact_PK: NDArray[np.int64], confidence: float
 ) -> Rate | None:
@@ -226,28 +228,17 @@ def _in_best_cell(
     return clustered_rate(flat_XG[best_2[half_G], np.arange(len(half_G))], fact_GK, confidence)
 
 
-def cell_rates(found: Measured, group_P: BoolArray, confidence: float) -> xr.Dataset:
-    """`read` and `given` of every cell over some of the probes, for figures: rate, low, high over (kind,
-    stage, position), NaN where there are too few probes; `n` over kind."""
-    kinds = {"read": (found.read_LCP, found.can_read_P), "given": (found.given_LCP, found.can_give_P)}
-    shape = (2, len(found.stages), len(found.positions))
-    values = {name: np.full(shape, np.nan) for name in ("rate", "low", "high")}
-    counts = []
-    for k, (hit_LCP, can_P) in enumerate(kinds.values()):
+def cell_rates(found: Measured, group_P: BoolArray, confidence: float) -> list[dict[str, Any]]:
+    """`read` and `given` of every cell over some of the probes: a row of `outcome.CELLS` each, without step,
+    mix and group."""
+    rows = []
+    for kind, hit_LCP, can_P in (
+        ("read", found.read_LCP, found.can_read_P),
+        ("given", found.given_LCP, found.can_give_P),
+    ):
         rows_P = group_P & can_P
-        counts.append(int(rows_P.sum()))
-        for cell in np.ndindex(*shape[1:]):
-            rate = _rate(hit_LCP[cell], rows_P, found.fact_PK, confidence)
-            if rate is not None:
-                for name in values:
-                    values[name][k][cell] = rate.value if name == "rate" else getattr(rate, name)
-    dims = ("kind", "stage", "position")
-    return xr.Dataset(
-        {**{name: (dims, array) for name, array in values.items()}, "n": ("kind", counts)},
-        coords={
-            "kind": list(kinds),
-            "stage": list(found.stages),
-            "position": list(found.positions),
-            "role": ("position", list(found.roles)),
-        },
-    )
+        for i, j in np.ndindex(*hit_LCP.shape[:2]):
+            rate = rate_among(hit_LCP[i, j], found.fact_PK, rows_P, confidence)
+            place = {"stage": found.stages[i], "position": found.positions[j], "role": found.roles[j]}
+            rows.append({"kind": kind, **place, **numbers(rate, "rate"), "n": int(rows_P.sum())})
+    return rows

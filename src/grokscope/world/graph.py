@@ -3,7 +3,7 @@
 Shape suffixes: F facts, E entities, R relations, D outgoing relations per entity.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,9 @@ import numpy as np
 from grokscope.errors import InputError
 from grokscope.seeds import Seeds, generator
 from grokscope.world.arrays import BoolArray, IntArray, fingerprint
-from grokscope.world.csv_facts import RawFacts, read_csv
 from grokscope.world.reference_read import read_reference
 from grokscope.world.spec import WorldSpec
+from grokscope.world.triples import RawFacts, facts_of, read_triples
 from grokscope.world.vocabulary import Vocabulary, standard_vocabulary
 
 MOST_CELLS = 2**27
@@ -42,6 +42,8 @@ class World:
     """Hash of facts, split and tokens."""
     source: str | None = None
     """The file or directory the facts came from; None: generated."""
+    notes: tuple[str, ...] = ()
+    """What of the file is not in the facts, as sentences."""
 
 
 def build_world(spec: WorldSpec, seeds: Seeds) -> World:
@@ -53,7 +55,7 @@ def build_world(spec: WorldSpec, seeds: Seeds) -> World:
     Raises:
         InputError: the size is impossible, or the file cannot be read as facts.
     """
-    raw = _generate(spec, seeds) if spec.facts_file is None else _read(Path(spec.facts_file))
+    raw = _generate(spec, seeds) if spec.facts_file is None else _read(Path(spec.facts_file), spec)
     facts = len(raw.fact_F3)
     ood_F = raw.ood_F
     if ood_F is None:
@@ -65,7 +67,7 @@ def build_world(spec: WorldSpec, seeds: Seeds) -> World:
                 f"use at least {1 / facts:.2g}, or 0 for none."
             )
         ood_F[generator("split", seeds.split, 0).choice(facts, count, replace=False)] = True
-    return make_world(raw.vocabulary, raw.fact_F3, ood_F, spec.facts_file)
+    return replace(make_world(raw.vocabulary, raw.fact_F3, ood_F, spec.facts_file), notes=raw.notes)
 
 
 def make_world(
@@ -113,9 +115,14 @@ def _generate(spec: WorldSpec, seeds: Seeds) -> RawFacts:
     return RawFacts(vocabulary, fact_F3, None)
 
 
-def _read(path: Path) -> RawFacts:
+def _read(path: Path, spec: WorldSpec) -> RawFacts:
     if not path.is_dir():
-        return read_csv(path)
+        return facts_of(read_triples(path), spec.several_tails)
+    if spec.several_tails != "refuse":
+        raise InputError(
+            f"several_tails = {spec.several_tails!r}: only a table of triples can have several; {path} is a "
+            "directory."
+        )
     data = read_reference(path)
     return RawFacts(data.vocabulary, data.fact_F3, data.ood_F)
 

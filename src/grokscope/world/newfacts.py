@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from grokscope.seeds import Seeds, generator
+from grokscope.statistics.rates import trials
 from grokscope.world.arrays import BoolArray, IntArray, fingerprint, rank_within
 from grokscope.world.corpus import Corpus
 from grokscope.world.graph import World, make_world
@@ -229,5 +229,5 @@ def _width(n: int) -> float:
     """Width of Wilson's 95 % interval around 0.5, as nearly as n allows; 1 for n = 0."""
     if n == 0:
         return 1.0
-    interval = binomtest(n // 2, n).proportion_ci(0.95, method="wilson")
-    return float(interval.high - interval.low)
+    interval = trials(n // 2 / n, n)
+    return interval.high - interval.low

@@ -1,10 +1,10 @@
 """JSON files of the reference format, read with one kind of error."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from grokscope.errors import InputError
+from grokscope.files import read_json
 
 
 def read_list(path: Path) -> list[Any]:
@@ -21,11 +21,6 @@ def read_list(path: Path) -> list[Any]:
 
 def read_tree(path: Path) -> Any:
     """Any JSON; what cannot be read or parsed is an `InputError`, however it fails."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"there is no file {path}; a reference data set needs train.json and test.json."
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}.") from None
+    if not path.exists():
+        raise InputError(f"there is no file {path}; a reference data set needs train.json and test.json.")
+    return read_json(path)

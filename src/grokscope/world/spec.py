@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from grokscope.spec import Spec, later
 
@@ -19,10 +19,25 @@ class WorldSpec(Spec):
     ood_fraction: float = Field(0.05, ge=0.0, lt=1.0)
     """Share of the facts that is out-of-distribution (reference: 0.05); 0: none, and no OOD probes."""
     facts_file: str | None = None
-    """CSV file (head,relation,tail) or directory in the reference's JSON format; replaces generation."""
+    """Table of triples (CSV, TSV, JSON lines, Parquet) or directory in the reference's JSON format; replaces
+    generation."""
+    several_tails: Literal["refuse", "drop", "first"] = later("refuse")
+    """Of a table in which a head and a relation have several tails: refuse it, drop all facts of such a pair,
+    or keep the first in the file."""
+
+    @field_validator("several_tails", mode="before")
+    @classmethod
+    def _one_tail(cls, value: object) -> object:
+        if value == "all":
+            raise ValueError("a question has one answer here, not a set; allowed are refuse, drop, first")
+        return value
 
     @model_validator(mode="after")
     def _possible(self) -> "WorldSpec":
+        if self.facts_file is None and self.several_tails != "refuse":
+            raise ValueError(
+                f"several_tails {self.several_tails} needs a facts_file: drawn facts have one tail"
+            )
         if self.facts_file is None and self.degree > self.relations:
             raise ValueError(
                 f"degree {self.degree} needs at least as many relations, there are {self.relations}; "

@@ -23,12 +23,12 @@ from grokscope.spec import digest
 from grokscope.world.arrays import IntArray
 from grokscope.world.check import check_corpus
 from grokscope.world.corpus import Corpus, assemble, reference_corpus
-from grokscope.world.csv_facts import read_csv
 from grokscope.world.graph import make_world
 from grokscope.world.reference_read import read_reference
 from grokscope.world.reference_write import write_reference
 from grokscope.world.spec import CorpusSpec, Regime
 from grokscope.world.tables import Arrays, read_arrays, read_tables, write_arrays, write_tables
+from grokscope.world.triples import facts_of, read_triples
 from grokscope.world.vocabulary import Vocabulary
 
 Layout = Literal["grokscope", "reference", "parquet"]
@@ -77,15 +77,17 @@ def read_corpus(directory: Path, seeds: Seeds | None = None) -> Corpus:
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """What a data set holds: `Corpus.summary`. For a file (CSV facts), what a corpus would add is None.
+    """What a data set holds: `Corpus.summary`. For a table of triples, what a corpus would add is None, and
+    `notes` say what of it cannot be in a world as it stands.
 
     Raises:
         InputError: it cannot be read.
     """
-    is_csv = path.is_file() or (path.suffix.lower() == ".csv" and not path.is_dir())
-    if not is_csv:
+    if path.is_dir() or not (path.exists() or path.suffix):
         return read_corpus(path).summary()
-    raw = read_csv(path)
+    triples = read_triples(path)
+    several = triples.several_N.any()
+    raw = facts_of(triples, "drop" if several else "refuse")
     world = make_world(raw.vocabulary, raw.fact_F3, np.zeros(len(raw.fact_F3), dtype=bool))
     nothing = (
         "id_facts",
@@ -95,8 +97,14 @@ def inspect(path: Path) -> dict[str, Any]:
         "injected_hop1",
         "injected_hop2",
     )
-    counts = {"entities": world.entities, "relations": world.relations, "facts": len(world.fact_F3)}
-    return counts | dict.fromkeys(nothing) | {"probes": {}, "fingerprint": world.fingerprint}
+    counts = {
+        "entities": len(triples.entities),
+        "relations": len(triples.relations),
+        "facts": len(triples.triple_N3),
+    }
+    notes = {"notes": list(triples.notes)} if triples.notes else {}
+    mark = None if several else world.fingerprint
+    return counts | dict.fromkeys(nothing) | {"probes": {}, **notes, "fingerprint": mark}
 
 
 def _arrays(corpus: Corpus) -> Arrays:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from grokscope.errors import InputError
-from grokscope.files import write_parquet
+from grokscope.files import parquet, write_parquet
 
 if TYPE_CHECKING:
     from grokscope.world.corpus import Corpus
@@ -102,7 +102,5 @@ def _write(columns: Arrays, file: Path) -> None:
 
 
 def _read(file: Path) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(file)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"{file} cannot be read as Parquet: {error}.") from None
+    with parquet(file, "table") as data:
+        return pl.read_parquet(data)

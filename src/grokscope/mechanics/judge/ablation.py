@@ -27,9 +27,12 @@ from torch import Tensor
 
 from grokscope.mechanics.judge.share import HALF, Share
 from grokscope.mechanics.patch.donors import Donors, DonorTable
+from grokscope.mechanics.patch.edits import Kept
+from grokscope.mechanics.patch.engine import Source, travel
+from grokscope.mechanics.patch.groups import columns_of
 from grokscope.mechanics.patch.interchange import Setting, source_of
-from grokscope.mechanics.patch.patching import Source, columns_of, patch_map
-from grokscope.mechanics.unrolled import STATE, judge, reading, run_all, run_to_end, take_rows
+from grokscope.mechanics.patch.maps import PatchMap
+from grokscope.mechanics.unrolled import STATE, judge, reading, run_all, take_rows
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import generator
 from grokscope.statistics.clustered import Rate, clustered_rate, paired_difference
@@ -85,38 +88,37 @@ def ablate(
     """
     if found.rate is None or any(cell.site != STATE for cell in found.cells):
         return None
-    base_S = setting.encode(probe_set.queries)
-    columns = tuple(
-        columns_of(model, base_S.tokens_NS.shape[1], "prefix" in maps["position"].values).values()
-    )
+    base = setting.encode(probe_set.queries)
+    columns = columns_of(model, base, setting.format)
     table = DonorTable(setting.world, setting.trained)
     sufficient_U = np.zeros(len(found.probe_U), dtype=bool)
     necessary_U = np.zeros(len(found.probe_U), dtype=bool)
     for half, cell in enumerate(found.cells):
-        stage, column = cell.stage, cell.column
+        name = str(maps["position"].values[cell.column])
         of_half_U = np.flatnonzero(found.half_U == half)
         rows_U = found.probe_U[of_half_U]
         facts_P2, answer_P = probe_set.fact_PK[rows_U], maps["answer"].values[rows_U]
-        tokens_PS = base_S.tokens_NS[rows_U].astype(np.int64)
-        line_P = HALF * maps["clean_margin"].values[rows_U]
+        tokens_PS = base.tokens_NS[rows_U].astype(np.int64)
         rng = generator("interchange", setting.seed, 100 + half)
         same_r2 = _source(setting, table.of_same_relation2(facts_P2, rng, MEAN_OF))
         said_P = _only_kept(
-            model, tokens_PS, same_r2, stage, columns[column], base_S.answer_position, answer_P
+            model, tokens_PS, same_r2, cell.stage, columns[name], base.answer_position, answer_P
         )
         sufficient_U[of_half_U] = said_P == answer_P
         same_r1 = _source(setting, table.of_same_relation1(facts_P2, rng, MEAN_OF))
-        _, (cut,) = patch_map(
+        cut = PatchMap(
             model,
             tokens_PS,
-            [same_r1],
-            (columns[column],),
-            base_S.answer_position,
+            base.answer_position,
             answer_P,
-            [stage],
-            setting.budget,
+            {"mean": same_r1},
+            {name: columns[name]},
+            budget=setting.budget,
         )
-        necessary_U[of_half_U] = cut.margin_LCP[stage, 0] < line_P
+        wanted_LC = np.zeros((len(model.stages), 1), dtype=bool)
+        wanted_LC[cell.stage] = True
+        margin_P = cut.fill({STATE: wanted_LC}).margin[STATE][0, cell.stage, 0]
+        necessary_U[of_half_U] = margin_P < HALF * maps["clean_margin"].values[rows_U]
     facts_UK = probe_set.fact_PK[found.probe_U]
     gap = paired_difference(sufficient_U, necessary_U, facts_UK, confidence)
     return Ablation(
@@ -125,7 +127,7 @@ def ablate(
         overlap=float((sufficient_U & necessary_U).mean()),
         redundant=float((sufficient_U & ~necessary_U).mean()),
         incomplete=float((necessary_U & ~sufficient_U).mean()),
-        agree=gap.low <= 0 <= gap.high or abs(gap.value) <= TOLERANCE,
+        agree=gap.holds(0) or abs(gap.value) <= TOLERANCE,
         sufficient_U=sufficient_U,
         necessary_U=necessary_U,
     )
@@ -147,28 +149,26 @@ def _only_kept(
 ) -> NDArray[np.int64]:
     """(P,) what is said when everything at `stage` but the `kept` positions is the mean over `others`."""
     said = []
-    with reading(model):
+    at = model.prefix + answer_position
+    with reading(model) as model:
         for start in range(0, len(tokens_PS), BATCH):
             part = slice(start, start + BATCH)
             own = run_all(model, torch.from_numpy(tokens_PS[part]), until=stage)
             present_BM = torch.from_numpy(others.present_PM[part])
-            tokens_BMS = torch.from_numpy(others.tokens_PMS[part])
-            tokens_XS, which_X = torch.unique(tokens_BMS.flatten(0, 1), dim=0, return_inverse=True)
-            crowd = take_rows(run_all(model, tokens_XS, until=stage), which_X)
-            mixed = type(own)(
-                *[_mean_but(mine, theirs, present_BM, kept) for mine, theirs in zip(own, crowd, strict=True)]
+            tokens_XS, which_X = torch.unique(
+                torch.from_numpy(others.tokens_PMS[part]).flatten(0, 1), dim=0, return_inverse=True
             )
-            state_BD = run_to_end(model, mixed, stage, model.prefix + answer_position)
+            crowd = take_rows(run_all(model, tokens_XS, until=stage), which_X)
+            means = [_mean(mine, theirs, present_BM) for mine, theirs in zip(own, crowd, strict=True)]
+            _, state_BD = travel(model, [Kept(model, own, type(own)(*means), stage, kept, at)], at)
             said.append(judge(model, state_BD, answer_P[part])[0])
     return np.concatenate(said)
 
 
-def _mean_but(own_BTD: Tensor, crowd_XTD: Tensor, present_BM: Tensor, kept: tuple[int, ...]) -> Tensor:
-    """The crowd's mean, with the base's own values at the kept positions; the base's own where there is no
-    crowd."""
+def _mean(own_BTD: Tensor, crowd_XTD: Tensor, present_BM: Tensor) -> Tensor:
+    """The crowd's mean; the base's own where there is no crowd."""
     probes, many = present_BM.shape
     weight_BM = present_BM / present_BM.sum(1, keepdim=True).clamp(min=1)
     crowd_BMTD = crowd_XTD.reshape(probes, many, *crowd_XTD.shape[1:]).float()
     mean_BTD = torch.einsum("bm,bm...->b...", weight_BM, crowd_BMTD).to(own_BTD.dtype)
-    mean_BTD[:, list(kept)] = own_BTD[:, list(kept)]
     return torch.where(present_BM.any(1)[:, None, None], mean_BTD, own_BTD)

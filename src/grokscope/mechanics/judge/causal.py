@@ -19,7 +19,8 @@ from grokscope.mechanics.patch.drawing import RANDOM, Drawn, Setting, draw
 from grokscope.mechanics.patch.interchange import accuracy_in, interchange
 from grokscope.mechanics.unrolled import STATE
 from grokscope.models.protocol import Reasoner
-from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate
+from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate, rate_among
+from grokscope.statistics.estimate import Estimate, Spread, text
 from grokscope.world.probes import ProbeSet
 
 Mechanism: TypeAlias = Literal["circuit", "memorised", "partial", "redundant", "undecided"]
@@ -38,15 +39,14 @@ STATE_ARMS = ("bridge", "centroid", "transport", RANDOM, *NEEDED)
 """Arms of the map that a verdict shows."""
 
 
-@dataclass(frozen=True, eq=False)
-class Interchanged:
-    """An arm's accuracy in the cell, given what the model knows, and given nothing."""
+@dataclass(frozen=True)
+class Interchanged(Spread):
+    """An arm's accuracy in the share's cell, given what the model knows, and given nothing; None where there
+    are too few pairs."""
 
-    rate: float
-    low: float
-    high: float
+    rate: Estimate | None
     n: int
-    unconditioned: float
+    unconditioned: float | None
     n_unconditioned: int
 
 
@@ -82,7 +82,7 @@ class Examined:
         if found is None or ablation is None or not ablation.agree:
             return None
         near = abs(found.value - ablation.necessary.value) <= EDGE
-        return found.value if near or found.low <= ablation.necessary.value <= found.high else None
+        return found.value if near or found.holds(ablation.necessary.value) else None
 
 
 def examine(
@@ -122,8 +122,7 @@ def examine(
     right_P = (maps["clean_said"] == maps["answer"]).values
     fact_PK = probe_set.fact_PK
     guess = clustered_rate(probe_set.guess_P == probe_set.queries.path_NK[:, 1], fact_PK, confidence)
-    known_P = np.asarray(atoms_known_P, dtype=bool)
-    known = clustered_rate(right_P[known_P], fact_PK[known_P], confidence) if known_P.any() else None
+    known = rate_among(right_P, fact_PK, np.asarray(atoms_known_P, dtype=bool), confidence, fewest=1)
     arms: dict[str, Interchanged] = {}
     if shown and found.cells and found.cells[0].site == maps.attrs["site"]:
         arms = {arm: _interchanged(maps, arm, found.cells[0], confidence) for arm in STATE_ARMS}
@@ -137,13 +136,12 @@ def examine(
 
 
 def _interchanged(maps: xr.Dataset, arm: str, cell: Cell, confidence: float) -> Interchanged:
-    """An arm's accuracy in one cell; NaN where there are too few pairs."""
+    """An arm's accuracy in one cell."""
     (given, n), (free, n_free) = (
         accuracy_in(maps, arm, (cell.stage, cell.column), conditioned, confidence)
         for conditioned in (True, False)
     )
-    rate, low, high = (given.value, given.low, given.high) if given else (np.nan,) * 3
-    return Interchanged(rate, low, high, n, free.value if free else np.nan, n_free)
+    return Interchanged(given, n, free.value if free else None, n_free)
 
 
 def judge_share(found: Share, in_state: bool) -> tuple[tuple[Mechanism, ...], str]:
@@ -156,7 +154,7 @@ def judge_share(found: Share, in_state: bool) -> tuple[tuple[Mechanism, ...], st
     rate, used = found.rate, len(found.probe_U)
     if rate is None or used < FEWEST_PROBES:
         return KNOWN, f"{used} right answers have donors, {FEWEST_PROBES} are needed."
-    said = f"share through the bridge {rate.value:.2f} ({rate.low:.3f} to {rate.high:.3f}, n = {rate.n})"
+    said = f"share through the bridge {text(rate, ends='.3f', form='{} ({} to {}, n = {n})')}"
     both_U = (found.drop_U > ADDED) & (found.rest_U > ADDED) & (found.rest_U < 1 - ADDED)
     both = clustered_rate(both_U, np.arange(used)[:, None])
     if in_state and both.low > 0.5:

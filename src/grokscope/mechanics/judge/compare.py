@@ -32,7 +32,7 @@ Shape legend: P probes, K hops, F facts, U runs, H half pairs, B replicates, X c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +43,9 @@ from grokscope.mechanics.judge.profile import Alignment, Kind, Profile, align, d
 from grokscope.mechanics.judge.yardstick import SHARE, Measure, yardstick
 from grokscope.seeds import generator
 from grokscope.statistics.clustered import clustered_rate
+from grokscope.statistics.estimate import PROSE, Estimate, text
+from grokscope.statistics.exact import Answer
 
-Answer: TypeAlias = Literal["equivalent", "different", "cannot tell"]
 HALVINGS = 4
 """Ways to halve the facts: each uses half of the two-hop probes; four use nearly all."""
 FEWEST_FOR_SPREAD = 3
@@ -62,18 +63,17 @@ class Distance:
 
     kind: Kind
     measure: Measure
-    value: float
-    """0: as near as seeds of one regime. Can be negative by noise."""
-    low: float
-    high: float
+    estimate: Estimate | None
+    """0: as near as seeds of one regime. Can be negative by noise. None: no cell has probes of all runs."""
     margin: float
     answer: Answer
     """Different: the interval lies above the margin. Equivalent: below it."""
 
     @property
-    def known(self) -> bool:
-        """Whether there were enough probes for a distance with an interval."""
-        return bool(np.isfinite([self.value, self.low, self.high]).all())
+    def known(self) -> Estimate | None:
+        """The estimate, where there were enough probes for one with an interval."""
+        one = self.estimate
+        return one if one is not None and np.isfinite([one.low, one.high]).all() else None
 
 
 @dataclass(frozen=True)
@@ -163,21 +163,18 @@ def _judged(
     margin: float,
 ) -> Distance:
     if not np.isfinite(value):
-        return Distance(kind, measure, float("nan"), float("-inf"), float("inf"), margin, "cannot tell")
+        return Distance(kind, measure, None, margin, "cannot tell")
     low = value - max(0.0 if np.isnan(wide) else wide, unseen * abs(value))
     high = value + max(0.0 if np.isnan(wide) else wide, hidden[measure])
     answer: Answer = "different" if low > margin else "equivalent" if high < margin else "cannot tell"
-    return Distance(kind, measure, value, low, high, margin, answer)
+    return Distance(kind, measure, Estimate(value, low, high), margin, answer)
 
 
 def _answer(found: list[Distance]) -> tuple[Answer, str]:
     def said(one: Distance) -> str:
-        if not one.known:
-            return f"{one.kind} by {one.measure}: too few probes for a distance with an interval"
-        return (
-            f"{one.kind} by {one.measure}: {one.value:.3f} ({one.low:.3f} to {one.high:.3f}), "
-            f"margin {one.margin:.3f}"
-        )
+        told = f"{text(one.known, '.3f', form=PROSE)}, margin {one.margin:.3f}"
+        few = "too few probes for a distance with an interval"
+        return f"{one.kind} by {one.measure}: {told if one.known else few}"
 
     apart = [one for one in found if one.answer == "different"]
     unsure = [one for one in found if one.answer == "cannot tell"]

@@ -16,6 +16,7 @@ from grokscope.mechanics.read.phases import Event, Phases, phases
 from grokscope.mechanics.spec import DiagnosisSpec
 from grokscope.spec import Stored
 from grokscope.statistics.clustered import Difference
+from grokscope.statistics.estimate import text
 from grokscope.world.probes import ProbeSet
 
 Behaviour = Literal[
@@ -175,7 +176,4 @@ def _clear(difference: Difference, margin: float) -> bool:
 
 
 def _span(difference: Difference | None) -> str:
-    """A difference with its interval, as text."""
-    if difference is None:
-        return "not measured"
-    return f"{difference.value:+.2f}, {difference.low:+.2f} to {difference.high:+.2f}"
+    return text(difference, "+.2f", form="{}, {} to {}", missing="not measured")

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from grokscope.mechanics.read.atoms import atoms_known
 from grokscope.mechanics.read.layout import ranks, select
 from grokscope.mechanics.read.lens import ANSWER, CONTROL
-from grokscope.mechanics.read.rates import anywhere, in_cell, latents_of
+from grokscope.mechanics.read.rates import anywhere, in_cell, latents_of, registers
 from grokscope.mechanics.spec import DiagnosisSpec
-from grokscope.statistics.clustered import Difference, Rate, clustered_rate, paired_difference
+from grokscope.statistics.clustered import Difference, Rate, clustered_rate, paired_difference, rate_among
 from grokscope.world.probes import ProbeSet
 
 
@@ -45,7 +45,8 @@ class SetNumbers:
     by_injection: dict[str, Rate]
     """Exact accuracy by which hops were injected ("none", "hop 1", "hop 1 + hop 2"); empty if nothing was."""
     decoded: dict[str, dict[str, Rate]]
-    """Per variable: rates `cell`, `cell_before_last`, `anywhere`, and each `chance_..`."""
+    """Per variable: rates `cell`, `cell_before_last`, `anywhere`, and each `chance_..`; where there are
+    registers also `tokens`, anywhere but there."""
 
 
 def evidence(
@@ -79,7 +80,6 @@ def evidence(
         return None if then is None else paired_difference(now_P, exact_NP[then], facts_PK, level)
 
     at_saturation = _first_from(steps, saturated)
-    enough = known_P.sum() >= spec.known_minimum
     return SetNumbers(
         exact=rate(now_P),
         exact_at_saturation=None if at_saturation is None else rate(exact_NP[at_saturation]),
@@ -90,7 +90,7 @@ def evidence(
         control=rate(_output_is(part, CONTROL + ANSWER)),
         atoms_covered=float(known.covered_P.mean()),
         atoms_known=float(known_P.mean()),
-        exact_atoms_known=clustered_rate(now_P[known_P], facts_PK[known_P], level) if enough else None,
+        exact_atoms_known=rate_among(now_P, facts_PK, known_P, level, spec.known_minimum),
         by_injection=_by_injection(now_P, facts_PK, part["injected"].values, level),
         decoded=_decoded(part.isel(step=[-1]), level),
     )
@@ -114,7 +114,8 @@ def _guess_right(probe_set: ProbeSet, id_P: NDArray[np.int64]) -> NDArray[np.boo
 def _output_is(part: xr.Dataset, variable: str) -> NDArray[np.bool_]:
     """Whether the output (last stage, where the answer is read) is this variable at the last checkpoint."""
     column = part["variable"].values.tolist().index(variable)
-    place = {"variable": column, "stage": -1, "position": int(part["answer_position"]), "step": -1}
+    read = part["position"].values.tolist().index(int(part["answer_position"]))
+    place = {"variable": column, "stage": -1, "position": read, "step": -1}
     hit_P: NDArray[np.bool_] = part["rank"].isel(place).values == 0
     return hit_P
 
@@ -142,6 +143,11 @@ def _decoded(part: xr.Dataset, level: float) -> dict[str, dict[str, Rate]]:
             "anywhere": anywhere(part, variable)[0],
             "chance_anywhere": anywhere(part, CONTROL + variable)[0],
         }
+        if registers(part):
+            hits |= {
+                "tokens": anywhere(part, variable, tokens_only=True)[0],
+                "chance_tokens": anywhere(part, CONTROL + variable, tokens_only=True)[0],
+            }
         for kind, before_last in (("cell", False), ("cell_before_last", True)):
             cells = in_cell(part, variable, before_last)
             if cells is not None:

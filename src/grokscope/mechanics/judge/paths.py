@@ -1,5 +1,10 @@
 """The inference path of one checkpoint on one probe set: where the bridge emerges, and where it is used.
 
+Where every position reads every other the path is a sequence of cuts (`cuts`): after each stage, the smallest
+group of positions whose exchange with a donor of another bridge AND another r2 makes the model answer r2
+of the donor's bridge, which is nobody's answer. A group that gives the donor's own answer carries the
+answer, not the bridge.
+
 Emergence is what the lens shows; the causal map is what interchange shows. They need not agree: a decoded
 bridge may be read by nobody, and a bridge in another basis is read without being decoded. `disagrees` says
 when.
@@ -15,11 +20,27 @@ import xarray as xr
 from grokscope.errors import InputError
 from grokscope.mechanics.judge.routing import Route, carrying
 from grokscope.mechanics.judge.share import Share
-from grokscope.mechanics.patch.interchange import accuracy, usable
-from grokscope.statistics.clustered import FEWEST_PROBES
+from grokscope.mechanics.patch.interchange import accuracy, cluster_facts, success, usable
+from grokscope.mechanics.read.lens import names
+from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate
 
+NEARLY = 0.9
+"""A smaller group holds the bridge as well as a larger one from this part of its interchange accuracy on."""
 USED = 0.5
 """A cell carries the bridge where its interchange accuracy is at least this part of the best cell's."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The positions that hold the bridge after a stage."""
+
+    stage: int
+    column: str
+    """Name of the group."""
+    rate: Rate
+    """How often another bridge put there is followed: the model answers r2 of it."""
+    own: float
+    """How often the donor's own answer comes along: what is there is then the answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +63,9 @@ class InferencePath:
     """Where lens and interchange contradict each other, as a sentence; empty: nowhere."""
     routes: tuple[Route, ...] = ()
     """Edges that carry the bridge, where they were asked for."""
+    cuts: tuple[Cut, ...] = ()
+    """Which positions hold the bridge after each stage that has such, where the map has groups of
+    positions."""
 
 
 def inference_path(
@@ -83,15 +107,52 @@ def inference_path(
         maps.sizes["stage"] - 1 - read,
         _contradiction(cells, column, resolved, read),
         carrying(routed) if routed is not None else (),
+        cuts(maps) if (maps["size"] > 1).any() else (),
     )
+
+
+def cuts(maps: xr.Dataset, confidence: float = 0.95) -> tuple[Cut, ...]:
+    """For every stage after the first the smallest group of positions that holds the bridge; stages
+    without one are left out.
+
+    A group holds it where exchanging it is followed for at least `USED` of the answers, and for nearly as
+    many (`NEARLY`) as any group's is.
+
+    Args:
+        maps: an interchange map with the arm "bridge"; groups that were not run count as not holding it.
+        confidence: level of the intervals.
+    """
+    rows_P, size_C = usable(maps, "bridge"), maps["size"].values
+    if rows_P.sum() < FEWEST_PROBES:
+        return ()
+    said_LCP = maps["said"].sel(arm="bridge").transpose("stage", "position", "probe").values[:, :, rows_P]
+    hit_LCP = success(maps, "bridge")[:, :, rows_P]
+    own_LC = (said_LCP == maps["own"].sel(arm="bridge").values[rows_P]).mean(axis=2)
+    rate_LC, facts_PK = hit_LCP.mean(axis=2), cluster_facts(maps, "bridge")[rows_P]
+    out = []
+    for stage in range(1, len(rate_LC)):
+        most = rate_LC[stage].max()
+        if most < USED:
+            continue
+        by_size = np.argsort(size_C, kind="stable")
+        # Of the smallest groups that hold nearly as much as any, the best.
+        enough = by_size[rate_LC[stage, by_size] >= NEARLY * most]
+        smallest = enough[size_C[enough] == size_C[enough[0]]]
+        best = int(smallest[rate_LC[stage, smallest].argmax()])
+        found = clustered_rate(hit_LCP[stage, best], facts_PK, confidence)
+        name, own = str(maps["position"].values[best]), float(own_LC[stage, best])
+        out.append(Cut(stage, name, found, own))
+    return tuple(out)
 
 
 _MOVES = {"moves": "rate", "low": "low", "high": "high"}
 
 
 def _emergence(trace: xr.Dataset, maps: xr.Dataset) -> xr.Dataset:
-    """The lens' numbers on the map's columns; the prefix, which the lens does not read, is NaN."""
-    positions = maps["position"].values.tolist()
+    """The lens' numbers on the map's columns; a group of positions is NaN."""
+    alone, columns = names(trace), maps["position"].values.tolist()
+    there = [(alone.index(name), column) for column, name in enumerate(columns) if name in alone]
+    from_S, to_C = (list(index) for index in zip(*there, strict=True))
     out: dict[str, tuple[tuple[str, str], np.ndarray]] = {}
     for variable in ("bridge", "answer"):
         one = trace.sel(variable=variable)
@@ -101,15 +162,16 @@ def _emergence(trace: xr.Dataset, maps: xr.Dataset) -> xr.Dataset:
             "logp": one["logp"].mean("probe"),
         }
         for name, array in numbers.items():
-            values_LC = np.full((maps.sizes["stage"], len(positions)), np.nan)
-            values_LS = array.transpose("stage", "position").values
-            values_LC[:, : values_LS.shape[1]] = values_LS[:, : len(positions)]
+            values_LC = np.full((maps.sizes["stage"], len(columns)), np.nan)
+            values_LC[:, to_C] = array.transpose("stage", "position").values[:, from_S]
             out[f"{variable}_{name}"] = (("stage", "position"), values_LC)
     return xr.Dataset(out, coords={name: maps[name] for name in ("stage", "position", "role")})
 
 
 def _contradiction(cells: xr.Dataset, column: int, resolved: int, read: int) -> str:
     used = cells["bridge_decoded"].values[resolved : read + 1, column]
+    if np.isnan(used).all():
+        return ""
     if np.nanmax(used) < USED:
         best = float(np.nanmax(used))
         return f"The bridge is used where the lens decodes it on {best:.0%} of the probes: another basis."

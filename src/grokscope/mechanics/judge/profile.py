@@ -98,7 +98,9 @@ def profile(trace: xr.Dataset, maps: xr.Dataset | None = None, world: str = "") 
 
 def _with_causal(found: Profile, maps: xr.Dataset) -> Profile:
     columns = dict(zip(_numbered([str(role) for role in maps["role"].values]), range(99), strict=False))
-    kept = [columns[place] for place in found.places]
+    there = [index for index, place in enumerate(found.places) if place in columns]
+    places = tuple(found.places[index] for index in there)
+    kept = [columns[place] for place in places]
     arms = [str(arm) for arm in maps["arm"].values if arm != RANDOM]
     parts = []
     for arm in arms:
@@ -110,7 +112,8 @@ def _with_causal(found: Profile, maps: xr.Dataset) -> Profile:
     said_PLSA = np.stack(parts, axis=3)
     return replace(
         found,
-        said={**found.said, "causal": said_PLSA},
+        places=places,
+        said={"emergence": found.said["emergence"][:, :, there], "causal": said_PLSA},
         labels={**found.labels, "causal": tuple(arms)},
     )
 

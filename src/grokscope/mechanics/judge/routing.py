@@ -8,7 +8,7 @@ the sender (an MLP stays at its position): the edge is the receiver's attention 
 itself it is what the position carries on. This is path patching (Goldowsky-Dill et al. 2023) with states as
 nodes, which asks the same of a token mixer.
 
-A TRM's z_H is also read by passes after the next one; an edge is about the next one.
+Where a carry has several parts (TRM: z_H and z_L), all that lives on of a position is its node.
 
 Beside it stands the attention pattern of the clean run, which shows where a receiver looks and not what it
 takes from there.
@@ -28,6 +28,9 @@ from torch import Tensor
 
 from grokscope.errors import InputError
 from grokscope.mechanics.judge.share import EDGE
+from grokscope.mechanics.patch.edits import Column, Edges
+from grokscope.mechanics.patch.engine import record, travel
+from grokscope.mechanics.patch.groups import columns_of
 from grokscope.mechanics.patch.interchange import (
     RANDOM,
     Drawn,
@@ -38,19 +41,19 @@ from grokscope.mechanics.patch.interchange import (
     source_of,
     usable,
 )
-from grokscope.mechanics.patch.patching import probes_per_chunk
+from grokscope.mechanics.patch.maps import probes_per_chunk
+from grokscope.mechanics.read.lens import PREFIX
 from grokscope.mechanics.unrolled import (
-    all_carries,
+    STATE,
     chunks,
     device_of,
-    joined,
     judge,
     reading,
-    step_rows,
-    take_rows,
 )
-from grokscope.models.protocol import Carry, Reasoner
-from grokscope.statistics.clustered import FEWEST_PROBES, clustered_rate
+from grokscope.models.protocol import Reasoner
+from grokscope.statistics.clustered import FEWEST_PROBES, rate_map
+from grokscope.statistics.estimate import Estimate
+from grokscope.world.format import Encoded, FormatSpec
 from grokscope.world.probes import ProbeSet
 
 PATTERN = ".pattern"
@@ -71,9 +74,7 @@ class Route:
     sender: str
     receiver: str
     """Input positions, by name; equal where a position carries the bridge on."""
-    rate: float
-    low: float
-    high: float
+    rate: Estimate
     """How often this edge alone makes the model say the other answer."""
     n: int
     head: str | None
@@ -115,31 +116,43 @@ def routing(
     if arm in ("centroid", RANDOM) or arm not in maps["arm"].values:
         raise InputError(f"arm = {arm!r}: routing needs an arm of the map with a single donor.")
     rows_P = np.flatnonzero(usable(maps, arm))
-    positions = len([name for name in maps["position"].values.tolist() if name != "prefix"])
-    stages = maps.sizes["stage"]
-    asked_LC = _asked(maps, arm, every)[:, :positions]
-    shape = (stages, positions, positions)
-    rate, low, high = (np.full(shape, np.nan) for _ in range(3))
     base = setting.encode(probe_set.queries)
+    columns = routed_columns(model, maps, base, setting.format)
+    names = list(columns)
+    kept = [maps["position"].values.tolist().index(name) for name in names]
+    asked_LC = _asked(maps, arm, every)[:, kept]
+    shape = (maps.sizes["stage"], len(names), len(names))
+    values_3LCC = np.full((3, *shape), np.nan)
     tokens_PS = base.tokens_NS[rows_P].astype(np.int64)
     if len(rows_P) >= FEWEST_PROBES:
         donors = (draw(model, probe_set, setting, [arm]) if drawn is None else drawn).donors[arm]
         lent_PS = source_of(setting, donors).tokens_PMS[rows_P, 0]
-        said_LCCP = _said(model, tokens_PS, lent_PS, asked_LC, base.answer_position, setting.budget)
+        said_LCCP = _said(
+            model, tokens_PS, lent_PS, asked_LC, tuple(columns.values()), base.answer_position, setting.budget
+        )
         hit_LCCP = said_LCCP == maps["expected"].sel(arm=arm).values[rows_P]
         facts_PK = cluster_facts(maps, arm)[rows_P]
-        for stage, receiver, sender in np.argwhere(np.broadcast_to(_into(asked_LC), shape)):
-            found = clustered_rate(hit_LCCP[stage, receiver, sender], facts_PK, confidence)
-            rate[stage, receiver, sender] = found.value
-            low[stage, receiver, sender], high[stage, receiver, sender] = found.low, found.high
+        into_LCC = np.broadcast_to(_into(asked_LC), shape)
+        values_3LCC[:, into_LCC] = rate_map(hit_LCCP[into_LCC], facts_PK, confidence)
     edges = ("stage", "receiver", "sender")
-    names = maps["position"].values.tolist()[:positions]
+    values = {name: (edges, one) for name, one in zip(("rate", "low", "high"), values_3LCC, strict=True)}
     out = xr.Dataset(
-        {"rate": (edges, rate), "low": (edges, low), "high": (edges, high), "n": len(rows_P)},
+        {**values, "n": len(rows_P)},
         coords={"stage": maps["stage"].values, "receiver": names, "sender": names},
         attrs={"arm": arm},
     )
-    return out.merge(attention_patterns(model, base.tokens_NS, out.coords))
+    alone = [name for name in names if name.isdigit()]
+    looked = attention_patterns(model, base.tokens_NS, out.sel(receiver=alone, sender=alone).coords)
+    return out.merge(looked, join="left")
+
+
+def routed_columns(model: Reasoner, maps: xr.Dataset, encoded: Encoded, fmt: FormatSpec) -> dict[str, Column]:
+    """The columns of a map that an edge leads from or to: every input position; what the first hop is
+    asked with and the prefix, as one each."""
+    every = columns_of(model, encoded, fmt)
+    names = maps["position"].values.tolist()
+    kept = [name for name in names if name.isdigit() or name == PREFIX or name.startswith("head+")]
+    return {name: every[name] for name in kept}
 
 
 def carrying(found: xr.Dataset) -> tuple[Route, ...]:
@@ -162,7 +175,8 @@ def _route(found: xr.Dataset, stage: int, receiver: int, sender: int) -> Route:
             best = int(np.nanargmax(weight_G))
             head, weight = str(found["head"].values[best]), float(weight_G[best])
     rate, low, high = (float(found[name].values[stage, receiver, sender]) for name in ("rate", "low", "high"))
-    return Route(stage, names[sender], names[receiver], rate, low, high, int(found["n"]), head, weight)
+    estimate = Estimate(rate, low, high)
+    return Route(stage, names[sender], names[receiver], estimate, int(found["n"]), head, weight)
 
 
 def attention_patterns(
@@ -178,7 +192,7 @@ def attention_patterns(
     if not sites or not len(tokens_PS):
         return xr.Dataset()
     parts: list[NDArray[np.float32]] = []
-    with reading(model):
+    with reading(model) as model:
         for rows in chunks(len(tokens_PS), batch):
             tokens_BS = torch.from_numpy(tokens_PS[rows].astype(np.int64)).to(device_of(model))
             parts.append(_patterns(model, tokens_BS, sites))
@@ -219,66 +233,32 @@ def _said(
     tokens_PS: NDArray[np.int64],
     lent_PS: NDArray[np.int64],
     asked_LC: NDArray[np.bool_],
+    columns: Sequence[Column],
     answer_position: int,
     budget: int,
 ) -> NDArray[np.int64]:
     """(L, C, C, P) what is said when one edge alone brings the lender's state; the clean answer elsewhere."""
-    positions, probes = asked_LC.shape[1], len(tokens_PS)
-    out = np.zeros((len(model.stages), positions, positions, probes), dtype=np.int64)
-    patches = int(asked_LC.sum()) * positions
+    many, probes = len(columns), len(tokens_PS)
+    out = np.zeros((len(model.stages), many, many, probes), dtype=np.int64)
+    patches = int(asked_LC.sum()) * many
     most = probes_per_chunk(model, tokens_PS.shape[1], max(1, patches), 1, budget)
-    watch_P = np.zeros(probes, dtype=np.int64)
-    with reading(model):
+    at = model.prefix + answer_position
+    with reading(model) as model:
         for rows in chunks(probes, most):
-            base, lent = (
-                all_carries(model, torch.from_numpy(tokens[rows]).to(device_of(model)))
+            base, other = (
+                record(model, torch.from_numpy(tokens[rows]).to(device_of(model)), (STATE,), at)
                 for tokens in (tokens_PS, lent_PS)
             )
-            last = len(model.stages) - 1
-            at = model.prefix + answer_position
-            clean_B, _ = judge(model, model.read(base[last], last)[:, at], watch_P[rows])
-            out[..., rows] = clean_B
-            travelling: Carry | None = None
-            addresses: list[NDArray[np.int64]] = []
-            for stage in range(1, len(model.stages)):
-                if travelling is not None:
-                    travelling = step_rows(model, travelling, stage)
-                for sender in np.flatnonzero(asked_LC[stage - 1]):
-                    for joining, address_R4 in _edges(model, base, lent, stage, int(sender), positions):
-                        travelling = joining if travelling is None else joined([travelling, joining])
-                        addresses.append(address_R4)
-            if travelling is None:
-                continue
-            stage_R, receiver_R, sender_R, probe_R = np.concatenate(addresses).T
-            state_RD = model.read(travelling, last)[:, at]
-            said_R, _ = judge(model, state_RD, np.zeros(len(state_RD), dtype=np.int64))
-            out[stage_R, receiver_R, sender_R, probe_R + rows.start] = said_R
+            out[..., rows] = _judged(model, base.end_BD)
+            address_R4, state_RD = travel(model, [Edges(model, base, other, asked_LC, columns, at)], at)
+            if len(address_R4):
+                stage_R, receiver_R, sender_R, probe_R = address_R4.T
+                out[stage_R, receiver_R, sender_R, probe_R + rows.start] = _judged(model, state_RD)
     return out
 
 
-def _edges(
-    model: Reasoner, base: Sequence[Carry], lent: Sequence[Carry], stage: int, sender: int, positions: int
-) -> list[tuple[Carry, NDArray[np.int64]]]:
-    """The base carries at `stage` with one receiver's state as the lent sender makes it, per receiver; rows
-    that this does not change are left out."""
-    before_BTD = model.read(base[stage - 1], stage - 1).clone()
-    at = model.prefix + sender
-    before_BTD[:, at] = model.read(lent[stage - 1], stage - 1)[:, at]
-    after = step_rows(model, model.write(base[stage - 1], stage - 1, before_BTD), stage)
-    after_BTD, own_BTD = model.read(after, stage), model.read(base[stage], stage)
-    out = []
-    for receiver in range(positions):
-        to = model.prefix + receiver
-        rows_R = (after_BTD[:, to] != own_BTD[:, to]).any(1).nonzero()[:, 0]
-        if not len(rows_R):
-            continue
-        new_RTD = own_BTD[rows_R].clone()
-        new_RTD[:, to] = after_BTD[rows_R, to]
-        numbers_R = rows_R.cpu().numpy()
-        places = [np.full_like(numbers_R, one) for one in (stage, receiver, sender)]
-        carry = model.write(take_rows(base[stage], rows_R), stage, new_RTD)
-        out.append((carry, np.stack([*places, numbers_R], axis=1)))
-    return out
+def _judged(model: Reasoner, state_RD: Tensor) -> NDArray[np.int64]:
+    return judge(model, state_RD, np.zeros(len(state_RD), dtype=np.int64))[0]
 
 
 def _patterns(model: Reasoner, tokens_BS: Tensor, sites: Sequence[str]) -> NDArray[np.float32]:

@@ -19,12 +19,15 @@ does not stay with it says nothing. Such a donor is a missing answer to the seco
 missing (the donor's own two facts) is not part of the base query. So a lost answer with such a donor counts
 by the share of lost answers that stay, in this cell, among those whose donor is answered.
 
-The cell (stage, position) is where the second hop takes the bridge: the cell with the largest share on one
-half of the facts, scored on the other half, both ways round. Of its column the last stage counts that is
-surely not worse by more than `EDGE`: a bridge that is taken away earlier may be resolved once more, where the
-input is injected again, and then looks unnecessary. States are a full cut of the computation, values
-inside a pass are not: what attention brings to r2's position holds h and r1 beside b where a memory reads
-them. So a site inside a pass is chosen only where it is surely better, by more than `EDGE`, than the best
+The cell (stage, group of positions) is where the second hop takes the bridge: the cell with the largest share
+on one half of the facts, scored on the other half, both ways round. Positions alone come first; a larger
+group is taken where it is better by more than `GAIN`: a cut that leaves a carrier out undercounts. Both
+donors ask another r2 than the base, so that a cut which carries the answer loses it with either, and is not
+chosen. Of its column the last stage counts that is surely not worse by more than `EDGE`: a bridge that is
+taken away earlier may be resolved once more, where the input is injected again, and then looks
+unnecessary. States are a full cut of the computation, values inside a pass are not: what attention brings
+to r2's position holds h and r1 beside b where a memory reads them. So a site inside a pass is chosen only
+where it is surely better, by more than `EDGE`, than the best
 state: where bridge and r2 share a position.
 
 Shapes: P probes, A arms, L stages, C columns.
@@ -37,34 +40,24 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from grokscope.mechanics.judge.through import (
-    HALF,
-    NEEDED,
-    margin_drop,
-    moved,
-    through_bridge,
-    usable_for_share,
-)
+from grokscope.errors import InputError
 from grokscope.mechanics.read.rates import halves
 from grokscope.statistics.clustered import Rate, clustered_rate, paired_difference
+from grokscope.statistics.estimate import wilson
 
-__all__ = [
-    "EDGE",
-    "HALF",
-    "NEEDED",
-    "Cell",
-    "Share",
-    "best_cell",
-    "choosing",
-    "settled",
-    "share",
-    "through_bridge",
-    "to_beat",
-    "usable_for_share",
-]
-
+HALF = 0.5
+"""A margin below this part of the clean one is a lost answer: more than half of the evidence was the
+bridge's."""
+NEEDED = ("other_bridge", "same_bridge")
+"""Arms a share is read from."""
+MOVABLE = ("present", "natural_right", "atom_right")
+"""What must hold for the bridge arm to be able to move an answer."""
 EDGE = 0.05
 """A share this near to 0 or 1 is not told from it: the zoo's own error of a share."""
+
+
+GAIN = 0.02
+"""A larger group of positions is taken where so much more goes through it: two answers in a hundred."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +112,9 @@ def share(maps: xr.Dataset, *inside: xr.Dataset, confidence: float = 0.95) -> Sh
     if half_U.all() or not half_U.any():
         empty = np.zeros(0)
         return Share(None, None, empty, empty, (), probe_U, np.zeros(len(probe_U)), half_U)
+    through, moved_LCU = [pair[0][:, :, probe_U] for pair in both], moved(maps)[:, :, probe_U]
     chosen = [
-        _chosen([pair[0][:, :, probe_U] for pair in both], moved(maps)[:, :, probe_U], facts_UK, rows_U)
+        _chosen(through, moved_LCU, maps["size"].values, facts_UK, rows_U)
         for rows_U in (half_U != 0, half_U != 1)
     ]
     values_4U = np.zeros((4, len(probe_U)))
@@ -176,41 +170,54 @@ def to_beat(maps: xr.Dataset, rows_2P: NDArray[np.bool_]) -> NDArray[np.float64]
     through_LCP, moved_LCP, facts_PK = through_bridge(maps)[0], moved(maps), maps["fact"].values
     best = []
     for rows_P in rows_2P:
-        state = _state(through_LCP[:, :, rows_P], moved_LCP[:, :, rows_P], facts_PK[rows_P])
+        state = _state(
+            through_LCP[:, :, rows_P], moved_LCP[:, :, rows_P], maps["size"].values, facts_PK[rows_P]
+        )
         best.append(through_LCP[*state, rows_P].mean())
     return np.array(best)
 
 
-def best_cell(through_LCU: NDArray[Any], moved_LCU: NDArray[np.bool_]) -> tuple[int, int]:
+def best_cell(
+    through_LCU: NDArray[Any], moved_LCU: NDArray[np.bool_], size_C: NDArray[np.int64]
+) -> tuple[int, int]:
     """The cell through which most answers go; where hardly any do, the one where most interchanges succeed.
 
     The second case is that of two routes of which neither alone is more than half of the margin. Stage 0 is
     left out: the embedding is the question, nothing has been resolved there. Of equal cells the earliest
-    stage counts, then the first column.
+    stage counts, then the first column. A larger group of positions counts only where it is better than every
+    smaller one by more than `GAIN`.
     """
     score_LC = through_LCU.mean(axis=2)
     moved_LC = moved_LCU.mean(axis=2)
     if score_LC[1:].max() <= EDGE < moved_LC[1:].max():
         score_LC = moved_LC
-    stage, column = np.unravel_index(int(score_LC[1:].argmax()), score_LC[1:].shape)
-    return int(stage) + 1, int(column)
+    best, most = (0, 0), -1.0
+    for size in np.unique(size_C):
+        score_LX = np.where(size_C == size, score_LC, -1.0)[1:]
+        stage, column = np.unravel_index(int(score_LX.argmax()), score_LX.shape)
+        here = float(score_LX[stage, column])
+        if most < 0 or here > most + GAIN:
+            best, most = (int(stage) + 1, int(column)), here
+    return best
 
 
 def _chosen(
     through: list[NDArray[np.float64]],
     moved_LCU: NDArray[np.bool_],
+    size_C: NDArray[np.int64],
     facts_UK: NDArray[np.int64],
     rows_U: NDArray[np.bool_],
 ) -> tuple[int, int, int]:
     """(map, stage, column) by some of the probes: of the states, the first map, unless another is surely
     better."""
-    none_LCU = np.zeros_like(moved_LCU[:, :, rows_U])
-    state = _state(through[0][:, :, rows_U], moved_LCU[:, :, rows_U], facts_UK[rows_U])
+    state = _state(through[0][:, :, rows_U], moved_LCU[:, :, rows_U], size_C, facts_UK[rows_U])
     best: tuple[int, int, int] = (0, *state)
     of_state_U = through[0][*state, rows_U]
     most = 0.0
     for which, inside_LCU in enumerate(through[1:], start=1):
-        cell = best_cell(inside_LCU[:, :, rows_U], none_LCU)
+        inside_LCX = inside_LCU[:, :, rows_U]
+        alone_C = np.ones(inside_LCX.shape[1], dtype=np.int64)
+        cell = best_cell(inside_LCX, np.zeros(inside_LCX.shape, dtype=bool), alone_C)
         better = paired_difference(inside_LCU[*cell, rows_U], of_state_U, facts_UK[rows_U])
         if better.low > EDGE and better.value > most:
             best, most = (which, *cell), better.value
@@ -218,10 +225,13 @@ def _chosen(
 
 
 def _state(
-    through_LCU: NDArray[np.float64], moved_LCU: NDArray[np.bool_], facts_UK: NDArray[np.int64]
+    through_LCU: NDArray[np.float64],
+    moved_LCU: NDArray[np.bool_],
+    size_C: NDArray[np.int64],
+    facts_UK: NDArray[np.int64],
 ) -> tuple[int, int]:
     """(stage, column) of the state that is chosen by some of the probes."""
-    return _last_as_good(through_LCU, best_cell(through_LCU, moved_LCU), facts_UK)
+    return _last_as_good(through_LCU, best_cell(through_LCU, moved_LCU, size_C), facts_UK)
 
 
 def _last_as_good(
@@ -236,3 +246,90 @@ def _last_as_good(
         if paired_difference(through_LCU[stage, column], best_U, facts_UK).low >= -EDGE:
             return stage, column
     return cell
+
+
+def usable_for_share(maps: xr.Dataset) -> NDArray[np.bool_]:
+    """(P,) probes that are answered right and have both donors.
+
+    Raises:
+        InputError: an arm is missing.
+    """
+    arms = maps["arm"].values.tolist()
+    for arm in NEEDED:
+        if arm not in arms:
+            raise InputError(
+                f"maps: the share needs the arms {' and '.join(NEEDED)}, there are {', '.join(arms)}."
+            )
+    out_P: NDArray[np.bool_] = (maps["clean_said"].values == maps["answer"].values) & (
+        maps["clean_margin"].values > 0
+    )
+    for arm in NEEDED:
+        out_P &= _pairs(maps, "present", arm)
+    return out_P
+
+
+def through_bridge(maps: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(L, C, P) lost when the bridge alone changes, and stays when all else does: by the margin, by the
+    argmax; 0 where a probe is not usable.
+
+    Lost with a same-bridge donor that is itself not answered: the share that stay among lost answers with
+    answered donors, if that is more than half (lower end of Wilson's 95 % interval), else 0: a cell from
+    which lost answers do not mostly stay carries something beside the bridge, and being lost shows nothing.
+    """
+    use_P = usable_for_share(maps)
+    line_P, answer_P = HALF * maps["clean_margin"].values, maps["answer"].values
+    (other, same), (says_other, says_same) = (
+        [_cells(maps, name, arm) for arm in NEEDED] for name in ("margin", "said")
+    )
+    known_P = _pairs(maps, "source_right", NEEDED[1])
+    out = []
+    for lost_LCP, stays_LCP in (
+        (other < line_P, same >= line_P),
+        (says_other != answer_P, says_same == answer_P),
+    ):
+        lost_LCP &= use_P
+        held_LC = held((lost_LCP & stays_LCP & known_P).sum(axis=2), (lost_LCP & known_P).sum(axis=2))
+        unknown_LCP = lost_LCP & ~known_P
+        out.append(np.where(unknown_LCP, held_LC[:, :, None], lost_LCP & stays_LCP & known_P))
+    return out[0], out[1]
+
+
+def held(stayed_LC: NDArray[Any], lost_LC: NDArray[Any]) -> NDArray[np.float64]:
+    """What a lost answer counts whose donor is not answered, given those whose donor is."""
+    n_LC = np.maximum(lost_LC, 1)
+    low_LC, _ = wilson(stayed_LC / n_LC, n_LC, 1.96)
+    return np.where(low_LC > HALF, stayed_LC / n_LC, 0.0)
+
+
+def margin_drop(maps: xr.Dataset, arm: str) -> NDArray[np.float64]:
+    """(L, C, P) fall of the margin in parts of the clean one under an arm, cut to 0 .. 1."""
+    clean_P = maps["clean_margin"].values
+    margin_LCP = _cells(maps, "margin", arm)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drop_LCP: NDArray[np.float64] = np.clip(1 - margin_LCP / clean_P, 0.0, 1.0)
+    return drop_LCP
+
+
+def moved(maps: xr.Dataset) -> NDArray[np.bool_]:
+    """(L, C, P) whether the bridge arm makes the base say the other answer, where it can."""
+    if "bridge" not in maps["arm"].values:
+        return np.zeros((maps.sizes["stage"], maps.sizes["position"], maps.sizes["probe"]), dtype=bool)
+    can_P = np.logical_and.reduce([_pairs(maps, name, "bridge") for name in MOVABLE])
+    out_LCP: NDArray[np.bool_] = (
+        _cells(maps, "said", "bridge") == _pairs(maps, "expected", "bridge")
+    ) & can_P
+    return out_LCP
+
+
+def _cells(maps: xr.Dataset, name: str, arm: str) -> NDArray[Any]:
+    """(L, C, P) what an arm measured."""
+    every_ALCP = maps[name].transpose("arm", "stage", "position", "probe").values
+    out_LCP: NDArray[Any] = every_ALCP[maps["arm"].values.tolist().index(arm)]
+    return out_LCP
+
+
+def _pairs(maps: xr.Dataset, name: str, arm: str) -> NDArray[Any]:
+    """(P,) what is known of an arm's donors."""
+    every_AP = maps[name].transpose("arm", "probe").values
+    out_P: NDArray[Any] = every_AP[maps["arm"].values.tolist().index(arm)]
+    return out_P

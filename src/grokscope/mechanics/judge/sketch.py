@@ -78,7 +78,9 @@ def sketch_of_rows(
             raise InputError(f"the causal table has no rows of the arm {arm!r}.")
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     roles = {row["position"]: row["role"] for row in rows if row["arm"] == "bridge"}
-    names = [name for name in roles if name.isdigit()]
+    decoded = {row["position"] for row in rows if row["arm"] == DECODED + "bridge"}
+    names = [name for name in (*roles, *sorted(decoded - set(roles))) if name in decoded or name.isdigit()]
+    names.sort(key=lambda name: (name.isdigit(), int(name) if name.isdigit() else 0))
     grids = {arm: np.full((len(stages), len(names)), np.nan) for arm in arms}
     pairs = {row["arm"]: row["n"] for row in rows}
     for row in rows:
@@ -99,9 +101,21 @@ def sketch_of_rows(
         )
     else:
         first, last = stages.index(path.resolved), stages.index(path.read)
-        place = names.index(str(path.position))
-        rate_L = grids["bridge"][:, place]
-        held["bridge"][first : last + 1, place] = rate_L[first : last + 1] >= USED * np.nanmax(rate_L)
+        held_by = path.role if path.position is None else str(path.position)
+        of_path = {
+            row["stage"]: row["rate"] for row in rows if (row["arm"], row["position"]) == ("bridge", held_by)
+        }
+        rate_L = np.array([np.nan if of_path[stage] is None else of_path[stage] for stage in stages])
+        if path.cuts:
+            numbers = [int(name) if name.isdigit() else None for name in names]
+            registers = [number for number, name in enumerate(numbers) if name is None]
+            for cut in path.cuts:
+                for number in cut.positions:
+                    place = numbers.index(number) if number >= 0 else registers[len(registers) + number]
+                    held["bridge"][stages.index(cut.stage), place] = True
+        else:
+            place = names.index(held_by)
+            held["bridge"][first : last + 1, place] = rate_L[first : last + 1] >= USED * np.nanmax(rate_L)
         moved_L = grids.get("transport", np.full_like(grids["bridge"], np.nan))[:, column]
         held["answer"][:, column] = (np.arange(len(stages)) > last) & (np.nan_to_num(moved_L) >= USED)
         note = _sentence(path, float(np.nanmax(rate_L)), roles)
@@ -110,7 +124,7 @@ def sketch_of_rows(
         title=title,
         subtitle=f"{n} queries; interchange on the {pairs['bridge']} of them that can be tested",
         stages=tuple(stages),
-        roles=tuple(roles[name] for name in names),
+        roles=tuple(roles.get(name, name) for name in names),
         answer_column=column,
         decoded={name: grids[DECODED + name] for name in LAYERS},
         held=held,
@@ -137,6 +151,7 @@ def sketch_of_query(model: Reasoner, one: ProbeSet, setting: Setting, title: str
     vocabulary = setting.world.vocabulary
     trace = lens(model, one, encoded, vocabulary)
     maps = interchange(model, one, setting, MAP_ARMS)
+    trace = trace.sel(position=trace["position"] >= 0)
     argmax_LC = trace["argmax"].transpose("probe", "stage", "position").values[0]
     counted_C = trace.isel(set=0)["counted"].values
     own = {name: (trace["rank"].sel(variable=name).transpose("probe", "stage", "position").values[0] == 0)
@@ -187,6 +202,7 @@ def _routes(path: PathCells | None, stages: list[str], names: list[str]) -> tupl
     return tuple(
         (stages.index(one.stage), names.index(str(one.sender)), names.index(str(one.receiver)))
         for one in (path.routes if path else ())
+        if {str(one.sender), str(one.receiver)} <= set(names)
     )
 
 
@@ -197,7 +213,7 @@ def _sentence(path: PathCells, rate: float | None, roles: Mapping[str, str]) -> 
     stages = f"{path.stages_left} stage{'s' if path.stages_left != 1 else ''}"
     reads = [one for one in path.routes if one.sender != one.receiver]
     edges = ", ".join(
-        f"{roles[str(one.sender)]} to {roles[str(one.receiver)]} in {one.stage} {one.rate:.0%}"
+        f"{roles[str(one.sender)]} to {roles[str(one.receiver)]} in {one.stage} {one.rate.value:.0%}"
         for one in reads
     )
     read = f" Read alone along {edges}." if reads else ""

@@ -14,16 +14,20 @@ import numpy as np
 import xarray as xr
 
 from grokscope.mechanics.judge.causal import STATE_ARMS, Examined, Interchanged, Mechanism, Verdict, examine
+from grokscope.mechanics.judge.needed import shown_map
 from grokscope.mechanics.judge.paths import InferencePath, inference_path
+from grokscope.mechanics.judge.readings import Kind, Readings, readings
 from grokscope.mechanics.judge.routing import Route, routing
 from grokscope.mechanics.patch.drawing import Asked, Setting, draw
-from grokscope.mechanics.patch.interchange import accuracy, interchange
+from grokscope.mechanics.patch.groups import columns_of
+from grokscope.mechanics.patch.interchange import accuracy, usable
 from grokscope.mechanics.read.layout import some_probes
-from grokscope.mechanics.read.lens import lens
+from grokscope.mechanics.read.lens import lens, names
 from grokscope.mechanics.spec import CausalSpec
 from grokscope.models.protocol import Reasoner
 from grokscope.spec import Stored
 from grokscope.statistics.clustered import Rate, clustered_rate
+from grokscope.statistics.estimate import Estimate, Spread, from_numbers, numbers
 from grokscope.world.format import Encoded
 from grokscope.world.probes import ProbeSet
 
@@ -36,17 +40,15 @@ INPUT = "input"
 
 
 @dataclass(frozen=True)
-class RouteCells:
+class RouteCells(Spread):
     """An edge that carries the bridge: one pass, from one position to another or to itself."""
 
     stage: str
     """The pass, by the stage it leads to."""
-    sender: int
-    receiver: int
-    """Input positions."""
-    rate: float
-    low: float
-    high: float
+    sender: int | str
+    receiver: int | str
+    """Input positions, or a group by name."""
+    rate: Estimate
     n: int
     """How often this edge alone makes the model say the other answer."""
     head: str | None
@@ -55,12 +57,28 @@ class RouteCells:
 
 
 @dataclass(frozen=True)
+class CutCells(Spread):
+    """The positions that hold the bridge after a stage (`paths.Cut`)."""
+
+    stage: str
+    group: str
+    positions: tuple[int, ...]
+    """By number; the prefix below 0."""
+    rate: Estimate
+    n: int
+    """How often another bridge put there is followed."""
+    own: float
+    """How often the donor's own answer comes along."""
+
+
+@dataclass(frozen=True)
 class PathCells:
     """An inference path, named."""
 
-    position: int
+    position: int | None
     role: str
-    """Where the bridge is held: input position and its role."""
+    """Where the bridge is held: input position and its role; None: at a group of positions, or in the
+    prefix."""
     resolved: str
     """First stage that holds it."""
     read: str
@@ -71,18 +89,8 @@ class PathCells:
     """Where lens and interchange contradict each other; empty: nowhere."""
     routes: tuple[RouteCells, ...] = ()
     """Edges that carry the bridge (`mechanics/judge/routing.py`), by stage; empty if none was asked."""
-
-
-@dataclass(frozen=True)
-class ArmRate:
-    """An interchange accuracy in the share's cell; None where there are too few pairs."""
-
-    rate: float | None
-    low: float | None
-    high: float | None
-    n: int
-    unconditioned: float | None
-    n_unconditioned: int
+    cuts: tuple[CutCells, ...] = ()
+    """Where every position reads every other: which of them hold the bridge after each stage, by stage."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +113,23 @@ class SetVerdict:
     incomplete: float | None
     cells: tuple[str, ...]
     """`site stage position` of the cells that the share was scored in."""
-    arms: dict[str, ArmRate]
+    arms: dict[str, Interchanged]
     path: PathCells | None
     possible: tuple[Mechanism, ...] = ()
     """Mechanisms that the share's interval leaves open; empty in a verdict from before it was kept."""
+    lens_tokens: Rate | None = None
+    """By the paper's measure: the bridge is the argmax at any stage and any position that holds a token."""
+    lens_tokens_control: float | None = None
+    """The same for the matched control entity, also below."""
+    lens_all: Rate | None = None
+    """The same, prefix included."""
+    lens_all_control: float | None = None
+    linear: Rate | None = None
+    """Read by an affine map fitted on compositions of other, ID, facts (`readings.py`); None: cannot tell."""
+    linear_control: float | None = None
+    linear_where: str | None = None
+    bridge: Kind | None = None
+    """What these say together, given what is used. All None in a verdict from before they were kept."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +187,7 @@ def look(
     """
     probes, encoded = some_probes(probe_set, setting.encode(probe_set.queries), most)
     drawn = draw(model, probes, setting, STATE_ARMS)
-    maps = interchange(model, probes, setting, STATE_ARMS, drawn=drawn)
+    maps = shown_map(model, probes, setting, drawn, STATE_ARMS)
     examined = examine(model, probes, setting, atoms_known(model, probes, setting), confidence, maps, drawn)
     trace = lens(model, probes, encoded, setting.world.vocabulary)
     routed = routing(model, probes, setting, maps, drawn=drawn, confidence=confidence)
@@ -175,7 +196,10 @@ def look(
         {"step": step, "probe_set": probe_set.name, **row}
         for row in [*map_rows(maps, MAP_ARMS, confidence), *decoded_rows(trace, encoded, confidence)]
     ]
-    return Look(_named(step, examined, path, maps), examined, rows)
+    read = readings(model, probes, setting, trace, confidence=confidence)
+    columns = columns_of(model, encoded, setting.format)
+    positions = {name: tuple(one - model.prefix for one in where) for name, where in columns.items()}
+    return Look(_named(step, examined, path, maps, read, positions), examined, rows)
 
 
 def atoms_known(model: Reasoner, probe_set: ProbeSet, setting: Setting) -> np.ndarray:
@@ -188,13 +212,15 @@ def atoms_known(model: Reasoner, probe_set: ProbeSet, setting: Setting) -> np.nd
 
 
 def map_rows(maps: xr.Dataset, arms: tuple[str, ...], confidence: float = 0.95) -> list[dict[str, Any]]:
-    """Interchange accuracy per arm and cell, conditioned; null where there are too few pairs."""
+    """Interchange accuracy per arm and cell, conditioned; null where there are too few pairs, or nothing was
+    run."""
     rows = []
     for arm in arms:
-        found = accuracy(maps, arm, confidence=confidence)
+        found = accuracy(maps, arm, confidence=confidence).where(maps["run"].sel(arm=arm, drop=True))
         for (i, j), rate in np.ndenumerate(found["rate"].values):
             low, high = (float(found[name].values[i, j]) for name in ("low", "high"))
-            rows.append(_row(maps, arm, i, j, float(rate), low, high, int(found["n"])))
+            n = int(usable(maps, arm).sum())
+            rows.append(_row(maps, arm, i, j, from_numbers(float(rate), low, high), n))
     return rows
 
 
@@ -204,19 +230,24 @@ def decoded_rows(trace: xr.Dataset, encoded: Encoded, confidence: float = 0.95) 
     counted_S = squeezed["counted"].values
     argmax_PLS = trace["argmax"].transpose("probe", "stage", "position").values
     rank = trace["rank"].transpose("variable", "probe", "stage", "position")
+    own_PS = encoded.tokens_NS[:, : argmax_PLS.shape[2]]
+    # Where no token stands none can be its own.
+    unread_PP = np.full((len(own_PS), int((trace["position"].values < 0).sum())), -1)
+    own_PT = np.concatenate([unread_PP, own_PS], axis=1)[:, : argmax_PLS.shape[2]]
     hits = {f"{DECODED}{name}": rank.sel(variable=name).values == 0 for name in ("bridge", "answer")}
-    hits[f"{DECODED}{INPUT}"] = argmax_PLS == encoded.tokens_NS[:, None, : argmax_PLS.shape[2]]
+    hits[f"{DECODED}{INPUT}"] = argmax_PLS == own_PT[:, None]
+    squeezed = squeezed.assign_coords(position=names(trace))
     rows = []
     for arm, hit_PLS in hits.items():
         for i, j in np.ndindex(*hit_PLS.shape[1:]):
             if counted_S[j]:
                 rate = clustered_rate(hit_PLS[:, i, j], trace["fact"].values, confidence)
-                rows.append(_row(squeezed, arm, i, j, rate.value, rate.low, rate.high, rate.n))
+                rows.append(_row(squeezed, arm, i, j, rate, rate.n))
     return rows
 
 
 def _row(
-    data: xr.Dataset, arm: str, stage: int, position: int, rate: float, low: float, high: float, n: int
+    data: xr.Dataset, arm: str, stage: int, position: int, rate: Estimate | None, n: int
 ) -> dict[str, Any]:
     """A row of causal.csv without step and set."""
     return {
@@ -224,18 +255,19 @@ def _row(
         "stage": str(data["stage"].values[stage]),
         "position": str(data["position"].values[position]),
         "role": str(data["role"].values[position]),
-        "rate": _number(rate),
-        "low": _number(low),
-        "high": _number(high),
+        **numbers(rate, "rate"),
         "n": n,
     }
 
 
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _named(step: int, found: Examined, path: InferencePath, maps: xr.Dataset) -> SetVerdict:
+def _named(
+    step: int,
+    found: Examined,
+    path: InferencePath,
+    maps: xr.Dataset,
+    read: Readings,
+    positions: dict[str, tuple[int, ...]],
+) -> SetVerdict:
     stages = maps["stage"].values.tolist()
     roles = dict(zip(maps["position"].values.tolist(), maps["role"].values.tolist(), strict=True))
     columns = list(roles.values())
@@ -243,8 +275,13 @@ def _named(step: int, found: Examined, path: InferencePath, maps: xr.Dataset) ->
     cells = None
     if path.position is not None and path.resolved is not None and path.read is not None:
         cells = PathCells(
-            int(path.position), roles[path.position], stages[path.resolved], stages[path.read],
-            path.stages_left or 0, path.disagrees, tuple(_route(one, stages) for one in path.routes),
+            int(path.position) if path.position.isdigit() else None, roles[path.position],
+            stages[path.resolved], stages[path.read], path.stages_left or 0, path.disagrees,
+            tuple(_route(one, stages) for one in path.routes),
+            tuple(
+                CutCells(stages[cut.stage], cut.column, positions[cut.column], cut.rate, cut.rate.n, cut.own)
+                for cut in path.cuts
+            ),
         )  # fmt: skip
     return SetVerdict(
         step=step,
@@ -262,21 +299,26 @@ def _named(step: int, found: Examined, path: InferencePath, maps: xr.Dataset) ->
         redundant=ablation.redundant if ablation else None,
         incomplete=ablation.incomplete if ablation else None,
         cells=tuple(f"{cell.site} {stages[cell.stage]} {columns[cell.column]}" for cell in found.share.cells),
-        arms={name: _arm(one) for name, one in found.arms.items()},
+        arms=found.arms,
         path=cells,
         possible=found.possible,
+        lens_tokens=read.lens_tokens,
+        lens_tokens_control=read.lens_tokens_control,
+        lens_all=read.lens_all,
+        lens_all_control=read.lens_all_control,
+        linear=read.linear.rate if read.linear else None,
+        linear_control=read.linear.control if read.linear else None,
+        linear_where=read.linear.where if read.linear else None,
+        bridge=read.kind(found.share.rate),
     )
 
 
 def _route(one: Route, stages: list[str]) -> RouteCells:
     return RouteCells(
-        stages[one.stage], int(one.sender), int(one.receiver), one.rate, one.low, one.high, one.n,
-        one.head, one.attention,
+        stages[one.stage], _position(one.sender), _position(one.receiver), one.rate, one.n, one.head,
+        one.attention,
     )  # fmt: skip
 
 
-def _arm(one: Interchanged) -> ArmRate:
-    return ArmRate(
-        _number(one.rate), _number(one.low), _number(one.high), one.n,
-        _number(one.unconditioned), one.n_unconditioned,
-    )  # fmt: skip
+def _position(name: str) -> int | str:
+    return int(name) if name.isdigit() else name

@@ -70,7 +70,7 @@ def _mean_states(model: Reasoner, setting: Setting, facts_M2: NDArray[np.int64])
         setting.encode(queries_of(setting.world, facts_M2)).tokens_NS.astype(np.int64)
     )
     means = []
-    with reading(model):
+    with reading(model) as model:
         carry = model.start(tokens_MS.to(device_of(model)))
         for stage in range(len(model.stages)):
             if stage:

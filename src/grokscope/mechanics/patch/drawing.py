@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grokscope.mechanics.patch.donors import ABSENT, DONOR_ARMS, Donors, DonorTable
-from grokscope.mechanics.patch.patching import DEFAULT_BUDGET
-from grokscope.mechanics.patch.recorded import Source
+from grokscope.mechanics.patch.engine import Source
+from grokscope.mechanics.patch.maps import DEFAULT_BUDGET
 from grokscope.mechanics.unrolled import answers
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import generator

@@ -1,6 +1,6 @@
-"""Interchange: what the model says when the state at one (stage, position) comes from another query.
+"""Interchange: what the model says when the state at one (stage, column) comes from another query.
 
-Exact pairs (`donors.py`), every stage and position at once (`patching.py`), all arms and controls in one
+Exact pairs (`donors.py`), every stage and column at once (`maps.py`), all arms and controls in one
 dataset, probe by probe, so that every rate can be conditioned, split, and given an interval that clusters by
 fact.
 
@@ -8,23 +8,24 @@ A rate is conditioned on what must hold for a patch to be able to succeed: the b
 the second atom of the natural query are answered right without any patch. The unconditioned rate and both n
 stand beside it, and below `FEWEST_PROBES` usable pairs the rate is NaN: cannot tell.
 
-Shapes: P probes, A arms, L stages, C columns (input positions, and the prefix if asked), K hops.
+Shapes: P probes, A arms, L stages, C columns (groups of positions, by name), K hops.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from grokscope.errors import InputError
-from grokscope.mechanics.patch.donors import Donors
+from grokscope.mechanics.patch.donors import ABSENT, Donors
 from grokscope.mechanics.patch.drawing import ARMS, RANDOM, Drawn, Setting, draw, draw_donors, source_of
-from grokscope.mechanics.patch.patching import columns_of, patch_map
+from grokscope.mechanics.patch.edits import Column
+from grokscope.mechanics.patch.groups import tokens_alone
+from grokscope.mechanics.patch.maps import PatchMap
 from grokscope.mechanics.unrolled import STATE
 from grokscope.models.protocol import Reasoner
-from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate
+from grokscope.statistics.clustered import FEWEST_PROBES, Rate, rate_among, rate_map
 from grokscope.world.probes import ProbeSet
 
 __all__ = [
@@ -51,7 +52,7 @@ def interchange(
     setting: Setting,
     arms: Sequence[str] = ARMS,
     stages: Sequence[int] | None = None,
-    with_prefix: bool = False,
+    columns: Mapping[str, Column] | None = None,
     site: str = STATE,
     drawn: Drawn | None = None,
 ) -> xr.Dataset:
@@ -63,15 +64,19 @@ def interchange(
         setting: the world, what was trained, the format, seed and memory.
         arms: some of `ARMS`; RANDOM takes its norms from the bridge arm's sources.
         stages: indices of the stages to patch; None: all. Others hold the clean answer.
-        with_prefix: one more column, the whole prefix.
-        site: STATE, or a site inside every pass ("block0.mlp"): needed where bridge and r2 share a position.
+        columns: positions on the T axis that are exchanged together, by name; None: every input position
+        alone.
+        site: STATE, everything that lives on there; a part of it ("z_L"); or a site inside every pass
+            ("block0.mlp"): needed where bridge and r2 share a position.
         drawn: from `draw` of the same model, probes and setting, with these arms at least; None: drawn here.
 
     Returns:
         `said` (arm, stage, position, probe) token with the highest logit; `margin`, logit of the right
-        answer minus the highest other one; `present`, `source_right`, `natural_right`, `atom_right`,
-        `expected` (token), `natural_fact` (its second fact) over (arm, probe); `clean_said`, `clean_margin`,
-        `answer`, `guess` (tokens) over (probe); `fact` (probe, hop).
+        answer minus the highest other one; `run` (arm, stage, position) whether a cell was run for all
+        probes; `present`, `source_right`, `natural_right`, `atom_right`, `expected` and `own` (tokens:
+        what a patch of the bridge gives, and the donor's own answer), `natural_fact` (the second fact of
+        the natural query) over (arm, probe); `clean_said`, `clean_margin`, `answer`, `guess` (tokens) over
+        (probe); `fact` (probe, hop).
 
     Raises:
         InputError: the probes do not have two hops, an arm does not exist, or the budget is too small.
@@ -83,78 +88,105 @@ def interchange(
     for arm in arms:
         if arm not in ARMS:
             raise InputError(f"arm = {arm!r}: allowed are {', '.join(ARMS)}.")
-    base = setting.encode(probe_set.queries)
-    answer_P = setting.tokens_of(probe_set.queries.path_NK[:, 1])
-    columns = columns_of(model, base.tokens_NS.shape[1], with_prefix)
     drawn = draw(model, probe_set, setting, arms) if drawn is None else drawn
-    clean, patched = patch_map(
-        model,
-        base.tokens_NS,
-        [source_of(setting, drawn.donors[arm], setting.seed if arm == RANDOM else None) for arm in arms],
-        tuple(columns.values()),
-        base.answer_position,
-        answer_P,
-        stages,
-        setting.budget,
-        site,
-    )
-    return as_map(
-        model,
-        probe_set,
-        setting,
-        {arm: drawn.donors[arm] for arm in arms},
-        {
-            "said": np.stack([one.said_LCP for one in patched]).astype(np.int32),
-            "margin": np.stack([one.margin_LCP for one in patched]),
-            "source_right": np.stack([drawn.source_right(arm) for arm in arms]),
-            "natural_right": np.stack([drawn.natural_right(arm) for arm in arms]),
-            "atom_right": np.stack([drawn.atom_right(arm) for arm in arms]),
-            "clean_said": clean.said_LCP[0, 0],
-            "clean_margin": clean.margin_LCP[0, 0],
-        },
-        site,
-        list(columns),
+    patches = patch_map(model, probe_set, setting, drawn, arms, columns, (site,))
+    wanted_LC = patches.cells()[site]
+    if stages is not None:
+        wanted_LC[np.setdiff1d(np.arange(len(wanted_LC)), stages)] = False
+    return as_map(patches.fill({site: wanted_LC}), probe_set, setting, drawn, site)
+
+
+def patch_map(
+    model: Reasoner,
+    probe_set: ProbeSet,
+    setting: Setting,
+    drawn: Drawn,
+    arms: Sequence[str],
+    columns: Mapping[str, Column] | None = None,
+    sites: Sequence[str] = (STATE,),
+) -> PatchMap:
+    """The patches of an interchange, none of which has been run.
+
+    Args:
+        model, probe_set, setting, columns: as for `interchange`. drawn: with these arms at least. sites:
+        one or more.
+
+    Raises:
+        InputError: a site does not exist, or the budget is too small.
+    """
+    base = setting.encode(probe_set.queries)
+    sources = {
+        arm: source_of(setting, drawn.donors[arm], setting.seed if arm == RANDOM else None) for arm in arms
+    }
+    columns = tokens_alone(model, len(base.roles)) if columns is None else columns
+    answer_P = setting.tokens_of(probe_set.queries.path_NK[:, 1])
+    return PatchMap(
+        model, base.tokens_NS, base.answer_position, answer_P, sources, columns, sites, setting.budget
     )
 
 
 def as_map(
-    model: Reasoner,
+    patches: PatchMap,
     probe_set: ProbeSet,
     setting: Setting,
-    donors: Mapping[str, Donors],
-    measured: Mapping[str, NDArray[Any]],
-    site: str,
-    columns: Sequence[str],
+    drawn: Drawn,
+    site: str = STATE,
+    knows: Mapping[str, Sequence[str]] | None = None,
 ) -> xr.Dataset:
-    """What `interchange` returns.
+    """What `interchange` returns, of patches as far as they have been filled; the rest holds the clean
+    answer.
 
     Args:
-        model, probe_set, setting, site: as for it.
-        donors: by arm, in the order of the arms.
-        measured: its data variables that a model was run for, with the arms first.
-        columns: their names.
+        patches: of `patch_map`. probe_set, setting, drawn, site: as for it.
+        knows: the arms of which the model is asked `source_right`, `natural_right` and `atom_right`; False
+        for the
+            others. None: all.
     """
-    dims = {4: ("arm", "stage", "position", "probe"), 2: ("arm", "probe"), 1: ("probe",)}
-    roles_S = setting.encode(probe_set.queries).roles
-    drawn = {
-        "present": np.stack([one.present_PM[:, 0] for one in donors.values()]),
-        "expected": np.stack([setting.tokens_of(one.expected_P) for one in donors.values()]),
-        "natural_fact": np.stack([one.natural_PM2[:, 0, 1] for one in donors.values()]),
-        "answer": setting.tokens_of(probe_set.queries.path_NK[:, 1]),
-        "guess": setting.tokens_of(probe_set.guess_P),
-    }
+    nobody_P = np.zeros(len(probe_set), dtype=bool)
+
+    def right(name: str) -> NDArray[np.bool_]:
+        asked = patches.arms if knows is None else knows[name]
+        return np.stack([getattr(drawn, name)(arm) if arm in asked else nobody_P for arm in patches.arms])
+
+    cells, pairs = ("arm", "stage", "position", "probe"), ("arm", "probe")
+    roles_S, arms = setting.encode(probe_set.queries).roles, patches.arms
+    donors = [drawn.donors[arm] for arm in arms]
+    columns = list(patches.columns)
     return xr.Dataset(
-        {name: (dims[values.ndim], values) for name, values in {**measured, **drawn}.items()},
+        {
+            "said": (cells, patches.said[site]),
+            "margin": (cells, patches.margin[site]),
+            "run": (cells[:3], patches.run(site)),
+            "source_right": (pairs, right("source_right")),
+            "natural_right": (pairs, right("natural_right")),
+            "atom_right": (pairs, right("atom_right")),
+            "present": (pairs, np.stack([one.present_PM[:, 0] for one in donors])),
+            "expected": (pairs, np.stack([setting.tokens_of(one.expected_P) for one in donors])),
+            "own": (pairs, np.stack([setting.tokens_of(_own_answer(one, setting)) for one in donors])),
+            "natural_fact": (pairs, np.stack([one.natural_PM2[:, 0, 1] for one in donors])),
+            "clean_said": ("probe", patches.clean_said_P),
+            "clean_margin": ("probe", patches.clean_margin_P),
+            "answer": ("probe", setting.tokens_of(probe_set.queries.path_NK[:, 1])),
+            "guess": ("probe", setting.tokens_of(probe_set.guess_P)),
+        },
         coords={
-            "arm": list(donors),
-            "stage": [stage.name for stage in model.stages],
-            "position": list(columns),
-            "role": (("position",), [roles_S[int(one)] if one.isdigit() else one for one in columns]),
+            "arm": list(arms),
+            "stage": [stage.name for stage in patches.model.stages],
+            "position": columns,
+            "size": ("position", [len(where) for where in patches.columns.values()]),
+            "role": ("position", [roles_S[int(one)] if one.isdigit() else one for one in columns]),
             "probe": np.asarray(probe_set.id_P, dtype=np.int64),
             "fact": (("probe", "hop"), np.asarray(probe_set.fact_PK, dtype=np.int64)),
         },
         attrs={"probe_set": probe_set.name, "pattern": probe_set.pattern, "site": site},
     )
+
+
+def _own_answer(donors: Donors, setting: Setting) -> NDArray[np.int64]:
+    """(P,) the entity that the first donor's own query asks for."""
+    second_P = donors.source_PM2[:, 0, 1]
+    tail_P: NDArray[np.int64] = setting.world.fact_F3[np.maximum(second_P, 0), 2].astype(np.int64)
+    return np.where(second_P == ABSENT, ABSENT, tail_P)
 
 
 def usable(maps: xr.Dataset, arm: str, conditioned: bool = True) -> NDArray[np.bool_]:
@@ -187,14 +219,8 @@ def accuracy(maps: xr.Dataset, arm: str, conditioned: bool = True, confidence: f
     rows_P = usable(maps, arm, conditioned)
     hit_LCP = success(maps, arm)[:, :, rows_P]
     n = int(rows_P.sum())
-    shape = hit_LCP.shape[:2]
-    rate_LC, low_LC, high_LC, guess_LC = (np.full(shape, np.nan) for _ in range(4))
-    if n >= FEWEST_PROBES:
-        clusters_PK = cluster_facts(maps, arm)[rows_P]
-        for cell in np.ndindex(*shape):
-            rate = clustered_rate(hit_LCP[cell], clusters_PK, confidence)
-            rate_LC[cell], low_LC[cell], high_LC[cell] = rate.value, rate.low, rate.high
-        guess_LC = _guessed(maps, arm, rows_P)
+    rate_LC, low_LC, high_LC = rate_map(hit_LCP, cluster_facts(maps, arm)[rows_P], confidence)
+    guess_LC = _guessed(maps, arm, rows_P) if n >= FEWEST_PROBES else np.full(rate_LC.shape, np.nan)
     cells = ("stage", "position")
     return xr.Dataset(
         {
@@ -218,11 +244,8 @@ def accuracy_in(
 ) -> tuple[Rate | None, int]:
     """`accuracy` in one cell (stage, column), None where there are too few pairs; and how many there are."""
     rows_P = usable(maps, arm, conditioned)
-    n = int(rows_P.sum())
-    if n < FEWEST_PROBES:
-        return None, n
-    hit_P = success(maps, arm)[cell][rows_P]
-    return clustered_rate(hit_P, cluster_facts(maps, arm)[rows_P], confidence), n
+    rate = rate_among(success(maps, arm)[cell], cluster_facts(maps, arm), rows_P, confidence)
+    return rate, int(rows_P.sum())
 
 
 def cluster_facts(maps: xr.Dataset, arm: str) -> NDArray[np.int64]:

@@ -1,14 +1,15 @@
 """Interventions as data: what is changed, at which stage, site and position, from which source.
 
-A `Plan` says what to do; `lower` turns it into masks and source tensors, which the forward pass applies with
-`where` and `+` alone: no Python that depends on data, so a compiled or captured graph can run them. For
-eager use there is the plain way, a `Touch`: a callable that is shown every value by (stage, site) and gives
-back the value to go on with. Both run through `forward` and give the same numbers.
+`lower` turns interventions into masks and source tensors, which the forward pass applies with `where` and `+`
+alone: no Python that depends on data, so a compiled or captured graph can run them. For eager use there is
+the plain way, a `Touch`: a callable that is shown every value by (stage, site) and gives back the value to go
+on with. Both run through `forward` and give the same numbers.
 
-Sites are those of `Reasoner.sites(stage)`: the state after the pass ("state"; TRM: "z_L" or "z_H"), and
-inside the pass "injection", "block{i}.pattern", "block{i}.attention" (mixer: "block{i}.mixer") and
-"block{i}.mlp". A state that is cut off does not stay cut off where the input embedding is added again:
-ablate "injection" as well.
+Sites are "state", all of the carry that lives on after the pass (`Reasoner.live`); those of
+`Reasoner.sites(stage)`: the part that the pass has made alone (TRM: "z_L" or "z_H"), which another part may
+restore; and inside the pass "injection", "block{i}.pattern", "block{i}.attention" (mixer:
+"block{i}.mixer") and "block{i}.mlp". A state that is cut off does not stay cut off where the input
+embedding is added again: ablate "injection" as well.
 
 Shapes: B batch, T positions with the prefix first, X the positions of an intervention, D width, H heads,
 N samples of a mean.
@@ -22,36 +23,31 @@ import torch
 from torch import Tensor
 
 from grokscope.errors import InputError
+from grokscope.mechanics.unrolled import STATE
 from grokscope.models.protocol import Carry, Reasoner
 from grokscope.models.taps import Tap
 
 Touch: TypeAlias = Callable[[int, str, Tensor], Tensor]
 """touch(stage, site, value) -> the value to go on with."""
-STATES = ("state", "z_L", "z_H")
-"""Sites that `read` and `write` reach."""
-
-
-def is_state(site: str) -> bool:
-    """Whether a site is the state after a pass; all others lie inside one."""
-    return site in STATES
 
 
 @dataclass(frozen=True, eq=False)
 class Intervention:
-    """One change, at one site of one stage."""
+    """One change, at one site of one stage. Those that meet in one place apply in their order."""
 
     kind: Literal["replace", "add", "zero", "mean"]
     """replace: by the source; add: the source; zero; mean: replace by the mean of the source over its
     samples.
     """
     site: str
-    """One of `model.sites(stage)`."""
+    """"state", or one of `model.sites(stage)`."""
     stage: int
     """Index of the stage whose state, or whose pass, is changed."""
     positions: tuple[int, ...]
     """Positions X on the T axis (prefix first); of a pattern, the query positions."""
     source: Tensor | None = None
-    """(B or 1, X, D), of a pattern (B or 1, H, X, T); mean: (N, ..) in place of (B, ..); zero: None."""
+    """(B or 1, X, D), of "state" the width of `model.live`, of a pattern (B or 1, H, X, T); mean: (N, ..)
+    in place of (B, ..); zero: None."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +66,15 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """A plan as tensors; a `Touch`."""
+    """Interventions as tensors; a `Touch`."""
 
     edits: Mapping[tuple[int, str], tuple[Edit, ...]]
+    model: Reasoner
 
     def inside(self, stage: int) -> bool:
         """Whether anything inside the pass that leads to `stage` is changed."""
-        return any(place == stage and not is_state(site) for place, site in self.edits)
+        states = (STATE, self.model.stages[stage].site)
+        return any(place == stage and site not in states for place, site in self.edits)
 
     def __call__(self, stage: int, site: str, value: Tensor) -> Tensor:
         for edit in self.edits.get((stage, site), ()):
@@ -84,24 +82,18 @@ class Lowered:
         return value
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """Interventions, applied in this order where they meet."""
+def lower(interventions: Iterable[Intervention], model: Reasoner, positions: int) -> Lowered:
+    """Interventions as masks and source tensors for `positions` = T positions, prefix included.
 
-    interventions: tuple[Intervention, ...]
-
-    def lower(self, model: Reasoner, positions: int) -> Lowered:
-        """The plan as masks and source tensors for a model with `positions` = T positions, prefix included.
-
-        Raises:
-            InputError: a stage, site, position or source that the model does not have or that does not fit.
-        """
-        edits: dict[tuple[int, str], tuple[Edit, ...]] = {}
-        for one in self.interventions:
-            _check(one, model, positions)
-            place = (one.stage, one.site)
-            edits[place] = (*edits.get(place, ()), _lowered(one, positions))
-        return Lowered(edits)
+    Raises:
+        InputError: a stage, site, position or source that the model does not have or that does not fit.
+    """
+    edits: dict[tuple[int, str], tuple[Edit, ...]] = {}
+    for one in interventions:
+        _check(one, model, positions)
+        place = (one.stage, one.site)
+        edits[place] = (*edits.get(place, ()), _lowered(one, positions))
+    return Lowered(edits, model)
 
 
 def forward(model: Reasoner, tokens_BS: Tensor, touch: Touch | Lowered | None = None) -> Tensor:
@@ -128,7 +120,7 @@ def intervene(model: Reasoner, tokens_BS: Tensor, interventions: Iterable[Interv
     Raises:
         InputError: one of them does not fit the model.
     """
-    lowered = Plan(tuple(interventions)).lower(model, model.prefix + tokens_BS.shape[1])
+    lowered = lower(interventions, model, model.prefix + tokens_BS.shape[1])
     return model.unembed(forward(model, tokens_BS, lowered)[:, model.prefix :])
 
 
@@ -140,10 +132,17 @@ def _at(touch: Touch | Lowered, stage: int) -> Tap | None:
 
 
 def _touch_state(model: Reasoner, carry: Carry, stage: int, touch: Touch | Lowered) -> Carry:
-    site = model.stages[stage].site
-    if isinstance(touch, Lowered) and (stage, site) not in touch.edits:
-        return carry
-    return model.write(carry, stage, touch(stage, site, model.read(carry, stage)))
+    """The carry with its state as `touch` leaves it: the part that the pass made, then all that lives on."""
+    part = model.stages[stage].site
+    asked = (part,) if part == STATE else (part, STATE)
+    for site in asked:
+        if isinstance(touch, Lowered) and (stage, site) not in touch.edits:
+            continue
+        if site == STATE:
+            carry = model.with_live(carry, stage, touch(stage, site, model.live(carry, stage)))
+        else:
+            carry = model.write(carry, stage, touch(stage, site, model.read(carry, stage)))
+    return carry
 
 
 def _lowered(one: Intervention, positions: int) -> Edit:
@@ -161,7 +160,7 @@ def _lowered(one: Intervention, positions: int) -> Edit:
 def _check(one: Intervention, model: Reasoner, positions: int) -> None:
     if not 0 <= one.stage < len(model.stages):
         raise InputError(f"stage = {one.stage}: this model has stages 0 to {len(model.stages) - 1}.")
-    sites = model.sites(one.stage)
+    sites = tuple(dict.fromkeys((STATE, *model.sites(one.stage))))
     if one.site not in sites:
         raise InputError(f"site = {one.site!r}: stage {one.stage} of this model has {', '.join(sites)}.")
     if not one.positions or not all(0 <= t < positions for t in one.positions):

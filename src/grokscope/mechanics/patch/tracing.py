@@ -17,9 +17,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from grokscope.errors import InputError
+from grokscope.mechanics.patch.engine import Source
 from grokscope.mechanics.patch.interchange import Setting
-from grokscope.mechanics.patch.patching import Source, patch_map
-from grokscope.mechanics.unrolled import answers
+from grokscope.mechanics.patch.maps import PatchMap
+from grokscope.mechanics.unrolled import STATE, answers
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import generator
 from grokscope.statistics.clustered import clustered_rate
@@ -75,10 +76,16 @@ def causal_trace(
         tokens_PS = setting.encode(corrupted).tokens_NS.astype(np.int64)
         place = (model.prefix + base.roles.index(token),)
         source = Source(tokens_PS[:, None], there_P[:, None])
-        _, (patched,) = patch_map(
-            model, base.tokens_NS, [source], [place], base.answer_position, answer_P, budget=setting.budget
-        )
-        changed_XLP[x] = patched.said_LCP[:, 0] != clean_P
+        patched = PatchMap(
+            model,
+            base.tokens_NS,
+            base.answer_position,
+            answer_P,
+            {token: source},
+            {token: place},
+            budget=setting.budget,
+        ).fill()
+        changed_XLP[x] = patched.said[STATE][0, :, 0] != clean_P
         for stage in range(shape[1]):
             rate = clustered_rate(changed_XLP[x, stage, there_P], fact_PK[there_P], confidence)
             effect_XL[x, stage], low_XL[x, stage], high_XL[x, stage] = rate.value, rate.low, rate.high

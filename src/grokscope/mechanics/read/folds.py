@@ -5,7 +5,8 @@ A readout that was fitted on a fact can answer for it by heart. So facts are hal
 fitted on one fold and scored on the other. Both directions are taken; probes with facts of both halves (half
 of the two-hop ones) are left out.
 
-Shape legend: P probes, K hops, L stages, S token positions, D width.
+Shape legend: P probes, K hops, L stages, T positions with the prefix
+first, D width.
 """
 
 from typing import Any
@@ -51,13 +52,13 @@ def both_folds(probe_set: ProbeSet) -> NDArray[np.int64]:
 
 
 def all_states(model: Reasoner, encoded: Encoded, batch: int = 1024) -> list[Tensor]:
-    """Per stage the states (P, S, D) in float32 on the CPU, prefix cut; 4 L P S D bytes in all."""
+    """Per stage the states (P, T, D) in float32 on the CPU; 4 L P T D bytes in all."""
     tokens_PS = encoded.tokens_NS.astype(np.int64)
     parts: list[list[Tensor]] = [[] for _ in model.stages]
-    with reading(model):
+    with reading(model) as model:
         for rows in chunks(len(tokens_PS), batch):
             tokens_BS = torch.from_numpy(tokens_PS[rows]).to(device_of(model))
-            for stage, state_BSD in enumerate(stage_states(model, tokens_BS)):
-                parts[stage].append(state_BSD.float().cpu())
+            for stage, state_BTD in enumerate(stage_states(model, tokens_BS)):
+                parts[stage].append(state_BTD.float().cpu())
     # Cloned outside of inference mode: a fit differentiates through them.
     return [torch.cat(part).clone() for part in parts]

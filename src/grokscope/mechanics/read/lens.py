@@ -1,12 +1,14 @@
 """The logit lens: what the model would say if it stopped at this stage, for all probes at once.
 
-Shape legend: P probes, B batch, C variables (latents, the answer and their controls), L stages, S token
-positions, V vocabulary, K hops. The prefix of a recursive model is cut: prefix positions hold no token and
-are never counted.
+Positions that hold no token (the prefix of a recursive model: registers) are read like any other: a bridge
+may stand there alone. They come first and are numbered from below 0, so that every input position keeps its
+number. The published evaluation of He et al. (2026) cuts them off before it looks; `rates` can do so too.
+
+Shape legend: P probes, B batch, C variables (latents, the answer and their controls), L stages, T positions
+with the prefix first, V vocabulary, K hops.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grokscope.errors import InputError
-from grokscope.mechanics.unrolled import step_rows
-from grokscope.models.kernels.pieces import readout, reads
+from grokscope.kernels.pieces import readout, reads
+from grokscope.mechanics.unrolled import reading, step_rows
 from grokscope.models.protocol import Reasoner
 from grokscope.world.format import Encoded
 from grokscope.world.probes import ProbeSet
@@ -25,6 +27,9 @@ from grokscope.world.vocabulary import Vocabulary
 
 ANSWER = "answer"
 """The latent that ends every path."""
+
+PREFIX = "prefix"
+"""How the roles of positions that hold no token begin; their number follows."""
 
 CONTROL = "control_"
 """Prefix of a variable that is the matched control of another one."""
@@ -51,7 +56,8 @@ def lens(
       argmax, which is what `grokscope.training.evaluate.correct` asks.
 
     Coordinates: `probe` (stable ids), `probe_set`, `fact` and `injected` (probe, hop), `variable`, `stage`
-    (names), `position` (index). For the set (dim `set`, of length 1): `pattern`, `answer_position`, `role`
+    (names), `position` (number of the input position; the prefix
+    below 0). For the set (dim `set`, of length 1): `pattern`, `answer_position`, `role`
     (set, position), `defined` (set, variable), and `counted` (set, position), which is False where the input
     already holds the answer (a causal sequence format gives it): finding it there would prove nothing.
 
@@ -68,47 +74,60 @@ def lens(
     """
     tokens_PS = np.asarray(encoded.tokens_NS)
     _check(model, probe_set, tokens_PS, vocabulary, batch)
-    names, target_PC = targets(probe_set, vocabulary)
-    probes, positions = tokens_PS.shape
+    variables, target_PC = targets(probe_set, vocabulary)
+    probes, positions = len(tokens_PS), model.prefix + tokens_PS.shape[1]
     small = np.int16 if model.vocab < 2**15 else np.int32
-    shape = (probes, len(names), len(model.stages), positions)
-    rank_PCLS, logp_PCLS = np.empty(shape, small), np.empty(shape, np.float32)
-    argmax_PLS = np.empty((probes, len(model.stages), positions), small)
+    shape = (probes, len(variables), len(model.stages), positions)
+    rank_PCLT, logp_PCLT = np.empty(shape, small), np.empty(shape, np.float32)
+    argmax_PLT = np.empty((probes, len(model.stages), positions), small)
     device = next(model.parameters()).device
-    with _reading(model):
+    with reading(model) as model:
         for start in range(0, probes, batch):
             rows = slice(start, start + batch)
             tokens_BS = torch.from_numpy(tokens_PS[rows].astype(np.int64)).to(device)
             target_BC = torch.from_numpy(target_PC[rows]).to(device)
-            for stage, state_BSD in enumerate(stage_states(model, tokens_BS)):
-                rank_BCS, logp_BCS, argmax_BS = _measured(model, state_BSD, target_BC)
-                rank_PCLS[rows, :, stage] = rank_BCS.cpu().numpy()
-                logp_PCLS[rows, :, stage] = logp_BCS.cpu().numpy()
-                argmax_PLS[rows, stage] = argmax_BS.cpu().numpy()
+            for stage, state_BTD in enumerate(stage_states(model, tokens_BS)):
+                rank_BCT, logp_BCT, argmax_BT = _measured(model, state_BTD, target_BC)
+                rank_PCLT[rows, :, stage] = rank_BCT.cpu().numpy()
+                logp_PCLT[rows, :, stage] = logp_BCT.cpu().numpy()
+                argmax_PLT[rows, stage] = argmax_BT.cpu().numpy()
     dims = ("probe", "variable", "stage", "position")
     return xr.Dataset(
         {
-            "rank": (dims, rank_PCLS),
-            "logp": (dims, logp_PCLS),
-            "argmax": (("probe", "stage", "position"), argmax_PLS),
-            "exact": (("probe",), _exact(argmax_PLS[:, -1], encoded)),
+            "rank": (dims, rank_PCLT),
+            "logp": (dims, logp_PCLT),
+            "argmax": (("probe", "stage", "position"), argmax_PLT),
+            "exact": (("probe",), _exact(argmax_PLT[:, -1, model.prefix :], encoded)),
         },
         coords={
             "probe": np.asarray(probe_set.id_P, dtype=np.int64),
             "probe_set": (("probe",), np.array([probe_set.name] * probes, dtype=str)),
             "fact": (("probe", "hop"), np.asarray(probe_set.fact_PK, dtype=np.int32)),
             "injected": (("probe", "hop"), np.asarray(probe_set.injected_PK, dtype=bool)),
-            "variable": np.array(names, dtype=str),
+            "variable": np.array(variables, dtype=str),
             "stage": np.array([stage.name for stage in model.stages], dtype=str),
-            "position": np.arange(positions, dtype=np.int32),
+            "position": np.arange(-model.prefix, tokens_PS.shape[1], dtype=np.int32),
             "set": np.array([probe_set.name], dtype=str),
             "pattern": (("set",), np.array([probe_set.pattern], dtype=str)),
             "answer_position": (("set",), np.array([encoded.answer_position], dtype=np.int32)),
-            "role": (("set", "position"), np.array([encoded.roles], dtype=str)),
-            "counted": (("set", "position"), _before_answer(encoded)[None]),
-            "defined": (("set", "variable"), np.ones((1, len(names)), dtype=bool)),
+            "role": (("set", "position"), np.array([roles(model, encoded)], dtype=str)),
+            "counted": (("set", "position"), _counted(encoded, model.prefix)[None]),
+            "defined": (("set", "variable"), np.ones((1, len(variables)), dtype=bool)),
         },
     )
+
+
+def roles(model: Reasoner, encoded: Encoded) -> tuple[str, ...]:
+    """What stands at every position of the T axis: "prefix0", .., then the roles of the input."""
+    return (*(f"{PREFIX}{p}" for p in range(model.prefix)), *encoded.roles)
+
+
+def names(trace: xr.Dataset) -> list[str]:
+    """The positions of one set's trace as an interchange map names them: input positions by their number, the
+    prefix by its roles."""
+    role_T = (trace.isel(set=0) if "set" in trace.dims else trace)["role"].values
+    numbers = trace["position"].values.tolist()
+    return [str(number) if number >= 0 else str(role) for number, role in zip(numbers, role_T, strict=True)]
 
 
 def targets(probe_set: ProbeSet, vocabulary: Vocabulary) -> tuple[list[str], NDArray[Any]]:
@@ -125,21 +144,21 @@ def targets(probe_set: ProbeSet, vocabulary: Vocabulary) -> tuple[list[str], NDA
 
 
 def stage_states(model: Reasoner, tokens_BS: Tensor) -> Iterator[Tensor]:
-    """The states (B, S, D) of one stage after the other, from one unrolled pass; the prefix is cut, and what
-    is left is put together (`unrolled.judge` says why)."""
+    """The states (B, T, D) of one stage after the other, from one unrolled pass, put together
+    (`unrolled.judge` says why)."""
     carry = model.start(tokens_BS)
     for stage in model.stages:
         if stage.index > 0:
             carry = step_rows(model, carry, stage.index)
-        yield model.read(carry, stage.index)[:, model.prefix :].contiguous()
+        yield model.read(carry, stage.index).contiguous()
 
 
-def _measured(model: Reasoner, state_BSD: Tensor, target_BC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _measured(model: Reasoner, state_BTD: Tensor, target_BC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`measure` of a stage's logits, a bounded number of them at a time."""
-    rows = max(1, LOGITS_AT_ONCE // (state_BSD.shape[1] * model.vocab))
+    rows = max(1, LOGITS_AT_ONCE // (state_BTD.shape[1] * model.vocab))
     blocks = [
         measure(model.unembed(state), target)
-        for state, target in zip(torch.split(state_BSD, rows), torch.split(target_BC, rows), strict=True)
+        for state, target in zip(torch.split(state_BTD, rows), torch.split(target_BC, rows), strict=True)
     ]
     rank, logp, argmax = zip(*blocks, strict=True)
     return torch.cat(rank), torch.cat(logp), torch.cat(argmax)
@@ -175,24 +194,12 @@ def _exact(argmax_PS: NDArray[Any], encoded: Encoded) -> NDArray[np.bool_]:
     return right_P
 
 
-def _before_answer(encoded: Encoded) -> NDArray[np.bool_]:
-    """(S,): False from the first position on that is given the answer as its input."""
+def _counted(encoded: Encoded, prefix: int) -> NDArray[np.bool_]:
+    """(T,): False from the first position on that is given the answer as its input."""
     read = encoded.answer_position
     given_S = (encoded.tokens_NS == encoded.labels_NS[:, read : read + 1]).all(axis=0)
     given_S[: read + 1] = False
-    return ~np.logical_or.accumulate(given_S)
-
-
-@contextmanager
-def _reading(model: Reasoner) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode is put back."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), model.looking():
-            yield
-    finally:
-        model.train(training)
+    return np.concatenate([np.ones(prefix, dtype=bool), ~np.logical_or.accumulate(given_S)])
 
 
 def _check(

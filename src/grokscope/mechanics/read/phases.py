@@ -15,7 +15,7 @@ from grokscope.errors import InputError
 from grokscope.mechanics.read.atoms import atoms_known
 from grokscope.mechanics.read.layout import ranks, select
 from grokscope.mechanics.read.lens import ANSWER, CONTROL
-from grokscope.mechanics.read.rates import anywhere, in_cell, latents_of
+from grokscope.mechanics.read.rates import anywhere, in_cell, latents_of, registers
 from grokscope.mechanics.spec import DiagnosisSpec
 from grokscope.world.probes import ProbeSet
 
@@ -60,7 +60,8 @@ class Phases:
     Columns of `curves` beside `step`: `exact.SET` (from the metrics); `atoms_known.SET` (share of queries
     whose atoms are all known), `exact_atoms_known.SET` (null below `known_minimum` such queries); and for
     every VARIABLE (latents and answer) `cell.VARIABLE.SET`, `cell_before_last.VARIABLE.SET`,
-    `anywhere.VARIABLE.SET`, each with its chance level under `chance_...`.
+    `anywhere.VARIABLE.SET`, each with its chance level under `chance_...`; where there are registers also
+    `tokens.VARIABLE.SET`, the paper's rate, anywhere but in these.
     """
 
     events: dict[str, Event]
@@ -168,6 +169,10 @@ def _decoding_curves(traces: xr.Dataset, name: str) -> dict[str, Sequence[float 
             out[f"chance_{kind}.{variable}.{name}"] = (
                 nothing if cells is None else cells.control_NP.mean(axis=1).tolist()
             )
+        if registers(part):
+            for kind, whose in (("tokens", variable), ("chance_tokens", CONTROL + variable)):
+                hit_NP = anywhere(part, whose, tokens_only=True)
+                out[f"{kind}.{variable}.{name}"] = hit_NP.mean(axis=1).tolist()
         out[f"anywhere.{variable}.{name}"] = anywhere(part, variable).mean(axis=1).tolist()
         out[f"chance_anywhere.{variable}.{name}"] = anywhere(part, CONTROL + variable).mean(axis=1).tolist()
     return out

@@ -15,7 +15,7 @@ circuit. Only an intervention tells them apart.
 The map is ridge regression to one-hot targets (closed form, all positions of a stage at once), the entity is
 the highest output.
 
-Shape legend: P probes, X fitted probes, L stages, S token positions, D width, E entities, F facts.
+Shape legend: P probes, X fitted probes, L stages, S positions (prefix first), D width, E entities, F facts.
 """
 
 from typing import Any
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from grokscope.errors import InputError
 from grokscope.mechanics.read.folds import all_states, both_folds
+from grokscope.mechanics.read.lens import roles
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import generator
 from grokscope.statistics.clustered import FEWEST_PROBES, clustered_rate, paired_difference
@@ -87,7 +88,7 @@ def probe(
     fold_P = both_folds(probe_set)
     covered_P, guess_P = _known_from_other_fold(fold_P, relation_P, entity_P)
     states = all_states(model, encoded, batch)
-    shape = (len(fold_P), len(states), encoded.tokens_NS.shape[1])
+    shape = (len(fold_P), len(states), states[0].shape[1])
     hit_PLS, control_PLS, by_heart_PLS = (np.zeros(shape, dtype=bool) for _ in range(3))
     for stage, state_PSD in enumerate(states):
         for fold in (0, 1):
@@ -114,8 +115,8 @@ def probe(
         probe=np.asarray(probe_set.id_P, dtype=np.int64)[scored_P],
         fact=(("probe", "hop"), np.asarray(probe_set.fact_PK)[scored_P]),
         stage=[stage.name for stage in model.stages],
-        position=np.arange(shape[2], dtype=np.int32),
-        role=(("position",), list(encoded.roles)),
+        position=np.arange(-model.prefix, shape[2] - model.prefix, dtype=np.int32),
+        role=(("position",), list(roles(model, encoded))),
     )
 
 

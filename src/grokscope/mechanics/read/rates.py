@@ -2,9 +2,11 @@
 
 Three numbers that must not be confused:
 
-- *any-stage-any-position*: the entity is the argmax at ANY stage and ANY position. This is the paper's rate.
-  It grows with stages x positions and with small vocabularies, so it never stands without its chance level:
-  the same rate for the matched control entity.
+- *any-stage-any-position*: the entity is the argmax at ANY stage and ANY position. The paper's rate is
+this one
+  at token positions alone (`tokens_only`): its evaluation cuts the prefix (registers) off, where a bridge
+  may stand. It grows with stages x positions and with small vocabularies, so it never stands without its
+  chance level: the same rate for the matched control entity.
 - *one cell*: the entity is the argmax in ONE (stage, position), chosen on one half of the facts and scored on
   the other, so that choosing among many cells gains nothing.
 - *before the last stage*: either of them without the last stage. A causal model is trained to output the
@@ -52,13 +54,16 @@ class Cells:
     """The half a probe is scored in: 0 or 1, by the fact whose tail the variable is."""
 
 
-def found_anywhere(trace: xr.Dataset, variable: str, before_last: bool = False) -> xr.Dataset:
+def found_anywhere(
+    trace: xr.Dataset, variable: str, before_last: bool = False, tokens_only: bool = False
+) -> xr.Dataset:
     """The any-stage-any-position rate and its chance level, per step and probe set.
 
     Args:
         trace: a trace.
         variable: a latent ("bridge") or "answer".
         before_last: leave the last stage out.
+        tokens_only: leave the prefix out, as the published evaluation does.
 
     Returns:
         `rate` and `chance` over (step, set); NaN for sets that have no such variable.
@@ -70,7 +75,7 @@ def found_anywhere(trace: xr.Dataset, variable: str, before_last: bool = False) 
     for name in _sets_with(trace, variable):
         part = select(trace, name)
         for row, kind in (("rate", variable), ("chance", CONTROL + variable)):
-            out[row].loc[{"set": name}] = anywhere(part, kind, before_last).mean(axis=1)
+            out[row].loc[{"set": name}] = anywhere(part, kind, before_last, tokens_only).mean(axis=1)
     return out
 
 
@@ -136,9 +141,18 @@ def emergence_map(trace: xr.Dataset, variable: str, probe_set: str, step: int | 
     return found.rename("rate").drop_vars("variable").transpose("stage", "position")
 
 
-def anywhere(part: xr.Dataset, variable: str, before_last: bool = False) -> BoolArray:
+def anywhere(
+    part: xr.Dataset, variable: str, before_last: bool = False, tokens_only: bool = False
+) -> BoolArray:
     """(N, P): is `variable` the argmax at any stage and any position? `part` is one probe set's trace."""
-    return np.stack([hit_PLS.any(axis=(1, 2)) for hit_PLS in _hits(part, variable, before_last)])
+    looked_S = part["position"].values >= (0 if tokens_only else -np.inf)
+    hits = _hits(part, variable, before_last)
+    return np.stack([hit_PLS[:, :, looked_S].any(axis=(1, 2)) for hit_PLS in hits])
+
+
+def registers(part: xr.Dataset) -> bool:
+    """Whether the trace looks at positions that hold no token."""
+    return bool((part["position"].values < 0).any())
 
 
 def in_cell(part: xr.Dataset, variable: str, before_last: bool = False) -> Cells | None:

@@ -7,7 +7,7 @@ Shape legend: P probes, L stages, S token positions.
 """
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import xarray as xr
@@ -18,7 +18,7 @@ from grokscope.mechanics.read.lens import CONTROL, lens
 from grokscope.mechanics.read.probe import probe
 from grokscope.mechanics.read.tuned import tuned_lens
 from grokscope.models.protocol import Reasoner
-from grokscope.statistics.clustered import FEWEST_PROBES, clustered_rate, paired_difference
+from grokscope.statistics.clustered import FEWEST_PROBES, paired_difference, rate_map
 from grokscope.world.format import Encoded
 from grokscope.world.probes import ProbeSet
 from grokscope.world.vocabulary import Vocabulary
@@ -69,7 +69,7 @@ def readouts(
         raise InputError(f"margin = {margin}: a difference of two rates, at least 0 and below 1.")
     probed = probe(model, probe_set, encoded, latent, confidence=confidence)
     ids = probed["probe"].values
-    counted_S = np.zeros(len(encoded.roles), dtype=bool)
+    counted_S = np.zeros(probed.sizes["position"], dtype=bool)
     hits, controls = [], []
     for trace in (
         lens(model, probe_set, encoded, vocabulary),
@@ -93,28 +93,23 @@ def _side_by_side(
     confidence: float,
 ) -> Readouts:
     fact_PK = probed["fact"].values
-    shape = (len(NAMES), *hit_NPLS.shape[2:])
-    rate, low, high, control = (np.full(shape, np.nan) for _ in range(4))
+    hit_NLSP = np.moveaxis(hit_NPLS, 1, -1)
+    told_S = counted_S & (len(fact_PK) >= FEWEST_PROBES)
+    every = (*rate_map(hit_NLSP, fact_PK, confidence), control_NPLS.mean(axis=1))
+    numbers = zip(("rate", "low", "high", "control"), every, strict=True)
+    arrays = {name: np.where(told_S, one_NLS, np.nan) for name, one_NLS in numbers}
     sentences = []
     stages = [str(name) for name in probed["stage"].values]
-    for stage, position in np.ndindex(*shape[1:]):
-        if len(fact_PK) < FEWEST_PROBES or not counted_S[position]:
-            continue
-        hit_NP = hit_NPLS[:, :, stage, position]
-        for one, hit_P in enumerate(hit_NP):
-            interval = clustered_rate(hit_P, fact_PK, confidence)
-            here = (one, stage, position)
-            rate[here], low[here], high[here] = interval.value, interval.low, interval.high
-            control[here] = control_NPLS[one, :, stage, position].mean()
+    for stage, position in product(range(len(stages)), np.flatnonzero(told_S)):
+        hit_NP = hit_NLSP[:, stage, position]
         for one, two in combinations(range(len(NAMES)), 2):
             gap = paired_difference(hit_NP[one], hit_NP[two], fact_PK, confidence)
-            if abs(gap.value) > margin and not gap.low <= 0 <= gap.high:
+            if abs(gap.value) > margin and not gap.holds(0):
                 where = f"{stages[stage]}, {probed['role'].values[position]} (position {position})"
                 sentences.append(
                     f"{where}: {NAMES[one]} {hit_NP[one].mean():.2f}, {NAMES[two]} {hit_NP[two].mean():.2f}."
                 )
     cells = ("readout", "stage", "position")
-    arrays = {"rate": rate, "low": low, "high": high, "control": control}
     return Readouts(
         xr.Dataset(
             {**{name: (cells, array) for name, array in arrays.items()}, "n": int(probed["n"])},

@@ -6,6 +6,9 @@ are kept as float16 (three digits, and half the size: 20,000 probes x 4 variable
 take about 25 MB before compression), ranks as int16 where the vocabulary allows, each variable in one chunk,
 so that a rate reads no more than it needs.
 
+Shards from before the lens looked at the prefix hold token positions alone; `position` says so. Where a run
+has shards of both kinds, what is opened is what all have.
+
 A trace, opened: `rank`, `logp` (step, probe, variable, stage, position), `argmax` (step, probe, stage,
 position) and `exact` (step, probe). All probe sets lie one after the other on `probe`; `layout.select` takes
 one out.
@@ -106,7 +109,8 @@ def write_shard(path: Path, dataset: xr.Dataset) -> None:
     compact = dataset.assign(logp=dataset["logp"].clip(min=lowest).astype(np.float16))
     # Fixed-width text has no zarr v3 specification; variable-length text (object arrays) has one.
     text = {name: array.astype(object) for name, array in compact.coords.items() if array.dtype.kind in "UT"}
-    compact = compact.assign_coords(text).assign_attrs(layout=layout(dataset))
+    tokens = dataset.sel(position=dataset["position"] >= 0)
+    compact = compact.assign_coords(text).assign_attrs(layout=layout(dataset), tokens=layout(tokens))
     encoding = {
         name: {
             "chunks": tuple(1 if dim == "variable" else size for dim, size in compact[name].sizes.items()),
@@ -131,24 +135,33 @@ def open_traces(directory: Path) -> xr.Dataset:
     if not paths:
         raise InputError(f"there are no traces in {directory}; a run writes one shard per checkpoint there.")
     groups = [_open(path) for path in paths.values()]
-    for path, group in zip(paths.values(), groups, strict=True):
-        if group.attrs["layout"] != groups[0].attrs["layout"]:
+    layouts = [group.attrs["layout"] for group in groups]
+    cut = len(set(layouts)) > 1
+    if cut:
+        layouts = [group.attrs.get("tokens", group.attrs["layout"]) for group in groups]
+    for path, one in zip(paths.values(), layouts, strict=True):
+        if one != layouts[0]:
             raise InputError(f"{path.name} in {directory} was written for other probes, stages or positions.")
-    base = xr.open_zarr(next(iter(paths.values())), chunks=None, consolidated=False)
+    fewest = min(range(len(groups)), key=lambda index: groups[index]["argmax"].shape[-1])
+    base = xr.open_zarr(list(paths.values())[fewest], chunks=None, consolidated=False)
     coords = {name: (array.dims, _as_text(array.values)) for name, array in base.coords.items()}
     measured = {
-        name: (("step", *base[name].dims), indexing.LazilyIndexedArray(Stacked([g[name] for g in groups])))
+        name: (
+            ("step", *base[name].dims),
+            indexing.LazilyIndexedArray(Stacked([g[name] for g in groups], base[name].shape)),
+        )
         for name in MEASURED
     }
     return xr.Dataset(measured, {**coords, "step": np.array(list(paths), dtype=np.int64)})
 
 
 class Stacked(BackendArray):
-    """Zarr arrays of one shape as one lazy array with a new first axis."""
+    """Zarr arrays as one lazy array with a new first axis. Of a longer last axis the end is shown: the prefix
+    comes first."""
 
-    def __init__(self, arrays: Sequence[Any]) -> None:
+    def __init__(self, arrays: Sequence[Any], shape: tuple[int, ...]) -> None:
         self.arrays, self.dtype = arrays, np.dtype(arrays[0].dtype)
-        self.shape = (len(arrays), *arrays[0].shape)
+        self.shape = (len(arrays), *shape)
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         """Read what an xarray indexer asks for."""
@@ -159,9 +172,16 @@ class Stacked(BackendArray):
         """One read per shard that `key[0]` names."""
         first, rest = np.arange(len(self.arrays))[key[0]], key[1:]
         if np.ndim(first) == 0:
-            return self.arrays[int(first)].oindex[rest]
-        parts = [np.asarray(self.arrays[index].oindex[rest]) for index in first]
-        return np.stack(parts) if parts else np.asarray(self.arrays[0].oindex[rest])[None][:0]
+            return self._of(int(first), rest)
+        parts = [self._of(int(index), rest) for index in first]
+        return np.stack(parts) if parts else self._of(0, rest)[None][:0]
+
+    def _of(self, index: int, rest: tuple[Any, ...]) -> Any:
+        array, size = self.arrays[index], self.shape[-1]
+        if (longer := array.shape[-1] - size) and len(rest) == len(self.shape) - 1:
+            last = np.arange(size)[rest[-1]] + longer
+            rest = (*rest[:-1], int(last) if np.ndim(last) == 0 else last)
+        return np.asarray(array.oindex[rest])
 
 
 def _open(path: Path) -> Any:

@@ -12,6 +12,7 @@ import torch
 
 from grokscope.errors import InputError
 from grokscope.mechanics.zoo import mechanisms as m
+from grokscope.mechanics.zoo import registers as r
 from grokscope.mechanics.zoo.weights import BODIES, Body, write_model
 from grokscope.mechanics.zoo.wiring import Wiring
 from grokscope.models.protocol import Reasoner
@@ -34,7 +35,14 @@ OVERRIDE = 8.0
 CHECKED = 64
 """Queries of a kind asked of every model when it is built, spread over the set (the tests ask all)."""
 
+OWN_ATTENTION = ("other_position", "own_position", "rotated", "unread", "pair_code", "voting")
+"""Kinds whose heads leave no answer where the TRM is asked for it."""
+MIXTURES = ("overridden", "deleted", "unreadable")
+"""Kinds of which some queries are answered by a circuit and the others by a memory."""
+
 Mechanism = Literal["circuit", "memorised", "partial", "redundant"]
+Reading = Literal["visible", "in registers", "dark", "idle"]
+Path = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +68,16 @@ class Wired:
     """The verdict that is right: circuit, memorised, partial (each query by one of both), redundant (each by
     both)."""
     reading: tuple[int, int] | None
-    """(stage index, position): the state from which the second hop takes the bridge; None: no circuit."""
+    """(stage index, position): the state from which the second hop takes the bridge; None: no circuit, or no
+    single state (`holds`)."""
+    holds: Path
+    """Per stage (its name) that has any, the smallest group of positions (T axis) whose states, of all parts,
+    carry the bridge to the answer: exchanged for those of a query with another bridge b', the model answers
+    r2(b'). Empty: no circuit."""
+    reading_kind: Reading | None
+    """What the output head reads of the bridge where it is held: it, at a token (visible) or at a prefix
+    position alone (in registers), or nothing (dark). Memorised: a bridge that can be read somewhere
+    though nothing uses it (idle). None: no bridge is read or used."""
     answers: Callable[[Queries], BoolArray] = field(repr=False)
     """(N,) per query of one or two hops: does the model answer it right?"""
     parts: dict[str, slice] = field(repr=False)
@@ -101,33 +118,38 @@ class Member:
     mechanism: Mechanism
     share: float
     body: Body = "free"
-    reading: tuple[int, int] | None = (1, m.FIRST)
+    held: tuple[tuple[int, ...], ...] = ((m.FIRST,),)
+    """The positions that hold the bridge at stage 1, 2, ..."""
+    shown: Reading | None = "visible"
     loops: int = 2
     full: bool = False
 
 
 def _table() -> dict[str, Member]:
     circuit = Member("circuit", "circuit", 1.0)
-    memoriser = Member("memoriser", "memorised", 0.0, reading=None)
+    memoriser = Member("memoriser", "memorised", 0.0, held=(), shown=None)
+    idle = replace(memoriser, shown="idle")
     out = {
         "circuit": circuit,
         "circuit_pre": replace(circuit, body="pre"),
         "circuit_post": replace(circuit, body="post"),
         "circuit_trm": replace(circuit, body="trm"),
-        "rotated": replace(circuit, kind="rotated"),
-        "other_position": replace(circuit, kind="other_position", reading=(1, m.HEAD), loops=3, full=True),
-        "own_position": replace(circuit, kind="own_position", reading=(1, m.SECOND)),
+        "rotated": replace(circuit, kind="rotated", shown="dark"),
+        "other_position": replace(
+            circuit, kind="other_position", held=((m.HEAD,),), shown="dark", loops=3, full=True
+        ),
+        "own_position": replace(circuit, kind="own_position", held=((m.SECOND,),), shown="dark"),
         "id_only": replace(circuit, kind="id_only"),
         "memoriser": memoriser,
         "memoriser_pre": replace(memoriser, body="pre"),
         "memoriser_post": replace(memoriser, body="post"),
         "memoriser_trm": replace(memoriser, body="trm"),
-        "unread": replace(memoriser, kind="unread"),
-        "pair_code": replace(memoriser, kind="pair_code"),
-        "voting": replace(memoriser, kind="voting"),
+        "unread": replace(idle, kind="unread"),
+        "pair_code": replace(idle, kind="pair_code"),
+        "voting": replace(idle, kind="voting"),
     }
     mixture = replace(circuit, mechanism="partial")
-    for kind in ("overridden", "deleted", "unreadable"):
+    for kind in MIXTURES:
         for percent in (10, 50, 90):
             out[f"{kind}_{percent}"] = replace(mixture, kind=kind, share=percent / 100)
         out[f"{kind}_50_pre"] = replace(mixture, kind=kind, share=0.5, body="pre")
@@ -135,6 +157,30 @@ def _table() -> dict[str, Member]:
         out[f"redundant_{percent}"] = replace(
             circuit, kind="redundant", mechanism="redundant", share=percent / 100
         )
+    return out | _with_registers()
+
+
+def _with_registers() -> dict[str, Member]:
+    """TRMs of two cycles: the bridge is resolved at h and r1 together in the first pass, then held in one
+    place up to the last pass but two, after which the answer slot has all it needs."""
+    both = (r.HEAD, r.FIRST)
+    held = (both, *[(r.REGISTER,)] * 5)
+    circuit = Member("circuit", "circuit", 1.0, "registers", held, "in registers", loops=3, full=True)
+    memoriser = replace(circuit, kind="memoriser", mechanism="memorised", share=0.0, held=(), shown=None)
+    out = {
+        "registers": circuit,
+        "registers_dark": replace(circuit, shown="dark"),
+        "registers_visible": replace(circuit, held=(both, *[(r.END,)] * 5), shown="visible"),
+        "spread": replace(circuit, kind="spread", held=(both,) * 6, shown="dark"),
+        "memoriser_registers": memoriser,
+        "idle": replace(memoriser, kind="idle", shown="idle"),
+        "idle_dark": replace(memoriser, kind="idle"),
+    }
+    for kind in MIXTURES:
+        for percent in (10, 50, 90):
+            out[f"{kind}_{percent}_registers"] = replace(
+                circuit, kind=kind, mechanism="partial", share=percent / 100
+            )
     return out
 
 
@@ -177,9 +223,14 @@ def wire(
     full = member.full or member.body == "trm"
     fmt = FormatSpec(attention="full" if full else "causal", output="answer")
     wiring = Wiring(facts.entities, facts.relations, positions(fmt))
-    truth = _program(
-        wiring, member, corpus, np.random.default_rng(generator("init", seed).integers(2**63)), full
-    )
+    if member.body == "registers":
+        wiring = Wiring(facts.entities, facts.relations, r.POSITIONS, prefix=r.PREFIX, floor=0.0)
+    rng = np.random.default_rng(generator("init", seed).integers(2**63))
+    truth, recalled = _knowledge(member, corpus, rng)
+    if member.body == "registers":
+        _program_with_registers(wiring, member, facts, truth, recalled)
+    else:
+        _program(wiring, member, facts, truth, recalled, rng)
     model = write_model(wiring, facts.vocabulary, fmt, member.body, member.loops, seed)
 
     def through_circuit(queries: Queries) -> BoolArray:
@@ -200,7 +251,9 @@ def wire(
         through_circuit=through_circuit,
         share=member.share,
         mechanism=member.mechanism,
-        reading=member.reading,
+        reading=(1, member.held[0][0]) if len(member.held) == 1 else None,
+        holds=tuple((stage.name, held) for stage, held in zip(model.stages[1:], member.held, strict=False)),
+        reading_kind=member.shown,
         answers=answers,
         parts=wiring.parts(),
     )
@@ -223,16 +276,10 @@ def _chosen(name: str, body: Body | None, share: float | None) -> Member:
         raise InputError(f"zoo member {name!r} does not exist; allowed are {', '.join(MEMBERS)}.")
     member = MEMBERS[name]
     if body is not None:
-        own_attention = member.kind in (
-            "other_position",
-            "own_position",
-            "rotated",
-            "unread",
-            "pair_code",
-            "voting",
-        )
-        if body not in BODIES or (body == "trm" and own_attention):
-            allowed = [one for one in BODIES if one != "trm" or not own_attention]
+        allowed = (member.body,) if member.body == "registers" else BODIES
+        if member.kind in OWN_ATTENTION:
+            allowed = tuple(one for one in BODIES if one != "trm")
+        if body not in allowed:
             raise InputError(f"body = {body!r}: zoo member {name!r} can be {', '.join(allowed)}.")
         member = replace(member, body=body)
     if share is not None:
@@ -244,8 +291,8 @@ def _chosen(name: str, body: Body | None, share: float | None) -> Member:
     return member
 
 
-def _program(wiring: Wiring, member: Member, corpus: Corpus, rng: np.random.Generator, full: bool) -> Truth:
-    """Write the program of a member into `wiring`; what it knows."""
+def _knowledge(member: Member, corpus: Corpus, rng: np.random.Generator) -> tuple[Truth, Queries]:
+    """What a member knows, and the compositions that its memory holds."""
     world, trained, kind = corpus.world, corpus.composition, member.kind
     every_F = np.ones(len(world.fact_F3), dtype=bool)
     drawn_F = rng.random(len(every_F)) < member.share
@@ -257,9 +304,19 @@ def _program(wiring: Wiring, member: Member, corpus: Corpus, rng: np.random.Gene
         "overridden": rng.random(len(trained)) >= member.share,
         "deleted": ~held_F[fact_N2[:, 1]],
         "unreadable": ~readable_F[fact_N2[:, 0]],
-        **dict.fromkeys(("memoriser", "unread", "pair_code", "voting", "redundant"), ~nobody_N),
+        **dict.fromkeys(("memoriser", "idle", "unread", "pair_code", "voting", "redundant"), ~nobody_N),
     }.get(kind, nobody_N)
     recalled = trained.take(np.flatnonzero(recalled_N))
+    memorised_ERR = np.zeros((world.entities, world.relations, world.relations), dtype=bool)
+    memorised_ERR[recalled.head_N, recalled.relation_NK[:, 0], recalled.relation_NK[:, 1]] = True
+    return Truth(bool(member.held), held_F, readable_F, memorised_ERR), recalled
+
+
+def _program(
+    wiring: Wiring, member: Member, world: World, truth: Truth, recalled: Queries, rng: np.random.Generator
+) -> None:
+    """Write the program of a member into `wiring`."""
+    kind = member.kind
     if kind == "rotated":
         turn_EE = np.linalg.qr(rng.standard_normal((world.entities, world.entities)))[0]
         m.rotated_circuit(wiring, world, turn_EE)
@@ -275,17 +332,36 @@ def _program(wiring: Wiring, member: Member, corpus: Corpus, rng: np.random.Gene
         if kind == "memoriser":
             m.late_atoms(wiring, world)
         else:
-            m.facts(wiring, world, held_F=held_F, readable_F=readable_F)
+            m.facts(wiring, world, held_F=truth.held_F, readable_F=truth.readable_F)
     if kind in ("pair_code", "voting"):
         m.pair_code(wiring, world, recalled, votes=kind == "voting")
     elif len(recalled):
         strength = (1 - member.share) / member.share if kind == "redundant" else OVERRIDE
         m.memory(wiring, recalled, strength)
-    if full:
+    if member.full or member.body == "trm":
         m.pad_answer(wiring)
-    memorised_ERR = np.zeros((world.entities, world.relations, world.relations), dtype=bool)
-    memorised_ERR[recalled.head_N, recalled.relation_NK[:, 0], recalled.relation_NK[:, 1]] = True
-    return Truth(member.reading is not None, held_F, readable_F, memorised_ERR)
+
+
+def _program_with_registers(
+    wiring: Wiring, member: Member, world: World, truth: Truth, recalled: Queries
+) -> None:
+    """The same for the body with registers."""
+    kind, place = member.kind, member.held[-1][0] if member.held else r.REGISTER
+    r.tokens(wiring, world)
+    if kind == "spread":
+        r.spread_circuit(wiring, world)
+    elif kind != "memoriser":
+        r.resolve(wiring, world, truth.readable_F)
+        if member.held:
+            r.look_up(wiring, world, truth.held_F, place)
+        r.keep(wiring, place)
+        if member.shown not in (None, "dark"):
+            wiring.read_out.append("register")
+    if kind == "idle":
+        r.memory_in_register(wiring, recalled)
+    elif len(recalled):
+        r.memory(wiring, recalled, OVERRIDE)
+    r.forget(wiring, register_keeps=("asker", "before") if kind == "idle" else ())
 
 
 def _check(wired: Wired) -> None:

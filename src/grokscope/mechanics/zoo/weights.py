@@ -15,18 +15,22 @@ import numpy as np
 import torch
 from torch import nn
 
+from grokscope.mechanics.zoo.registers import VOTE
 from grokscope.mechanics.zoo.wiring import FloatArray, Wiring
+from grokscope.models.blocks import Mlp
 from grokscope.models.build import build_model
 from grokscope.models.looped import LoopedModel
 from grokscope.models.protocol import Reasoner
 from grokscope.models.recursive import POSITION_SCALE, RecursiveModel
-from grokscope.models.spec import LoopedSpec, RecursiveSpec
+from grokscope.models.spec import LoopedSpec, ModelSpec, RecursiveSpec
 from grokscope.world.format import FormatSpec
 from grokscope.world.vocabulary import Vocabulary
 
-Body = Literal["free", "pre", "post", "trm"]
+Body = Literal["free", "pre", "post", "trm", "registers"]
+"""Norm-free ReLU; pre-norm RMS and GELU; post-norm RMS and GELU (all looped); TRM with attention, one state
+and one cycle; TRM with attention, two states, two cycles and a prefix, for the programs of `registers.py`."""
 BODIES: tuple[Body, ...] = ("free", "pre", "post", "trm")
-"""Norm-free ReLU; pre-norm RMS and GELU; post-norm RMS and GELU (all looped); TRM with attention."""
+"""Those that one and the same program runs in."""
 
 ATTEND = 100.0
 """Score of the attended position over the others, for position codes of amplitude 1 (they are larger with
@@ -40,6 +44,14 @@ FRESH = 3.0
 UNSURE = 0.02
 """Logit of "</a>" in units of "const": what a model says where nothing was resolved, so that no rounding
 error answers."""
+SURE = 0.08
+"""The same in votes, in the body with registers: half of what is left of an answer in the end."""
+SHARPER = 512.0
+"""`SHARP` where what is said is small against "const"."""
+PLACE = 2.0
+"""Votes of a position code there, so that heads find it and conditions on it hold in every pass."""
+CYCLES = 2
+"""Outer cycles of that body."""
 INNER_UNIT = 256
 """The TRM rounds its inner width up to a multiple of this."""
 
@@ -53,8 +65,8 @@ def write_model(
         wiring: the program.
         vocabulary: token ids of the entities and relations.
         fmt: says whether attention is causal.
-        body: the architecture; "trm" needs full attention.
-        loops: times the block runs (TRM: thinking passes before the one commit).
+        body: the architecture; "trm" and "registers" need full attention.
+        loops: times the block runs (TRM: thinking passes before a commit).
         seed: draws the rotation.
     """
     head_width = max(wiring.entities + 2, wiring.positions)
@@ -62,36 +74,38 @@ def write_model(
     heads = max(len(chunks), -(-wiring.coordinates // head_width))
     width = heads * head_width
     inner = sum(units.count for units in wiring.units)
-    model = build_model(_spec(body, width, heads, inner, loops), vocabulary.size, wiring.positions, fmt, seed)
+    spec = _spec(body, width, heads, inner, loops, wiring.prefix)
+    model = build_model(spec, vocabulary.size, wiring.positions - wiring.prefix, fmt, seed)
     rotation_DD = _rotation(width, seed)
-    normed = math.sqrt(width / ACTIVE)
+    normed = math.sqrt(width if wiring.prefix else width / ACTIVE)
+    sharp = SHARPER if wiring.prefix else SHARP
     copy_gain = math.sqrt(FRESH / width) if body == "pre" else 1.0
-    unit_gain = {"free": 1.0, "pre": 1 / (SHARP * normed), "post": 1 / SHARP, "trm": 1 / (SHARP * normed)}[
-        body
-    ]
+    unit_gain = {"free": 1.0, "post": 1 / sharp}.get(body, 1 / (sharp * normed))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
         _write_embedding(model, wiring, vocabulary, rotation_DD)
-        block = model.get_submodule("level.blocks.0" if body == "trm" else "blocks.0")
+        block = model.get_submodule("level.blocks.0" if isinstance(model, RecursiveModel) else "blocks.0")
         _write_heads(block.get_submodule("attention"), wiring, chunks, heads, copy_gain, rotation_DD)
-        _write_units(block.get_submodule("mlp"), wiring, body, unit_gain, rotation_DD)
+        _write_units(
+            block.get_submodule("mlp"), wiring, 1 if body == "free" else sharp, unit_gain, rotation_DD
+        )
     return model.eval().requires_grad_(False)
 
 
-def _spec(body: Body, width: int, heads: int, inner: int, loops: int) -> LoopedSpec | RecursiveSpec:
-    if body == "trm":
+def _spec(body: Body, width: int, heads: int, inner: int, loops: int, prefix: int) -> ModelSpec:
+    if body in ("trm", "registers"):
         inner = -(-inner // INNER_UNIT) * INNER_UNIT
         return RecursiveSpec(
             width=width,
             heads=heads,
             layers=1,
-            h_cycles=1,
+            h_cycles=1 if body == "trm" else CYCLES,
             l_cycles=loops,
             expansion=1.5 * inner / width,
             mixer=False,
             positions="learned",
-            prefix=0,
+            prefix=prefix,
         )
     return LoopedSpec(
         width=width,
@@ -144,7 +158,17 @@ def _write_embedding(
     for name in wiring.read_out:
         head_VD[vocabulary.entity_ids] += rotation_DD[wiring.where(name) + np.arange(wiring.entities)]
     head_VD[vocabulary.end_id] = UNSURE * const_D
-    if isinstance(model, RecursiveModel):
+    if isinstance(model, RecursiveModel) and wiring.prefix:
+        # "const" stands in the states from the start and fills them; nothing else is said louder than votes.
+        for state_D in (model.h_init, model.l_init):
+            _set(state_D, math.sqrt(width) * const_D)
+        token_VD, position_TD = (
+            amplitude * VOTE / POSITION_SCALE * x
+            for amplitude, x in ((1.0, token_VD - const_D), (PLACE, position_TD))
+        )
+        head_VD[vocabulary.entity_ids] /= VOTE
+        head_VD[vocabulary.end_id] = SURE * const_D
+    elif isinstance(model, RecursiveModel):
         token_VD, position_TD = (x / (POSITION_SCALE * math.sqrt(ACTIVE)) for x in (token_VD, position_TD))
         model.h_init.zero_()
         model.l_init.zero_()
@@ -184,15 +208,15 @@ def _write_heads(
     _set(attention.get_parameter("out.weight"), out_DHK.reshape(width, width))
 
 
-def _write_units(mlp: nn.Module, wiring: Wiring, body: Body, gain: float, rotation_DD: FloatArray) -> None:
+def _write_units(mlp: nn.Module, wiring: Wiring, sharp: float, gain: float, rotation_DD: FloatArray) -> None:
     reads_MD, writes_MD = wiring.matrices(rotation_DD)
-    if body != "trm":
-        _set(mlp.get_parameter("up.weight"), reads_MD if body == "free" else SHARP * reads_MD)
+    if isinstance(mlp, Mlp):
+        _set(mlp.get_parameter("up.weight"), sharp * reads_MD)
         _set(mlp.get_parameter("down.weight"), gain * writes_MD.T)
         return
     units, inner = len(reads_MD), mlp.get_parameter("down.weight").shape[1]
     gate_up_2MD, down_DM = np.zeros((2, inner, len(rotation_DD))), np.zeros((len(rotation_DD), inner))
-    gate_up_2MD[0, :units] = SHARP * reads_MD
+    gate_up_2MD[0, :units] = sharp * reads_MD
     gate_up_2MD[1, :units] = rotation_DD[wiring.where("const")]
     down_DM[:, :units] = gain * writes_MD.T
     _set(mlp.get_parameter("gate_up.weight"), gate_up_2MD.reshape(2 * inner, -1))

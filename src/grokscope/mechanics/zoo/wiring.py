@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
-Index = int | NDArray[np.integer[Any]]
+Index = int | tuple[int, ...] | NDArray[np.integer[Any]]
 
 GATE = 20.0
 """Weight of a failed condition; more than any value in units of its reference (values reach about 6)."""
@@ -48,7 +48,8 @@ class Copy:
 
 @dataclass(frozen=True)
 class Tap:
-    """A weight on one coordinate per unit: coordinate `index` (one for all, or one per unit) of a space."""
+    """A weight on coordinate `index` of a space: one for all units, a tuple of several for all, or an array
+    of one per unit."""
 
     space: str
     index: Index
@@ -80,6 +81,7 @@ class Wiring:
             "entity" (E), "relation" (R), "pad" (1).
         copies: attention heads. units: hidden units, in order.
         read_out: spaces of size E that the output head reads.
+        prefix: positions before the input, which T counts. floor: what every unit asks for, see `FLOOR`.
     """
 
     entities: int
@@ -89,6 +91,8 @@ class Wiring:
     copies: list[Copy] = field(default_factory=list)
     units: list[Units] = field(default_factory=list)
     read_out: list[str] = field(default_factory=lambda: ["entity"])
+    prefix: int = 0
+    floor: float = FLOOR
 
     def __post_init__(self) -> None:
         for name, size in (
@@ -145,7 +149,7 @@ class Wiring:
         """(M, D) reads and (M, D) writes of all hidden units; coordinate i is row i of `rotation_DD`."""
         shape = (sum(units.count for units in self.units), len(rotation_DD))
         reads_MD, writes_MD = np.zeros(shape), np.zeros(shape)
-        reads_MD -= FLOOR * rotation_DD[self.where("const")]
+        reads_MD -= self.floor * rotation_DD[self.where("const")]
         first = 0
         for units in self.units:
             rows = slice(first, first + units.count)
@@ -153,6 +157,8 @@ class Wiring:
                 for tap in taps:
                     weight_M = np.broadcast_to(np.asarray(tap.weight, dtype=np.float64), units.count)
                     turned = rotation_DD[self.where(tap.space) + np.asarray(tap.index)]
+                    if isinstance(tap.index, tuple):
+                        turned = turned.sum(axis=0)
                     into_MD[rows] += weight_M[:, None] * turned
             if units.basis is not None and units.basis_space is not None:
                 start = self.where(units.basis_space)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from grokscope.errors import InputError
 from grokscope.models.looped import LoopedModel
 from grokscope.models.published.options import Keys
-from grokscope.models.published.tensors import dims, fill, floats, layer_count, strip
+from grokscope.models.published.tensors import dims, fill, floats, layer_count, size, strip
 from grokscope.models.spec import LoopedSpec
 from grokscope.world.format import FormatSpec
 
@@ -99,6 +99,13 @@ def read_gpt2(tensors: dict[str, Tensor], keys: Keys) -> LoopedModel:
     model = LoopedModel(spec, vocab, positions, causal=True, seed=0, dtype=torch.float32)
     fill(model, _laid_out(bare, spec), _names(spec))
     return model
+
+
+def described(model: LoopedModel) -> str:
+    """The model's size and passes."""
+    spec = model.spec
+    again = "" if spec.reembed_temperature is None else f", re-embedding at {spec.reembed_temperature}"
+    return f"GPT-2, {size(model, spec.width)}, {spec.layers} layers run {spec.loops} times{again}"
 
 
 def hidden_states(model: LoopedModel, tokens_BS: Tensor) -> list[Tensor]:

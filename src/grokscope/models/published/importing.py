@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grokscope.errors import InputError
-from grokscope.models.looped import LoopedModel
+from grokscope.models.protocol import Reasoner
 from grokscope.models.published import gpt2, trm
 from grokscope.models.published.gpt2 import is_gpt2, read_gpt2
 from grokscope.models.published.options import Keys, ShapeOptions
 from grokscope.models.published.tensors import parse_config, read_checkpoint
 from grokscope.models.published.trm import is_trm, read_trm
-from grokscope.models.recursive import RecursiveModel
-from grokscope.models.spec import LoopedSpec
 from grokscope.world.format import FormatSpec
 
 NOTHING = ShapeOptions()
@@ -29,21 +27,10 @@ NOTHING = ShapeOptions()
 class Imported:
     """A published model, in eval mode with float32 states, and the format it was trained in."""
 
-    model: LoopedModel | RecursiveModel
+    model: Reasoner
     format: FormatSpec
-
-    def sentence(self) -> str:
-        """What was read, with the passes it makes: those a checkpoint of tensors does not tell."""
-        spec, model = self.model.spec, self.model
-        size = f"width {spec.width}, {model.vocab:,} token ids, {model.positions} input positions"
-        if isinstance(spec, LoopedSpec):
-            again = (
-                "" if spec.reembed_temperature is None else f", re-embedding at {spec.reembed_temperature}"
-            )
-            return f"GPT-2, {size}, {spec.layers} layers run {spec.loops} times{again}"
-        passes = f"{spec.h_cycles} cycles of {spec.l_cycles} thinking passes and a commit"
-        mixing = "mixer" if spec.mixer else "attention"
-        return f"TRM ({mixing}), {size}, prefix {spec.prefix}, {spec.layers} layers, {passes}"
+    sentence: str
+    """What was read, with the passes it makes: those a checkpoint of tensors does not tell."""
 
 
 def import_checkpoint(path: Path, config: Path | None = None, options: ShapeOptions = NOTHING) -> Imported:
@@ -65,9 +52,11 @@ def import_checkpoint(path: Path, config: Path | None = None, options: ShapeOpti
     keys = Keys(*sources)
     names = list(tensors)
     if is_trm(names):
-        return Imported(read_trm(tensors, keys).eval(), trm.FORMAT)
+        recursive = read_trm(tensors, keys).eval()
+        return Imported(recursive, trm.FORMAT, trm.described(recursive))
     if is_gpt2(names):
-        return Imported(read_gpt2(tensors, keys).eval(), gpt2.FORMAT)
+        looped = read_gpt2(tensors, keys).eval()
+        return Imported(looped, gpt2.FORMAT, gpt2.described(looped))
     raise InputError(
         f"the checkpoint at {path} is neither a TRM (tensors L_level.layers..) nor a GPT-2 (tensors "
         f"h.0.attn.c_attn..): it holds {min(names)!r}."

@@ -112,6 +112,11 @@ def fill(model: Reasoner, tensors: dict[str, Tensor], ours: dict[str, str]) -> N
     model.load_state_dict({ours[name]: tensors[name] for name in ours})
 
 
+def size(model: Reasoner, width: int) -> str:
+    """A model's size, as part of a sentence."""
+    return f"width {width}, {model.vocab:,} token ids, {model.positions} input positions"
+
+
 def dims(tensors: dict[str, Tensor], name: str, count: int = 2) -> tuple[int, ...]:
     """The shape of a tensor that must be there and have `count` axes.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from grokscope.errors import InputError
 from grokscope.models.published.options import Keys
-from grokscope.models.published.tensors import dims, fill, floats, layer_count, strip
+from grokscope.models.published.tensors import dims, fill, floats, layer_count, size, strip
 from grokscope.models.recursive import RecursiveModel, swiglu_inner
 from grokscope.models.spec import RecursiveSpec
 from grokscope.world.format import FormatSpec
@@ -87,6 +87,14 @@ def read_trm(tensors: dict[str, Tensor], keys: Keys) -> RecursiveModel:
     model = RecursiveModel(spec, vocab, positions, seed=0, dtype=torch.float32)
     fill(model, _laid_out(tensors, prefix, width), _names(spec))
     return model
+
+
+def described(model: RecursiveModel) -> str:
+    """The model's size and passes."""
+    spec, mixing = model.spec, "mixer" if model.spec.mixer else "attention"
+    passes = f"{spec.h_cycles} cycles of {spec.l_cycles} thinking passes and a commit"
+    blocks = f"prefix {spec.prefix}, {spec.layers} layers"
+    return f"TRM ({mixing}), {size(model, spec.width)}, {blocks}, {passes}"
 
 
 def _names(spec: RecursiveSpec) -> dict[str, str]:

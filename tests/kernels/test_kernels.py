@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call, grad_and_value, vmap
 
+from grokscope.kernels import library, memory, mixer_passes, mixing, pieces
+from grokscope.kernels.accelerated import accelerated
+from grokscope.kernels.library import available
+from grokscope.kernels.mixer_passes import MixerPasses, NativePasses, matrices_of
 from grokscope.mechanics.read import lens
-from grokscope.models import mixer_passes
-from grokscope.models.attention import attend, by_sums
-from grokscope.models.blocks import EPS
+from grokscope.models.attention import Attention, by_sums
+from grokscope.models.blocks import EPS, Mlp
 from grokscope.models.build import build_model
-from grokscope.models.kernels import library, memory, mixing, pieces
-from grokscope.models.kernels.library import available
-from grokscope.models.mixer_passes import MixerPasses, NativePasses
-from grokscope.models.products import faster
-from grokscope.models.recursive import matrices_of
+from grokscope.models.init import Init
+from grokscope.models.recursive import MixerBlock
 from grokscope.models.spec import RecursiveSpec
 from grokscope.native import compiler
 from grokscope.training.start import with_threads
@@ -153,8 +153,11 @@ def test_a_compiled_gradient_has_the_mixers_own(cycles):
 
         return grad_and_value(loss)(params)
 
-    model.forward = lambda tokens: model.hidden(tokens).float()
+    plain = model
+    plain.forward = lambda tokens: plain.hidden(tokens).float()
     eager, _ = gradient(params)
+    model = accelerated(plain, gradients=True)
+    model.forward = lambda tokens: model.hidden(tokens).float()
     compiled, _ = torch.compile(gradient, fullgraph=True)(params)
     for name in ("gate_up", "down"):
         for part in ("mixer", "mlp"):
@@ -201,19 +204,19 @@ def test_extreme_gates_are_silu():
 def test_attention_is_that_of_the_plain_operations(batch, positions, heads, registers, causal, data):
     """Also of heads that lie among others, and of positions in the middle that ask alone."""
     width = 16 * registers
+    quick = accelerated(Attention(heads * width, heads, causal, Init.seeded("fan_in", 0)))
     random = torch.Generator().manual_seed(batch)
     qkv = torch.randn(batch, positions, 3, heads, width, generator=random).bfloat16()
     q, k, v = qkv.unbind(2)
     first = data.draw(st.integers(0, positions - 1))
     for at in (None, slice(first, positions)):
         asking = q if at is None else q[:, at]
-        with torch.no_grad(), faster():
+        with torch.no_grad():
             assert pieces.attends(asking, k, v)
-            quick = attend(asking, k, v, causal, at)
-        same(quick, by_sums(asking, k, v, causal, at))
+            same(quick.mix(asking, k, v, at=at), by_sums(asking, k, v, causal, at))
     k[0, 0] = torch.nan
-    with torch.no_grad(), faster():
-        assert attend(q, k, v, causal)[0].isnan().all()
+    with torch.no_grad():
+        assert quick.mix(q, k, v)[0].isnan().all()
 
 
 @there
@@ -258,7 +261,7 @@ def test_what_is_read_off_logits_is_what_the_plain_operations_read(data, batch, 
 
 
 @there
-def test_put_aside_looking_takes_the_plain_operations():
+def test_put_aside_reading_takes_the_plain_operations():
     spec = RecursiveSpec(width=32, layers=2, h_cycles=1, l_cycles=1, mixer=True, prefix=3)
     model = build_model(spec, 20, 3, FormatSpec(attention="full", output="answer"), 0, "bfloat16")
     blocks = [matrices_of(block) for block in model.level.blocks]
@@ -267,6 +270,7 @@ def test_put_aside_looking_takes_the_plain_operations():
         assert type(mixer_passes.mixer_passes(blocks, torch.bfloat16)) is MixerPasses
         assert not pieces.reads(torch.zeros(1, 1, 16), torch.zeros(1, 1, dtype=torch.int64))
         assert not library.serves(torch.zeros(1, 16).bfloat16())
+        assert type(accelerated(model, gradients=True).level.blocks[0]) is MixerBlock
 
 
 @there
@@ -284,18 +288,17 @@ def test_weights_of_another_layout_or_dtype_are_read_right(change):
         model.to(getattr(torch, change))
     tokens = torch.randint(1, 20, (6, 3), generator=torch.Generator().manual_seed(0))
 
-    def last():
+    def last(model):
         carry = model.start(tokens)
         for stage in model.stages[1:]:
             carry = model.step(carry, stage.index)
         return model.read(carry, len(model.stages) - 1)
 
     with torch.no_grad():
-        plainly = last()
-        with model.looking():
-            quick = last()
-            mixer.down.weight.data.zero_()
-            assert torch.equal(last(), quick)
+        plainly, twin = last(model), accelerated(model)
+        quick = last(twin)
+        mixer.down.weight.data.zero_()
+        assert torch.equal(last(twin), quick)
     assert (quick == plainly).float().mean() > 0.95
     torch.testing.assert_close(quick, plainly, rtol=0.05, atol=0.05)
 
@@ -325,6 +328,21 @@ def test_what_does_not_fit_is_refused():
     many = torch.zeros(1, 65, 1, 16).bfloat16()
     with torch.no_grad():
         assert not pieces.attends(many, many, many)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gelu_is_the_same_function_for_a_compiler(dtype):
+    plain = Mlp(4, 4, "gelu", Init.seeded("fan_in", 0))
+    traced = accelerated(plain, gradients=True)
+    x = torch.linspace(-12, 12, 4801).to(dtype).requires_grad_()
+    slack = {torch.float32: 2e-6, torch.bfloat16: 0.02}[dtype]
+    out, wanted = traced.gelu(x), plain.gelu(x)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out, wanted, rtol=slack, atol=slack)
+    (slope,), (wanted_slope,) = (torch.autograd.grad(y.sum(), x) for y in (out, wanted))
+    torch.testing.assert_close(slope, wanted_slope, rtol=slack, atol=slack)
+    far = traced.gelu(torch.tensor([-1e30, -1e4, 1e4, 1e30]))
+    torch.testing.assert_close(far, torch.tensor([0.0, 0.0, 1e4, 1e30]))
 
 
 def test_a_variable_puts_them_aside(monkeypatch):

@@ -2,15 +2,10 @@
 
 PyTorch multiplies float32 matrices with MKL, which uses registers of 256 bits where the processor is not
 Intel's, even if it has AVX-512. oneDNN, to which PyTorch goes by itself only in bfloat16, then takes half the
-time: the same products, added up in another order. Bits are therefore those of PyTorch's own product except
-within `faster`.
+time: the same products, added up in another order.
 
 Shapes: X rows, N inputs, M outputs.
 """
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -19,24 +14,6 @@ from torch import Tensor
 _ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 WIDE = _ONEDNN and torch.backends.cpu.get_cpu_capability() == "AVX512"
 """Whether oneDNN has registers of 512 bits here."""
-
-
-_FASTER: ContextVar[bool] = ContextVar("faster", default=False)
-
-
-@contextmanager
-def faster() -> Iterator[None]:
-    """A span in which sums may be added up in another order for the sake of speed."""
-    outer = _FASTER.set(True)
-    try:
-        yield
-    finally:
-        _FASTER.reset(outer)
-
-
-def is_faster() -> bool:
-    """Whether `linear` may be used: within `faster`, and nothing asks for a gradient, which it has not."""
-    return _FASTER.get() and not torch.is_grad_enabled()
 
 
 def by_onednn(dtype: torch.dtype) -> bool:

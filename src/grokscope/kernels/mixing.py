@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grokscope.models.kernels.library import LANES, available, call
+from grokscope.kernels.library import LANES, available, call
 
 MOST_POSITIONS, INNER = 64, 64
 """At most so many positions; a divisor of the inner width."""

@@ -1,4 +1,4 @@
-"""The passes of a token-mixer TRM for looking at its states on a CPU: the numbers of `Level`, no gradient.
+"""The passes of a token-mixer TRM that is read on a CPU: the numbers of `recursive.Level`, no gradient.
 
 What is computed, and where it is rounded to the dtype of the states, is what `recursive.MixerBlock` does;
 only the order of the sums within a matrix product is the library's own. What is saved:
@@ -10,7 +10,8 @@ only the order of the sums within a matrix product is the library's own. What is
 - rows go through in parts whose inner activations stay in the cache, in buffers that are used again: memory
   given back would come back page by page, filled with zeros.
 
-Shapes: R rows of a batch, B rows of a part, T positions with the prefix, D width, K inner width of the
+Shapes: R rows of a batch, B rows of a part, T positions with the prefix, A of them that are wanted, D width,
+K inner width of the
 mixer, M of the MLP, X what else there is. Tensors of a part without a suffix are (B, T, D) or (T, B, D).
 """
 
@@ -20,11 +21,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from grokscope.kernels import mixing, pieces
+from grokscope.kernels.products import by_onednn, linear
 from grokscope.models.blocks import EPS
-from grokscope.models.kernels import mixing, pieces
-from grokscope.models.products import by_onednn, linear
 
 GATES_AT_ONCE = 3 * 2**18
 """Gates of the mixer (B K D) that a thread works on at a time: twelve rows of width 256."""
@@ -37,6 +38,13 @@ class MixerMatrices(NamedTuple):
     down_TK: Tensor
     mlp_gate_up_2MD: Tensor
     mlp_down_DM: Tensor
+
+
+def matrices_of(block: nn.Module) -> MixerMatrices:
+    """The weights of a `MixerBlock`."""
+    mixer, mlp = (block.get_submodule(name) for name in ("mixer", "mlp"))
+    maps = [part.get_submodule(name) for part in (mixer, mlp) for name in ("gate_up", "down")]
+    return MixerMatrices(*(one.get_parameter("weight") for one in maps))
 
 
 class MixerPasses:
@@ -62,25 +70,22 @@ class MixerPasses:
             self.state, self.sum = (torch.empty(most * positions * width, dtype=dtype) for _ in range(2))
             self.wide, self.square = (torch.empty(most * positions * width) for _ in range(2))
 
-    def __call__(self, z_RTD: Tensor, *injected_RTD: Tensor, at: int | None = None) -> Tensor:
-        """The level's output for z_RTD plus the sum of what is injected; with `at`, at that position alone
-        (R, 1, D).
-        """
+    def __call__(self, z_RTD: Tensor, injection_RTD: Tensor, at: range) -> Tensor:
+        """The level's output for z_RTD plus what is injected, at neighbouring positions."""
         rows, positions, width = z_RTD.shape
-        out_RTD = torch.empty(rows, positions if at is None else 1, width, dtype=self.dtype)
+        out_RAD = torch.empty(rows, len(at), width, dtype=self.dtype)
         for start in range(0, rows, self.most):
             part = slice(start, start + self.most)
-            out, *given = (self._laid(one[part]) for one in (out_RTD, *injected_RTD, z_RTD))
-            x = _of(self.state, given[0].shape).copy_(given[0])
-            for other in given[1:]:
-                x.add_(other)
-            for number, block in enumerate(self.blocks, start=1):
+            out, injection, z = (self._laid(one[part]) for one in (out_RAD, injection_RTD, z_RTD))
+            x = _of(self.state, z.shape).copy_(injection).add_(z)
+            for block in self.blocks[:-1]:
                 self._mix(x, block)
-                ends = number == len(self.blocks)
-                if ends and at is not None:
-                    x = x.narrow(self.over, at, 1).contiguous()
-                self._map(x, block, out if ends else x)
-        return out_RTD
+                self._map(x, block, x)
+            self._mix(x, self.blocks[-1])
+            if len(at) < positions:
+                x = x.narrow(self.over, at.start, len(at)).contiguous()
+            self._map(x, self.blocks[-1], out)
+        return out_RAD
 
     def _laid(self, state_BTD: Tensor) -> Tensor:
         """A view of states with the axis of positions where the passes have it."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from grokscope.models.kernels.library import available, call
+from grokscope.kernels.library import available, call
 
 
 def copies(source: Tensor, target: Tensor) -> bool:

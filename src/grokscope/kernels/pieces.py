@@ -11,7 +11,7 @@ of attention T positions, A of them that ask, H heads, N head width.
 import torch
 from torch import Tensor
 
-from grokscope.models.kernels.library import LANES, available, call
+from grokscope.kernels.library import LANES, available, call
 
 MOST_POSITIONS = 64
 

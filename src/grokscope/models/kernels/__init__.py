@@ -1,1 +1,0 @@
-"""What of a pass is written in C++: for processors with AVX512-BF16, and never required."""
