@@ -116,14 +116,14 @@ def _step(options: argparse.Namespace) -> dict[str, Any]:
 
 def _corpus(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.shapes import shape
-    from grokscope.world.corpus import build_corpus
-    from grokscope.world.graph import build_world
+    from grokscope.runs.setup import RunSetup
 
     torch.set_num_threads(options.threads)
     spec = shape("reference", options.quick, json.loads(options.changes))
+    setup = RunSetup(spec)
     before = resident()
     began, cpu = time.perf_counter(), time.process_time()
-    corpus = build_corpus(build_world(spec.world, spec.seeds), spec.corpus, spec.regime, spec.seeds)
+    corpus = setup.corpus
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     return {
         "regime": spec.regime.name,

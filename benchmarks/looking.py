@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from benchmarks.clock import take_time
 from benchmarks.machine import ceiling, flops
-from benchmarks.shapes import build, corpus_of, shape
+from benchmarks.shapes import build, built, shape
 from grokscope.mechanics.patch.interchange import Setting, draw_donors, interchange, source_of
 from grokscope.mechanics.patch.interventions import Intervention, intervene
 from grokscope.mechanics.read.lens import lens, targets
@@ -73,7 +73,7 @@ def looking(name: str, threads: int, quick: bool) -> list[dict[str, Any]]:
 
 def _rows(name: str, threads: int, dtype: str, quick: bool) -> list[dict[str, Any]]:
     spec = shape(name, quick)
-    model, corpus = build(spec, dtype), corpus_of(spec)
+    model, corpus = build(spec, dtype), built(spec).corpus
     vocabulary, probe_set = corpus.world.vocabulary, corpus.probes["train_inferred"]
     encoded = encode(probe_set.queries, vocabulary, spec.format)
     few, some = some_probes(probe_set, encoded, 16 if quick else MAPPED[name])

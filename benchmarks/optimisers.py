@@ -21,8 +21,9 @@ from benchmarks.steps import as_trained, stepper
 from grokscope.errors import InputError
 from grokscope.findings.ways import Against, Reached
 from grokscope.findings.worthwhile import compared, reached
-from grokscope.runs.cost import run_cost
-from grokscope.runs.run import Run, Study
+from grokscope.runs.cost import step_flop
+from grokscope.runs.open import Run
+from grokscope.runs.study import Study
 from grokscope.statistics.times import kaplan_meier
 
 LEVELS = (0.5, 0.9)
@@ -93,7 +94,7 @@ def _line(
     step: float | None,
 ) -> list[str]:
     def when(some: Mapping[str, Run], level: float) -> list[Reached]:
-        return [reached(name, run, level, probe_set, run_cost(run.spec).flop) for name, run in some.items()]
+        return [reached(name, run, level, probe_set, step_flop(run.setup)) for name, run in some.items()]
 
     times = [when(runs, level) for level in LEVELS]
     middle = kaplan_meier([one.time for one in times[-1]]).median.value

@@ -29,18 +29,16 @@ from benchmarks import machine, tables
 from benchmarks.alone import MEGABYTE, forget_peak, peak
 from benchmarks.looking import ARM, interchange_loop, lens_loop
 from benchmarks.run import DOCUMENT, RESULTS
-from benchmarks.shapes import build, corpus_of, shape
+from benchmarks.shapes import build, built, shape
 from grokscope.files import write_json
 from grokscope.mechanics.patch.interchange import Setting, draw_donors, interchange, source_of
 from grokscope.mechanics.read.layout import chosen_probes, some_probes
 from grokscope.mechanics.read.lens import lens, targets
-from grokscope.models.build import build_model
 from grokscope.models.protocol import Reasoner
-from grokscope.runs.causal import TRAINED_SET, setting_of
+from grokscope.runs.causal import TRAINED_SET
 from grokscope.runs.directory import CORPUS, SPEC
-from grokscope.runs.run import Run
-from grokscope.training.checkpoint import load_weights, model_tensors, save_weights, weights_path
-from grokscope.world.format import positions
+from grokscope.runs.open import Run
+from grokscope.training.checkpoint import model_tensors, save_weights, weights_path
 from grokscope.world.probes import ProbeSet
 
 SECTION = "paper_size"
@@ -104,7 +102,7 @@ def make_run(directory: Path, quick: bool) -> Path:
     """A run directory as `grokscope trace` and `patch` read it, with one checkpoint of random weights."""
     spec = shape("reference", quick, None if quick else PAPER_SIZE)
     write_json(directory / SPEC, spec.tree())
-    write_json(directory / CORPUS, corpus_of(spec).summary())
+    write_json(directory / CORPUS, built(spec).corpus.summary())
     save_weights(weights_path(directory, 0), model_tensors(build(spec, "float32")))
     return directory
 
@@ -113,7 +111,8 @@ def look(directory: Path, dtype: str, threads: int, quick: bool, said: Path | No
     """Both instruments over all their probes, and their loops over a few of them."""
     torch.set_num_threads(threads)
     run = Run.open(directory)
-    model, setting, every = _model(run, dtype), setting_of(run), run.corpus.probes[TRAINED_SET]
+    model, setting = run.setup.model(run.weights(), dtype), run.setting()
+    every = run.corpus.probes[TRAINED_SET]
     ceiling = machine.ceiling(dtype, quick, "cpu")
     found, rows = {}, []
     for name in INSTRUMENTS:
@@ -227,15 +226,6 @@ def _lens(model: Reasoner, probes: ProbeSet, setting: Setting) -> xr.Dataset:
 
 def _interchange(model: Reasoner, probes: ProbeSet, setting: Setting) -> xr.Dataset:
     return interchange(model, probes, setting, [ARM])
-
-
-def _model(run: Run, dtype: str) -> Reasoner:
-    """The last checkpoint of a run, in a dtype of one's own choice."""
-    spec = run.spec
-    vocab, size = run.world.vocabulary.size, positions(spec.format)
-    model = build_model(spec.model, vocab, size, spec.format, spec.seeds.init, dtype)
-    load_weights(run.weights(), model)
-    return model.eval()
 
 
 if __name__ == "__main__":

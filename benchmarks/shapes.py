@@ -6,20 +6,15 @@ from typing import Any
 
 import torch
 
-from grokscope.models.build import build_model
 from grokscope.models.protocol import Reasoner
 from grokscope.runs.files import load_study
-from grokscope.runs.spec import RunSpec
-from grokscope.seeds import Seeds
+from grokscope.runs.job import RunSpec
+from grokscope.runs.setup import RunSetup
 from grokscope.spec import merge
 from grokscope.training.cost import examples_flops
-from grokscope.training.data import Batches, TrainingData, training_data
+from grokscope.training.data import Batches, TrainingData
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer, TrainState
-from grokscope.world.corpus import Corpus, build_corpus
-from grokscope.world.format import positions
-from grokscope.world.graph import build_world
-from grokscope.world.spec import CorpusSpec, Regime, WorldSpec
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "reference": ("paper", {"model": {"width": 128}}),
@@ -54,13 +49,9 @@ def shape(name: str, quick: bool, changes: dict[str, Any] | None = None) -> RunS
 
 
 @cache
-def _corpus(world: WorldSpec, corpus: CorpusSpec, regime: Regime, seeds: Seeds) -> Corpus:
-    return build_corpus(build_world(world, seeds), corpus, regime, seeds)
-
-
-def corpus_of(spec: RunSpec) -> Corpus:
-    """The corpus of a spec; built once per process."""
-    return _corpus(spec.world, spec.corpus, spec.regime, spec.seeds)
+def built(spec: RunSpec) -> RunSetup:
+    """World, corpus and data of a spec; built once per process."""
+    return RunSetup(spec)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,16 +71,13 @@ class Setup:
 
 def build(spec: RunSpec, dtype: str | None = None) -> Reasoner:
     """The model of a spec, on its device."""
-    vocabulary = corpus_of(spec).world.vocabulary
-    size, dtype = positions(spec.format), dtype or spec.training.dtype
-    model = build_model(spec.model, vocabulary.size, size, spec.format, spec.seeds.init, dtype)
-    return model.to(spec.training.device)
+    return built(spec).model(dtype=dtype).to(spec.training.device)
 
 
 def setup(spec: RunSpec) -> Setup:
     """Data, model and optimiser of a spec, with the initial state."""
-    corpus = corpus_of(spec)
-    data = training_data(corpus, spec.format, spec.training.atom_repetition)
+    made = built(spec)
+    data = made.data
     batches = Batches(data, spec.training.batch, spec.seeds.order, torch.device(spec.training.device))
     model = build(spec)
     objective = Objective(model, batches.layout, spec.training.loss, spec.training.halt_weight)

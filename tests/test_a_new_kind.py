@@ -21,7 +21,7 @@ from grokscope.models.stages import looped_stages
 from grokscope.models.taps import Tap, tapped
 from grokscope.runs.devices import DEVICES
 from grokscope.runs.estimate import count_work, estimate_device
-from grokscope.runs.run import Run
+from grokscope.runs.open import Run
 from grokscope.runs.spec import StudySpec
 from grokscope.seeds import Seeds
 from grokscope.world.format import FormatSpec

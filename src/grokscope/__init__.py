@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from grokscope.models.protocol import Reasoner
-    from grokscope.runs.run import Run, Study
-    from grokscope.runs.transfer import Transfer
+    from grokscope.runs.open import Run, Transfer
+    from grokscope.runs.study import Study
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "open"]
@@ -25,7 +25,7 @@ def open(directory: str | Path) -> "Run | Study | Transfer":
     Raises:
         grokscope.errors.InputError: it is none of them, or cannot be read.
     """
-    from grokscope.runs.run import open_directory  # imported here: `import grokscope` stays light
+    from grokscope.runs.study import open_directory  # imported here: `import grokscope` stays light
 
     return open_directory(directory)
 

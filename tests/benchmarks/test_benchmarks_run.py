@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.plain import PlainTrainer
-from benchmarks.shapes import build, corpus_of, setup, shape
+from benchmarks.shapes import build, built, setup, shape
 
 from benchmarks import gpu, looking, machine, paper_size, run, tables
 from grokscope.mechanics.patch.interchange import Setting, draw_donors, interchange, source_of
@@ -32,7 +32,7 @@ def test_plain_baseline_makes_the_same_steps(name):
 @pytest.mark.parametrize("name", run.NAMES)
 def test_loops_one_at_a_time_see_the_same(name):
     spec = shape(name, True)
-    model, corpus = build(spec, "float32"), corpus_of(spec)
+    model, corpus = build(spec, "float32"), built(spec).corpus
     probe_set, vocabulary = corpus.probes["train_inferred"], corpus.world.vocabulary
     encoded = encode(probe_set.queries, vocabulary, spec.format)
     names, target_PC = targets(probe_set, vocabulary)

@@ -14,12 +14,11 @@ from grokscope.findings import evaluate
 from grokscope.findings.transfers import transferred
 from grokscope.findings.values import Findings
 from grokscope.report.tuning_figures import tuning_curves
-from grokscope.runs.plan import plan, prepare
-from grokscope.runs.run import Study
-from grokscope.runs.transfer import RESULT
+from grokscope.runs.directory import RESULT
+from grokscope.runs.study import Study
 from grokscope.world.probes import MIXES
 from tests.runs.test_transfers import transfer_here
-from tests.runs.tiny import tiny_study, trained
+from tests.runs.tiny import begun, tiny_study, trained
 
 STUDY = tiny_study(
     regimes=["natural", "both_hops_full"],
@@ -132,7 +131,7 @@ def test_what_cannot_be_done_is_one_sentence(
 def test_a_study_without_a_finished_run_has_no_findings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prepare(STUDY, tmp_path / "new", plan(STUDY, tmp_path / "new"))
+    begun(STUDY, tmp_path / "new")
     opened = grokscope.open(tmp_path / "new")
     assert isinstance(opened, Study)
     with pytest.raises(InputError, match="no finished run"):

@@ -15,7 +15,7 @@ from grokscope.errors import InputError
 from grokscope.findings.price import PLAIN, Rung, cells, ends, prices, rows, rung_table, rungs, table
 from grokscope.findings.transfers import transferred
 from grokscope.runs.files import load_study, parse_study
-from grokscope.runs.run import Study
+from grokscope.runs.study import Study
 from tests.runs.test_execution import TINY, run_here
 from tests.runs.test_transfers import TRANSFER, transfer_here
 

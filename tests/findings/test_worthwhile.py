@@ -19,9 +19,9 @@ from grokscope.findings.ways import Reached, Worth
 from grokscope.findings.worthwhile import ways_of, worthwhile
 from grokscope.findings.worthwhile_text import rows, sentences
 from grokscope.report.worthwhile_figure import iso_accuracy
-from grokscope.runs.directory import CORPUS, DONE, SPEC, STUDY, run_directory
-from grokscope.runs.run import Study
+from grokscope.runs.directory import CORPUS, DONE, SPEC, STUDY, place_of
 from grokscope.runs.spec import StudySpec
+from grokscope.runs.study import Study
 from grokscope.statistics.clustered import Rate
 from grokscope.statistics.times import Time
 
@@ -43,9 +43,9 @@ def drawn(out: Path, reached: dict[str, list[int | None]], study: StudySpec | No
     """A finished study whose runs' OOD accuracy jumps from 0 to 1 at these steps (None: never)."""
     study = StudySpec.parse(TREE) if study is None else study
     write_json(out / STUDY, study.tree())
-    for name, spec in study.expand().items():
+    for spec in study.expand().values():
         at = reached[spec.regime.name][spec.seeds.world]
-        directory = run_directory(out, name, spec)
+        directory = place_of(out, spec)
         write_json(directory / SPEC, spec.tree())
         write_json(directory / DONE, {"step": spec.training.steps})
         added = ADDED[spec.regime.name]

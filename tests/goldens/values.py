@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from grokscope.studies.files import load_study, shipped_studies, study_path
-from grokscope.studies.transfer_spec import TransferRunSpec
 
+from grokscope.runs.files import load_study, shipped_studies, study_path
+from grokscope.runs.job import TransferRunSpec
 from grokscope.seeds import Seeds
 from grokscope.spec import read_yaml
 from grokscope.world.corpus import Corpus, build_corpus
@@ -51,10 +51,12 @@ def identities() -> dict[str, dict[str, str]]:
             spec = load_study(study, family)
             runs = spec.expand()
             every = {name: run.identity for name, run in runs.items()}
-            first, run = next(iter(runs.items()))
+            run = next(iter(runs.values()))
             for variant, transfer in spec.transfer.transfers().items() if spec.transfer else ():
-                made = TransferRunSpec(base=run, step=run.training.steps, transfer=transfer)
-                every[f"{first}-end-{variant}".rstrip("-")] = made.identity
+                made = TransferRunSpec(
+                    base=run, step=run.training.steps, transfer=transfer, moment="end", variant=variant
+                )
+                every[made.name] = made.identity
             found[f"{study} {family}" if family else study] = every
     return found
 

@@ -14,7 +14,7 @@ from grokscope.report import write_report
 from grokscope.report.gather import command_of, gather, moments
 from grokscope.report.tables import StudyView, select
 from grokscope.runs.files import load_study
-from grokscope.runs.run import Study
+from grokscope.runs.study import Study
 from tests.runs.tiny import tiny_study, trained
 
 SPEC = tiny_study(

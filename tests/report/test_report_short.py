@@ -15,7 +15,7 @@ from grokscope.report import figures, style
 from grokscope.report.context import own_saturation, page_context, regime_context
 from grokscope.report.finding_figures import courses, plane, waiting
 from grokscope.report.tables import MOMENTS
-from grokscope.runs.run import Study
+from grokscope.runs.study import Study
 from grokscope.statistics.times import Time
 from tests.report.factory import STEPS, study
 from tests.runs.tiny import tiny_study, trained

@@ -12,13 +12,12 @@ from grokscope.mechanics.spec import RULE, CausalSpec
 from grokscope.report.causal_context import causal_reasons, causal_sentences
 from grokscope.report.gather import gather
 from grokscope.runs.causal import SCHEMA, examined_steps
-from grokscope.runs.directory import CAUSAL, SPEC, VERDICT, read_spec
-from grokscope.runs.plan import plan
-from grokscope.runs.run import Run, Study
-from grokscope.runs.spec import RunSpec
+from grokscope.runs.directory import CAUSAL, SPEC, VERDICT
+from grokscope.runs.job import RunSpec
+from grokscope.runs.open import Run
+from grokscope.runs.study import Study
 from grokscope.runs.summary import UNTESTED, print_summary, summary_rows
-from grokscope.runs.worker import do_run
-from tests.runs.tiny import tiny_study, trained
+from tests.runs.tiny import do_here, plan_runs, tiny_study, trained
 
 STUDY = tiny_study(regimes=["natural"], causal={"probes": 12, "steps": "all", "dense_probes": 6})
 
@@ -51,7 +50,7 @@ def test_a_finished_run_has_its_verdict_and_every_cell(done: tuple[Path, Run]) -
     two_hop = [name for name in STUDY.causal.sets if name in run.corpus.probes]
     last = cells.filter(cells["step"] == 8)
     assert set(last["probe_set"]) == set(two_hop)
-    assert [row.action for row in plan(STUDY, out)] == ["skip"]
+    assert [row.action for row in plan_runs(STUDY, out)] == ["skip"]
 
 
 def test_a_missing_verdict_is_made_up_for_with_the_same_bytes(done: tuple[Path, Run]) -> None:
@@ -59,8 +58,8 @@ def test_a_missing_verdict_is_made_up_for_with_the_same_bytes(done: tuple[Path, 
     before = {name: (run.directory / name).read_bytes() for name in (VERDICT, CAUSAL)}
     (run.directory / VERDICT).unlink()
     assert Run.open(run.directory).verdict is None
-    assert [row.action for row in plan(STUDY, out)] == ["diagnose"]
-    do_run(run.directory)
+    assert [row.action for row in plan_runs(STUDY, out)] == ["diagnose"]
+    do_here(run.directory, None)
     assert {name: (run.directory / name).read_bytes() for name in before} == before
 
 
@@ -70,8 +69,8 @@ def test_a_verdict_of_an_older_rule_is_made_again(done: tuple[Path, Run]) -> Non
     tree = json.loads(before)
     del tree["rule"]  # As it was written before the rule had a version.
     (run.directory / VERDICT).write_text(json.dumps(tree))
-    assert [row.action for row in plan(STUDY, out)] == ["diagnose"]
-    do_run(run.directory)
+    assert [row.action for row in plan_runs(STUDY, out)] == ["diagnose"]
+    do_here(run.directory, None)
     assert (run.directory / VERDICT).read_bytes() == before
 
 
@@ -79,8 +78,8 @@ def test_a_damaged_verdict_is_made_again(done: tuple[Path, Run]) -> None:
     out, run = done
     before = (run.directory / VERDICT).read_bytes()
     (run.directory / VERDICT).write_bytes(before[:100])
-    assert [row.action for row in plan(STUDY, out)] == ["diagnose"]
-    do_run(run.directory)
+    assert [row.action for row in plan_runs(STUDY, out)] == ["diagnose"]
+    do_here(run.directory, None)
     assert (run.directory / VERDICT).read_bytes() == before
 
 
@@ -96,8 +95,6 @@ def test_a_table_that_lost_cells_is_not_taken_for_whole(done: tuple[Path, Run], 
 
 
 def test_without_a_verdict_the_mechanism_is_not_tested(done: tuple[Path, Run], tmp_path: Path) -> None:
-    from grokscope.runs.run import Study
-
     out, run = done
     assert summary_rows(Study.open(out))[0][-1] == run.verdict.verdict  # type: ignore[union-attr]
     kept = (run.directory / VERDICT).read_bytes()
@@ -125,7 +122,7 @@ def test_the_commands_print_a_table_and_save_a_picture(
         shown = capsys.readouterr().out
         assert "relation1" in shown
         assert f"picture: {out}\n" in shown
-    assert read_spec(done[1].directory).causal == STUDY.causal
+    assert Run.open(done[1].directory).spec.causal == STUDY.causal
     assert (done[1].directory / SPEC).exists()
 
 

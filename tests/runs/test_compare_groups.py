@@ -6,7 +6,7 @@ import pytest
 
 from grokscope import cli
 from grokscope.errors import InputError
-from grokscope.runs.groups import runs_of
+from grokscope.runs.study import runs_of
 from tests.runs.tiny import tiny_study, trained
 
 STUDY = tiny_study(

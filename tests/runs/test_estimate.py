@@ -16,7 +16,7 @@ from grokscope.errors import InputError
 from grokscope.files import write_json, write_text
 from grokscope.runs.cost import bytes_text, study_sentences
 from grokscope.runs.devices import DEVICES, device_of
-from grokscope.runs.directory import DONE, SPEC, run_directory
+from grokscope.runs.directory import DONE, SPEC, place_of
 from grokscope.runs.estimate import (
     count_work,
     estimate_device,
@@ -220,7 +220,7 @@ def test_a_prediction_is_held_against_recorded_runs(
     with pytest.raises(InputError, match="against"):
         recorded_seconds(study, out)
     for name, spec in study.expand().items():
-        place = run_directory(out, name, spec)
+        place = place_of(out, spec)
         steps = spec.training.steps if name != "natural-s1" else 1
         write_json(place / SPEC, spec.tree())
         write_json(place / DONE, {"step": steps})

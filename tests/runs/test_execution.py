@@ -18,11 +18,16 @@ from grokscope.errors import InputError
 from grokscope.runs.directory import DONE, SPEC, locked
 from grokscope.runs.execute import run_study
 from grokscope.runs.files import load_study
-from grokscope.runs.plan import plan, prepare, start_order
-from grokscope.runs.run import Run, Study
+from grokscope.runs.open import Run
+from grokscope.runs.plan import start_order
 from grokscope.runs.spec import StudySpec
+from grokscope.runs.study import Study
 from grokscope.runs.summary import summary_rows
-from grokscope.runs.worker import do_run
+from grokscope.seeds import Seeds
+from grokscope.world.corpus import Corpus, build_corpus
+from grokscope.world.graph import World
+from grokscope.world.spec import CorpusSpec, Regime
+from tests.runs.tiny import begun, do_here, plan_runs
 
 TINY = """
 regimes: [natural, both_hops_full]
@@ -81,10 +86,9 @@ def contents(out: Path) -> dict[str, object]:
 
 def run_here(study: StudySpec, out: Path) -> Study:
     """An executor of another kind: every run in this process, one after another."""
-    planned = plan(study, out)
-    prepare(study, out, planned)
+    planned = begun(study, out)
     for run in start_order(planned):
-        do_run(run.directory, threads=1)
+        do_here(run.directory)
     return Study.open(out)
 
 
@@ -113,11 +117,29 @@ def test_a_study_ends_with_every_run_finished_and_diagnosed(study: StudySpec, wh
     assert [row[0] for row in summary_rows(done)] == list(done.runs)
 
 
+def test_a_process_builds_a_corpus_once(
+    study: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker for training, diagnosis and verdict; the parent of a study for all that it says."""
+    built: list[str] = []
+
+    def build(world: World, spec: CorpusSpec, regime: Regime, seeds: Seeds) -> Corpus:
+        built.append(regime.name)
+        return build_corpus(world, spec, regime, seeds)
+
+    monkeypatch.setattr("grokscope.runs.setup.build_corpus", build)
+    (first, _) = begun(study, tmp_path)
+    do_here(first.directory)
+    assert built == ["natural"]
+    built.clear()
+    run_study(study, tmp_path, workers=1, threads=1, say=lambda _: None)
+    assert built == ["natural"]
+
+
 def test_a_killed_study_ends_with_the_same_bytes(study: StudySpec, whole: Path, tmp_path: Path) -> None:
     """Workers are killed (-9) at other moments of every run; then the study is simply run again."""
     out = tmp_path / "killed"
-    planned = plan(study, out)
-    prepare(study, out, planned)
+    planned = begun(study, out)
     for run, marks in zip(planned, (("corpus.json", "step_00000005"), ("step_00000014",)), strict=True):
         for mark in marks:
             place = run.directory / mark
@@ -270,31 +292,28 @@ def test_a_run_that_cannot_be_continued_stays_finished(
     study: StudySpec, copy: Path, damage: str, said: str
 ) -> None:
     longer = study.replace(training={**study.training.tree(), "steps": 40})
-    planned = plan(longer, copy)
-    prepare(longer, copy, planned)
+    planned = begun(longer, copy)
     directory = planned[0].directory
     for path in directory.glob(damage):
         path.write_bytes(b"")
     before = (directory / DONE).read_bytes()
     with pytest.raises(InputError, match=said):
-        do_run(directory, threads=1)
+        do_here(directory)
     assert (directory / DONE).read_bytes() == before
-    assert {run.action for run in plan(study, copy)} == {"skip"}
+    assert {run.action for run in plan_runs(study, copy)} == {"skip"}
 
 
 def test_a_run_that_has_saved_nothing_yet_is_not_started_twice(study: StudySpec, tmp_path: Path) -> None:
-    planned = plan(study, tmp_path)
-    prepare(study, tmp_path, planned)
+    planned = begun(study, tmp_path)
     with locked(planned[0].directory), pytest.raises(InputError, match="in use by another process"):
-        plan(study, tmp_path)
+        plan_runs(study, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["corpus.json", "manifest.json", "resume/state.json"])
 @pytest.mark.parametrize("text", ["[]", '{"step": Infinity, "seconds": 1}'])
 def test_a_foreign_file_is_one_sentence(study: StudySpec, copy: Path, name: str, text: str) -> None:
     longer = study.replace(training={**study.training.tree(), "steps": 40})
-    planned = plan(longer, copy)
-    prepare(longer, copy, planned)
+    planned = begun(longer, copy)
     (planned[0].directory / name).write_text(text)
     with pytest.raises(InputError, match=r"^[^\n]*$"):
-        do_run(planned[0].directory, threads=1)
+        do_here(planned[0].directory)

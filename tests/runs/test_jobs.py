@@ -11,18 +11,19 @@ import pytest
 import yaml
 
 from grokscope.models.protocol import Reasoner
-from grokscope.runs.directory import INTERRUPTED, LOG, PROGRESS
+from grokscope.runs.directory import BASE_WEIGHTS, INTERRUPTED, LOG, PROGRESS
 from grokscope.runs.execute import RunsFailed, run_study
 from grokscope.runs.files import parse_study
-from grokscope.runs.jobs import JobProcess
-from grokscope.runs.run import Study
+from grokscope.runs.open import open_job
+from grokscope.runs.processes import JobProcess
 from grokscope.runs.spec import StudySpec
-from grokscope.runs.transfer import BASE_WEIGHTS
-from grokscope.runs.transfer_worker import do_transfer
+from grokscope.runs.study import Study
+from grokscope.runs.worker import do_job
 from grokscope.training import step as step_module
 from grokscope.training.shared import SharedSteps
 from tests.runs.test_execution import TINY, contents, run_here, wait_for, worker
 from tests.runs.test_transfers import prepared
+from tests.runs.tiny import do_here
 
 COMPILING = "compiling the training step"
 
@@ -107,7 +108,7 @@ def test_a_stopped_or_killed_process_loses_nothing(study: StudySpec, trained: Pa
     """In its second job: the first is whole, the second goes on from where it was."""
     whole, out = (Path(shutil.copytree(trained, tmp_path / name)) for name in ("whole", "stopped"))
     for directory in prepared(study, whole):
-        do_transfer(directory, threads=1)
+        do_here(directory)
     first, second, third = prepared(study, out)
     for directory, number, code in (
         (second, signal.SIGTERM, INTERRUPTED),
@@ -138,6 +139,6 @@ def test_nothing_of_a_transfer_is_held_when_the_next_begins(
     gc.collect()
     before = sum(isinstance(one, Reasoner) for one in gc.get_objects())
     for directory in prepared(study, out):
-        do_transfer(directory, 1, shared=shared)
+        do_job(open_job(directory), 1, shared)
         gc.collect()
         assert sum(isinstance(one, Reasoner) for one in gc.get_objects()) == before

@@ -10,9 +10,10 @@ import pytest
 from grokscope.errors import InputError
 from grokscope.files import write_json
 from grokscope.mechanics.spec import RULE
-from grokscope.runs.directory import DONE, SPEC, VERDICT, check_unlocked, locked, run_directory
-from grokscope.runs.plan import differences, plan, prepare, start_order
+from grokscope.runs.directory import DONE, SPEC, VERDICT, check_unlocked, locked, place_of
+from grokscope.runs.plan import differences, start_order
 from grokscope.runs.spec import StudySpec
+from tests.runs.tiny import begun, plan_runs
 
 STUDY = StudySpec.parse(
     {"regimes": ["natural", "both_hops_full"], "seeds": [0, 1], "training": {"steps": 100, "warmup": 1}}
@@ -21,28 +22,24 @@ STUDY = StudySpec.parse(
 
 def end(out: Path, study: StudySpec, step: int) -> None:
     """Mark all runs of a study as finished at a step."""
-    for name, spec in study.expand().items():
-        directory = run_directory(out, name, spec)
+    for spec in study.expand().values():
+        directory = place_of(out, spec)
         write_json(directory / DONE, {"step": step, "diagnosis": spec.diagnosis.tree()})
         write_json(directory / VERDICT, {"rule": RULE, "step": step, "spec": spec.causal.tree()})
 
 
 def interrupt(out: Path, study: StudySpec, step: int) -> None:
     """Leave all runs of a study with a resumable state at a step."""
-    for name, spec in study.expand().items():
-        write_json(run_directory(out, name, spec) / "resume" / "state.json", {"step": step})
+    for spec in study.expand().values():
+        write_json(place_of(out, spec) / "resume" / "state.json", {"step": step})
 
 
 def actions(out: Path, study: StudySpec) -> set[str]:
-    return {run.action for run in plan(study, out)}
-
-
-def begun(out: Path, study: StudySpec) -> None:
-    prepare(study, out, plan(study, out))
+    return {run.action for run in plan_runs(study, out)}
 
 
 def test_a_missing_or_other_verdict_is_made_again(tmp_path: Path) -> None:
-    begun(tmp_path, STUDY)
+    begun(STUDY, tmp_path)
     end(tmp_path, STUDY, 100)
     other = STUDY.replace(causal={"probes": 7})
     assert actions(tmp_path, other) == {"diagnose"}
@@ -58,51 +55,51 @@ def test_planning_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_finished_runs_are_skipped_and_interrupted_ones_resumed(tmp_path: Path) -> None:
-    begun(tmp_path, STUDY)
+    begun(STUDY, tmp_path)
     interrupt(tmp_path, STUDY, 40)
-    assert {(run.action, run.step) for run in plan(STUDY, tmp_path)} == {("resume", 40)}
+    assert {(run.action, run.step) for run in plan_runs(STUDY, tmp_path)} == {("resume", 40)}
     end(tmp_path, STUDY, 100)
     assert actions(tmp_path, STUDY) == {"skip"}
-    assert start_order(plan(STUDY, tmp_path)) == []
+    assert start_order(plan_runs(STUDY, tmp_path)) == []
 
 
 def test_more_steps_extend_a_finished_run_in_its_directory(tmp_path: Path) -> None:
-    begun(tmp_path, STUDY)
+    begun(STUDY, tmp_path)
     end(tmp_path, STUDY, 100)
     longer = STUDY.replace(training={**STUDY.training.tree(), "steps": 150})
     assert actions(tmp_path, longer) == {"extend"}
-    begun(tmp_path, longer)
+    begun(longer, tmp_path)
     specs = [json.loads(path.read_text()) for path in tmp_path.glob(f"*/{SPEC}")]
     assert [spec["training"]["steps"] for spec in specs] == [150] * 4
 
 
 @pytest.mark.parametrize("mark", [end, interrupt])
 def test_fewer_steps_than_a_run_has_are_refused(tmp_path: Path, mark: object) -> None:
-    begun(tmp_path, STUDY)
+    begun(STUDY, tmp_path)
     assert callable(mark)
     mark(tmp_path, STUDY, 100)
     shorter = STUDY.replace(training={**STUDY.training.tree(), "steps": 99})
     with pytest.raises(InputError, match=r"training.steps = 99: run .* already has 100 steps"):
-        plan(shorter, tmp_path)
+        plan_runs(shorter, tmp_path)
 
 
 def test_other_thresholds_only_diagnose_again(tmp_path: Path) -> None:
-    begun(tmp_path, STUDY)
+    begun(STUDY, tmp_path)
     end(tmp_path, STUDY, 100)
     assert actions(tmp_path, STUDY.replace(diagnosis={"window": 5})) == {"diagnose"}
 
 
 def test_a_changed_setting_is_a_new_run_and_says_what_changed(tmp_path: Path) -> None:
-    begun(tmp_path, STUDY)
+    begun(STUDY, tmp_path)
     end(tmp_path, STUDY, 100)
     other = STUDY.replace(training={**STUDY.training.tree(), "batch": 64, "steps": 7})
-    planned = plan(other, tmp_path)
+    planned = plan_runs(other, tmp_path)
     assert {run.action for run in planned} == {"start"}
     for run in planned:
         assert run.note is not None
         assert "(training.batch: 512 -> 64): this is a new run" in run.note
         assert run.name in run.note
-    begun(tmp_path, other)
+    begun(other, tmp_path)
     assert len(list(tmp_path.glob(f"*/{SPEC}"))) == 8
 
 
@@ -126,27 +123,27 @@ def test_every_single_setting_but_steps_and_thresholds_is_part_of_the_identity()
 
 
 def test_a_spec_changed_by_hand_is_not_believed(tmp_path: Path) -> None:
-    begun(tmp_path, STUDY)
+    begun(STUDY, tmp_path)
     end(tmp_path, STUDY, 100)
     path = next(tmp_path.glob(f"natural-s0-*/{SPEC}"))
     tree = json.loads(path.read_text())
     tree["training"]["batch"] = 3
     write_json(path, tree)
     with pytest.raises(InputError, match="changed by hand"):
-        plan(STUDY, tmp_path)
+        plan_runs(STUDY, tmp_path)
 
 
 def test_a_corrupt_end_mark_is_a_sentence(tmp_path: Path) -> None:
-    begun(tmp_path, STUDY)
+    begun(STUDY, tmp_path)
     end(tmp_path, STUDY, 100)
     next(tmp_path.glob(f"*/{DONE}")).write_text("{")
     with pytest.raises(InputError, match="end mark"):
-        plan(STUDY, tmp_path)
+        plan_runs(STUDY, tmp_path)
 
 
 def test_the_longest_run_starts_first(tmp_path: Path) -> None:
     study = STUDY.replace(steps_for={"both_hops_full": 500})
-    order = [run.name for run in start_order(plan(study, tmp_path))]
+    order = [run.name for run in start_order(plan_runs(study, tmp_path))]
     assert order == ["both_hops_full-s0", "both_hops_full-s1", "natural-s0", "natural-s1"]
 
 

@@ -8,12 +8,12 @@ from grokscope.errors import InputError
 from grokscope.runs.directory import DONE
 from grokscope.runs.execute import RunsFailed, run_study
 from grokscope.runs.files import load_study
-from grokscope.runs.plan import plan, prepare, start_order
+from grokscope.runs.plan import start_order
 from grokscope.runs.population import groups
-from grokscope.runs.run import Study
 from grokscope.runs.spec import StudySpec
-from grokscope.runs.worker import do_run
+from grokscope.runs.study import Study
 from tests.runs.test_execution import TINY, contents, run_here
+from tests.runs.tiny import begun, do_here, plan_runs
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +40,18 @@ def test_a_study_in_one_process_leaves_what_one_in_many_leaves(study: StudySpec,
         assert run.traces.sizes == alone.runs[name].traces.sizes
         assert run.model(30).stages == alone.runs[name].model(30).stages
     more = longer(study, 34)
-    assert [len(some) for some in groups(start_order(plan(more, tmp_path / "many")), "off")] == [2]
+    assert [len(some) for some in groups(start_order(plan_runs(more, tmp_path / "many")), "off")] == [2]
     assert {run.steps[-1] for run in run_study(more, tmp_path / "many", threads=1).runs.values()} == {34}
 
     (tmp_path / "many" / next(iter(done.runs.values())).directory.name / DONE).unlink()
-    again = start_order(plan(more, tmp_path / "many"))
+    again = start_order(plan_runs(more, tmp_path / "many"))
     assert [run.action for run in again] == ["resume"]
-    do_run(again[0].directory)
+    do_here(again[0].directory, None)
     assert all(run.finished for run in Study.open(tmp_path / "many").runs.values())
 
 
 def test_one_that_fails_does_not_stop_the_others(study: StudySpec, tmp_path: Path) -> None:
-    planned = plan(study, tmp_path)
-    prepare(study, tmp_path, planned)
+    planned = begun(study, tmp_path)
     (planned[0].directory / "metrics.jsonl").mkdir()
     with pytest.raises(RunsFailed, match=r"natural-s0 failed: .*metrics\.jsonl .*: Is a directory") as caught:
         run_study(study, tmp_path, threads=1, population=2)
@@ -62,21 +61,20 @@ def test_one_that_fails_does_not_stop_the_others(study: StudySpec, tmp_path: Pat
 
 def test_only_new_runs_are_free_to_choose(study: StudySpec, tmp_path: Path) -> None:
     many = study.replace(seeds=(0, 1, 2))
-    todo = start_order(plan(many, tmp_path))
+    todo = start_order(plan_runs(many, tmp_path))
     assert [len(some) for some in groups(todo, "auto")] == [1] * 6
     assert [len(some) for some in groups(todo, "off")] == [1] * 6
     assert [len(some) for some in groups(todo, 4)] == [4, 2]
     on_gpu = many.replace(training=many.training.replace(device="cuda"))
-    assert [len(some) for some in groups(start_order(plan(on_gpu, tmp_path)), "auto")] == [6]
+    assert [len(some) for some in groups(start_order(plan_runs(on_gpu, tmp_path)), "auto")] == [6]
     drawn = many.replace(training=many.training.replace(loop_choices=(1, 2)))
-    todo = start_order(plan(drawn, tmp_path))
+    todo = start_order(plan_runs(drawn, tmp_path))
     assert [len(some) for some in groups(todo, "auto")] == [1] * 6
     with pytest.raises(InputError, match=r"population = 2: with training\.loop_choices"):
         groups(todo, 2)
     with pytest.raises(InputError, match=r"population = 0: allowed is auto, off"):
         groups(todo, 0)
-    first = plan(study, tmp_path)
-    prepare(study, tmp_path, first)
-    do_run(first[0].directory, threads=1)
-    todo = start_order(plan(longer(many, 34), tmp_path))
+    first = begun(study, tmp_path)
+    do_here(first[0].directory)
+    todo = start_order(plan_runs(longer(many, 34), tmp_path))
     assert sorted(len(some) for some in groups(todo, 6)) == [1, 5]

@@ -8,24 +8,25 @@ import pytest
 from rich.console import Console
 
 from grokscope.runs.directory import PROGRESS, write_progress
-from grokscope.runs.plan import PlannedRun, plan
+from grokscope.runs.plan import Planned
 from grokscope.runs.progress import LiveTable, display, time_left
 from grokscope.runs.spec import StudySpec
+from tests.runs.tiny import plan_runs
 
 STUDY = StudySpec.parse({"regimes": ["natural", "both_hops_full"], "training": {"steps": 100, "warmup": 1}})
 SEEN = {"step": 40, "rate": 2.0, "doing": "training", "accuracy": {"test_ood": 0.123, "id_atomic": 0.987}}
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> list[PlannedRun]:
-    planned = plan(STUDY, tmp_path)
+def runs(tmp_path: Path) -> list[Planned]:
+    planned = plan_runs(STUDY, tmp_path)
     for run in planned:
         run.directory.mkdir()
     write_progress(planned[0].directory, SEEN)
     return planned
 
 
-def shown(runs: list[PlannedRun], width: int, terminal: bool) -> str:
+def shown(runs: list[Planned], width: int, terminal: bool) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=terminal, color_system=None)
     with display(runs, console) as table:
@@ -38,7 +39,7 @@ def shown(runs: list[PlannedRun], width: int, terminal: bool) -> str:
 
 
 @pytest.mark.parametrize("width", [80, 160])
-def test_the_live_table_fits_and_shows_both_runs(runs: list[PlannedRun], width: int) -> None:
+def test_the_live_table_fits_and_shows_both_runs(runs: list[Planned], width: int) -> None:
     lines = shown(runs, width, terminal=True).splitlines()
     row = next(line for line in reversed(lines) if "natural-s0" in line)
     assert "training" in row
@@ -50,7 +51,7 @@ def test_the_live_table_fits_and_shows_both_runs(runs: list[PlannedRun], width: 
 
 
 def test_without_a_terminal_there_are_plain_lines(
-    runs: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
+    runs: list[Planned], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("grokscope.runs.progress.LINE_SECONDS", 0.0)
     text = shown(runs, 40, terminal=False)
@@ -59,7 +60,7 @@ def test_without_a_terminal_there_are_plain_lines(
     assert "\x1b" not in text
 
 
-def test_a_damaged_progress_file_is_no_progress(runs: list[PlannedRun]) -> None:
+def test_a_damaged_progress_file_is_no_progress(runs: list[Planned]) -> None:
     (runs[0].directory / PROGRESS).write_text("{")
     assert "natural-s0" in shown(runs, 120, terminal=True)
 

@@ -13,17 +13,16 @@ import grokscope
 from grokscope import cli
 from grokscope.errors import InputError
 from grokscope.runs.bases import standing_of, step_of
-from grokscope.runs.directory import DONE, SPEC
+from grokscope.runs.directory import CORPUS, DONE, SPEC, place_of
 from grokscope.runs.execute import run_study
 from grokscope.runs.files import load_study, parse_study
+from grokscope.runs.open import Transfer
 from grokscope.runs.options import apply, option_fields
-from grokscope.runs.plan import start_order
-from grokscope.runs.run import Study
+from grokscope.runs.plan import Planned, plan, prepare, start_order
 from grokscope.runs.spec import StudySpec
-from grokscope.runs.transfer import Transfer
-from grokscope.runs.transfer_plan import plan_transfers, prepare_transfer, run_and_moment
-from grokscope.runs.transfer_worker import do_transfer
+from grokscope.runs.study import Study
 from tests.runs.test_execution import TINY, contents, run_here, wait_for, worker
+from tests.runs.tiny import do_here
 
 TRANSFER = """
 transfer:
@@ -61,17 +60,19 @@ def whole(study: StudySpec, trained: Path, tmp_path_factory: pytest.TempPathFact
     return out
 
 
+def plan_transfers(study: StudySpec, out: Path) -> list[Planned]:
+    return plan(Study(out, study).transfer_jobs)
+
+
 def prepared(study: StudySpec, out: Path) -> list[Path]:
-    runs = Study.open(out).runs
-    planned, _ = plan_transfers(study, out, runs)
-    for name, one in planned.items():
-        prepare_transfer(one, *run_and_moment(name, study, runs))
-    return [one.directory for one in start_order(list(planned.values()))]
+    planned = plan_transfers(study, out)
+    prepare(Study(out, study), planned)
+    return [one.directory for one in start_order(planned)]
 
 
 def transfer_here(study: StudySpec, out: Path) -> None:
     for directory in prepared(study, out):
-        do_transfer(directory, threads=1)
+        do_here(directory)
 
 
 def test_every_base_that_there_is_gets_its_transfer(study: StudySpec, whole: Path) -> None:
@@ -120,13 +121,42 @@ def test_killed_transfers_end_with_the_same_bytes(
     assert said[-1] == "untrained-s0: done"
 
 
+def test_jobs_from_before_their_names_were_recorded_are_the_same(
+    study: StudySpec, whole: Path, tmp_path: Path
+) -> None:
+    """Seed, moment and variant stood in names of directories alone, and no world's fingerprint was kept."""
+    out = Path(shutil.copytree(whole, tmp_path / "old"))
+    for spec in out.rglob(SPEC):
+        tree = json.loads(spec.read_text())
+        for place in (tree, tree.get("base", {})):
+            for name in ("seed", "moment", "variant"):
+                place.pop(name, None)
+        spec.write_text(json.dumps(tree))
+    for path in out.rglob(CORPUS):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "world": None}))
+    now, old = Study.open(whole), Study.open(out)
+    for one, other in ((now.runs, old.runs), (now.transfers, old.transfers)):
+        assert list(other) == list(one)
+        for name, job in other.items():
+            assert (job.name, job.spec, job.world_fingerprint) == (
+                name,
+                one[name].spec,
+                one[name].world_fingerprint,
+            )
+    assert {one.action for one in [*plan(old.run_jobs), *plan(old.transfer_jobs)]} == {"skip"}
+    variant = old.transfers["untrained-s0"].spec.model_copy(update={"variant": "deep_k2"})
+    moved = place_of(tmp_path, variant)
+    shutil.copytree(old.transfers["untrained-s0"].directory, moved)
+    assert Transfer.open(moved).name == "untrained-s0-deep_k2"
+
+
 def test_a_base_may_go_away(study: StudySpec, trained: Path, tmp_path: Path) -> None:
     """All that a worker needs is in the transfer's directory."""
     out = Path(shutil.copytree(trained, tmp_path / "alone"))
     directory = prepared(study, out)[-1]
     moved = Path(shutil.move(directory, tmp_path / "moved" / directory.name))
     shutil.rmtree(out)
-    do_transfer(moved, threads=1)
+    do_here(moved)
     assert Transfer.open(moved).result is not None
 
 
@@ -136,13 +166,12 @@ def test_other_examinations_train_nothing(study: StudySpec, whole: Path, tmp_pat
     tree = study.tree()
     tree["transfer"]["examine"]["learned"] = 0.01
     other = StudySpec.parse(tree)
-    planned, _ = plan_transfers(other, out, Study.open(out).runs)
-    assert {one.action for one in planned.values()} == {"diagnose"}
+    assert {one.action for one in plan_transfers(other, out)} == {"diagnose"}
     transfer_here(other, out)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("checkpoints/*")} == weights
     tree["transfer"]["tuning"]["steps"] = 10
     with pytest.raises(InputError, match=r"transfer.tuning.steps = 10: .* already has 14 steps"):
-        plan_transfers(StudySpec.parse(tree), out, Study.open(out).runs)
+        plan_transfers(StudySpec.parse(tree), out)
 
 
 def test_a_transfer_that_cannot_be_continued_stays_finished(
@@ -156,7 +185,7 @@ def test_a_transfer_that_cannot_be_continued_stays_finished(
         path.write_bytes(b"")
     before = (directory / DONE).read_bytes()
     with pytest.raises(InputError, match="resume state"):
-        do_transfer(directory, threads=1)
+        do_here(directory)
     assert (directory / DONE).read_bytes() == before
 
 
@@ -316,11 +345,10 @@ def test_every_base_is_transferred_once_per_variant(trained: Path, tmp_path: Pat
     study = parse_study({**tree, "causal": {"enabled": False}}, Path("tiny.yaml"), None)
     out = Path(shutil.copytree(trained, tmp_path / "tiny"))
     transfer_here(study, out)
-    planned, _ = plan_transfers(study, out, Study.open(out).runs)
-    assert [name.rpartition("-")[2] for name in planned] == ["plain", "k2", "fixed", "deeper"]
-    found = {name.rpartition("-")[2]: Transfer.open(one.directory) for name, one in planned.items()}
+    found = {one.spec.variant: one for one in Study.open(out).transfers.values()}
+    assert list(found) == ["plain", "k2", "fixed", "deeper"]
     assert len({one.spec.identity for one in found.values()}) == 4
-    assert {one.name for one in found.values()} == set(planned)
+    assert [one.name for one in found.values()] == [f"natural-s0-end-{name}" for name in found]
     data = {name: one.result.data for name, one in found.items() if one.result}
     assert data["k2"]["taught_compositions"] > data["plain"]["taught_compositions"] == 0
     start, end = (found["fixed"].model(step) for step in (0, 14))

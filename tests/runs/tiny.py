@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from grokscope.runs.plan import plan, prepare
+from grokscope.runs.open import open_job
+from grokscope.runs.plan import Planned, plan, prepare
 from grokscope.runs.spec import StudySpec
-from grokscope.runs.worker import do_run
+from grokscope.runs.study import Study
 
 
 def tiny_study(**changes: Any) -> StudySpec:
@@ -28,8 +29,26 @@ def tiny_study(**changes: Any) -> StudySpec:
 
 def trained(study: StudySpec, out: Path, *names: str) -> list[Path]:
     """Plan a study in a folder and make its runs, or those of some names; the runs' folders."""
-    planned = [one for one in plan(study, out) if not names or one.name in names]
-    prepare(study, out, planned)
+    planned = begun(study, out, *names)
     for one in planned:
-        do_run(one.directory)
+        do_here(one.directory, None)
     return [one.directory for one in planned]
+
+
+def plan_runs(study: StudySpec, out: Path) -> list[Planned]:
+    """What there is to do of a study's runs in a folder."""
+    return plan(Study(out, study).run_jobs)
+
+
+def begun(study: StudySpec, out: Path, *names: str) -> list[Planned]:
+    """The same, of some names or all, with what a worker needs in their folders."""
+    planned = [one for one in plan_runs(study, out) if not names or one.name in names]
+    prepare(Study(out, study), planned)
+    return planned
+
+
+def do_here(directory: Path, threads: int | None = 1) -> None:
+    """A worker's job in this process."""
+    from grokscope.runs.worker import do_job
+
+    do_job(open_job(directory), threads)

@@ -6,20 +6,23 @@ import numpy as np
 import pytest
 
 from grokscope.errors import InputError
-from grokscope.mechanics.read.traces import open_traces
+from grokscope.mechanics.read.traces import TraceWriter, open_traces
+from grokscope.mechanics.spec import LensSpec
 from grokscope.models.build import build_model
 from grokscope.models.spec import LoopedSpec
 from grokscope.seeds import Seeds
 from grokscope.training.checkpoint import load_weights, model_tensors, save_weights, weights_path
 from grokscope.training.evaluate import correct
+from grokscope.training.loop import train
 from grokscope.training.spec import OptimizerSpec, TrainingSpec
 from grokscope.transfer.outcome import curves_of, outcome_of
 from grokscope.transfer.result import BaseStanding, TransferResult
 from grokscope.transfer.spec import ExamineSpec, TransferSpec, TuningSpec
-from grokscope.transfer.tune import TRACES, fine_tune, tuning_data
+from grokscope.transfer.tune import tuning_data
 from grokscope.world import encode, positions
 from tests.transfer import wired
 
+TRACES = "traces"
 BASE = TrainingSpec(
     steps=100,
     batch=64,
@@ -42,10 +45,13 @@ def model():
 
 
 def tuned(directory, base=None, spec=SPEC):
+    new, training = wired.new_facts(), spec.tuning.of(BASE)
+    vocabulary = new.world.vocabulary
+    encoded = {name: encode(one.queries, vocabulary, wired.FORMAT) for name, one in new.probes.items()}
+    traces = TraceWriter(directory / TRACES, new.probes, encoded, vocabulary, LensSpec())
+    data = tuning_data(new, wired.FORMAT, spec, training, Seeds())
     start = model() if base is None else base
-    return fine_tune(
-        start, wired.new_facts(), wired.FORMAT, spec, BASE, Seeds(), directory, threads=1, say=lambda _: None
-    )
+    return train(start, data, encoded, training, Seeds(), directory, [traces], threads=1, say=lambda _: None)
 
 
 def rows(data):

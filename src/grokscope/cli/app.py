@@ -270,7 +270,7 @@ def _run(study: StudySpec, command: Any) -> int:
 def _report(directory: Path) -> int:
     from grokscope.report.html import write_report
     from grokscope.runs.causal import keep_verdict
-    from grokscope.runs.run import Study
+    from grokscope.runs.study import Study
 
     study = Study.open(directory)
     for run in study.runs.values():
@@ -304,8 +304,7 @@ def _show(study: StudySpec) -> int:
 
 
 def _world_build(command: WorldBuild) -> int:
-    from grokscope.world.corpus import build_corpus
-    from grokscope.world.graph import build_world
+    from grokscope.runs.setup import RunSetup
     from grokscope.world.storage import write_corpus
 
     study = load_study(command.study, command.family)
@@ -317,7 +316,7 @@ def _world_build(command: WorldBuild) -> int:
         regimes=[known[command.regime].tree()], seeds=[command.seed], steps_for={}, transfer=None
     )
     (spec,) = one.expand().values()
-    corpus = build_corpus(build_world(spec.world, spec.seeds), spec.corpus, spec.regime, spec.seeds)
+    corpus = RunSetup(spec).corpus
     write_corpus(corpus, command.out, command.format)
     print(f"{command.out}: {len(corpus.composition):,} compositions of {len(corpus.world.fact_F3):,} facts")
     for note in corpus.world.notes:

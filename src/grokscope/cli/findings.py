@@ -29,7 +29,7 @@ class Findings:
 def do(command: Findings) -> int:
     """Run the command; returns the exit code."""
     from grokscope.findings import evaluate
-    from grokscope.runs.run import Study, open_directory
+    from grokscope.runs.study import Study, open_directory
 
     if command.page is not None and command.page.suffix != ".md":
         raise InputError(f"page = {command.page}: allowed are names that end in .md.")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from grokscope.mechanics.judge.profile import Profile
-    from grokscope.runs.run import Run
+    from grokscope.runs.open import Run
     from grokscope.world.probes import ProbeSet
 
 
@@ -130,11 +130,11 @@ def _trace(command: Trace) -> None:
     from grokscope.mechanics.judge.verdict import look
     from grokscope.report.grid import path_grid
     from grokscope.report.printed import print_table
-    from grokscope.runs.causal import answer_position, one_query, setting_of
-    from grokscope.runs.run import Run
+    from grokscope.runs.causal import answer_position, one_query
+    from grokscope.runs.open import Run
 
     run = Run.open(command.run)
-    setting, model, step = setting_of(run), run.model(command.step), _step(run, command.step)
+    setting, model, step = run.setting(), run.model(command.step), _step(run, command.step)
     title = f"{run.name}, step {step:,}"
     if command.query is not None:
         one = one_query(run, command.query, _probe_set(run, command.probe_set))
@@ -175,12 +175,11 @@ def _patch(command: Patch) -> None:
     from grokscope.mechanics.read.layout import some_probes
     from grokscope.report.causal_figures import interchange_map
     from grokscope.report.printed import print_table
-    from grokscope.runs.causal import setting_of
-    from grokscope.runs.run import Run
+    from grokscope.runs.open import Run
     from grokscope.statistics.estimate import from_numbers, text
 
     run = Run.open(command.run)
-    setting, step = setting_of(run, command.seed), _step(run, command.step)
+    setting, step = run.setting(command.seed), _step(run, command.step)
     every = _probe_set(run, command.probe_set)
     probes, _ = some_probes(every, setting.encode(every.queries), command.probes)
     arms = [command.arm] if command.arm != "random" else ["bridge", "random"]
@@ -208,7 +207,7 @@ def _compare(command: Compare) -> None:
     from grokscope.mechanics.judge.compare import compare
     from grokscope.report.causal_figures import distances
     from grokscope.report.printed import print_table
-    from grokscope.runs.groups import runs_of
+    from grokscope.runs.study import runs_of
     from grokscope.statistics.estimate import text
 
     sides = (runs_of(command.first), runs_of(command.second))
@@ -257,7 +256,7 @@ def _diagnose(command: Diagnose) -> None:
     from grokscope.report.printed import print_verdict
     from grokscope.runs.causal import answer_position, complete, keep_verdict
     from grokscope.runs.directory import check_unlocked
-    from grokscope.runs.run import Run
+    from grokscope.runs.open import Run
 
     run = Run.open(command.run)
     check_unlocked(run.directory, patience=1.0)
@@ -287,9 +286,8 @@ def _profile(run: "Run", step: int | None, probe_set: str, most: int) -> "Profil
     from grokscope.mechanics.patch.interchange import interchange
     from grokscope.mechanics.read.layout import some_probes
     from grokscope.mechanics.read.lens import lens
-    from grokscope.runs.causal import setting_of
 
-    setting, every, model = setting_of(run), _probe_set(run, probe_set), run.model(step)
+    setting, every, model = run.setting(), _probe_set(run, probe_set), run.model(step)
     probes, encoded = some_probes(every, setting.encode(every.queries), most)
     trace = lens(model, probes, encoded, setting.world.vocabulary)
     maps = interchange(model, probes, setting, MAP_ARMS)

@@ -72,14 +72,12 @@ def recorded_seconds(study: StudySpec, directory: Path) -> dict[str, float]:
     Raises:
         InputError: no run of the study is finished there.
     """
-    from grokscope.runs.directory import SPEC, run_directory
-    from grokscope.runs.run import Run
+    from grokscope.runs.study import Study
 
     out: dict[str, float] = {}
-    for name, spec in study.expand().items():
-        place = run_directory(directory, name, spec)
-        if (place / SPEC).exists() and (run := Run.open(place)).finished:
-            at = run.metrics.filter(step=spec.training.steps)["seconds"]
+    for name, run in Study(directory, study).runs.items():
+        if run.finished:
+            at = run.metrics.filter(step=study.expand()[name].training.steps)["seconds"]
             out |= {name: float(at[0])} if len(at) else {}
     if not out:
         raise InputError(f"against = {directory}: no run of this study with as many steps is finished there.")

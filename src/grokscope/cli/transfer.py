@@ -61,13 +61,13 @@ def transfer(command: Transfer) -> int:
         InputError: there is no such run or base, or a setting cannot be honoured.
     """
     from grokscope.runs.bases import step_of
-    from grokscope.runs.run import Run
-    from grokscope.runs.transfer import FOLDER, build
-    from grokscope.runs.transfer import Transfer as Made
-    from grokscope.runs.transfer_plan import plan_transfer, prepare_transfer
-    from grokscope.runs.transfer_section import UNTRAINED
+    from grokscope.runs.directory import TRANSFERS, place_of
+    from grokscope.runs.job import TransferRunSpec
+    from grokscope.runs.open import Run
+    from grokscope.runs.open import Transfer as Made
+    from grokscope.runs.plan import plan, prepare_job
     from grokscope.runs.transfer_summary import print_transfers
-    from grokscope.runs.transfer_worker import do_transfer
+    from grokscope.runs.worker import do_job
     from grokscope.training.stops import Interrupted
     from grokscope.transfer.spec import TransferSpec
 
@@ -75,28 +75,29 @@ def transfer(command: Transfer) -> int:
         raise InputError(f"threads = {command.threads}: allowed is at least 1.")
     run = Run.open(command.run)
     step = step_of(run, command.step)
-    spec = TransferSpec.parse(_laid_over(_settings(command), command), "transfer")
-    seed = run.name.rpartition("-")[2]
-    name = f"{UNTRAINED}-{seed}" if command.step == UNTRAINED else f"{run.name}-{command.step}"
-    folder = command.out or run.directory.parent / FOLDER
+    transfer = TransferSpec.parse(_laid_over(_settings(command), command), "transfer")
+    spec = TransferRunSpec(base=run.spec, step=step, transfer=transfer, moment=command.step)
+    folder = command.out or run.directory.parent / TRANSFERS
     check_folder(folder)
-    planned = plan_transfer(name, run, step, spec, folder)
+    made = Made(place_of(folder, spec), spec)
+    (planned,) = plan([made])
     if planned.action != "skip":
-        build(planned.spec)  # type: ignore[arg-type]
-        prepare_transfer(planned, run, command.step)
+        _ = made.setup.corpus  # What is impossible is refused before anything is written.
+        prepare_job(planned, run)
         try:
-            do_transfer(planned.directory, command.threads)
+            do_job(made, command.threads)
         except Interrupted as stop:
             raise KeyboardInterrupt(str(stop)) from None
-    print_transfers({name: Made.open(planned.directory)}, {})
-    print(planned.directory)
+    print_transfers({made.name: Made.open(made.directory)}, {})
+    print(made.directory)
     return 0
 
 
 def _settings(command: Transfer) -> dict[str, Any]:
     """The settings before the command's own options."""
-    from grokscope.runs.directory import STUDY, read_study
+    from grokscope.runs.directory import STUDY
     from grokscope.runs.files import load_study
+    from grokscope.runs.study import Study
     from grokscope.transfer.spec import TransferSpec
 
     if command.settings is not None:
@@ -105,7 +106,7 @@ def _settings(command: Transfer) -> dict[str, Any]:
             raise InputError(f"settings = {command.settings!r}: this study has no `transfer:` section.")
         return section.transfer.tree()
     home = Path(command.run).absolute().parent
-    section = read_study(home).transfer if (home / STUDY).exists() else None
+    section = Study.open(home).spec.transfer if (home / STUDY).exists() else None
     return (section.transfer if section is not None else TransferSpec()).tree()
 
 

@@ -54,7 +54,7 @@ def _price(command: Price) -> int:
     from grokscope.files import whole
     from grokscope.findings.price import ENDS, HEADS, cells, ends, prices, rows, rung_table, rungs, table
     from grokscope.report.printed import print_table
-    from grokscope.runs.run import Study, open_directory
+    from grokscope.runs.study import Study, open_directory
     from grokscope.statistics.exact import FEWEST_RUNS
 
     study = open_directory(command.directory)
@@ -88,7 +88,7 @@ def _worthwhile(command: Worthwhile) -> int:
     from grokscope.findings.worthwhile import worthwhile
     from grokscope.findings.worthwhile_text import HEADS, rows, sentences
     from grokscope.report.printed import print_table
-    from grokscope.runs.run import Study, open_directory
+    from grokscope.runs.study import Study, open_directory
 
     share = UTILISATION if command.utilisation is None else command.utilisation
     if not 0 < share <= 1:

@@ -11,7 +11,7 @@ from grokscope.findings.same_circuit import same_circuit
 from grokscope.findings.transfer import transfer
 from grokscope.findings.transfers import transferred
 from grokscope.findings.values import Findings
-from grokscope.runs.run import Study
+from grokscope.runs.study import Study
 
 
 def evaluate(study: Study) -> Findings:

@@ -10,7 +10,8 @@ from grokscope.mechanics.judge.diagnosis import Diagnosis
 from grokscope.mechanics.judge.profile import Profile, profile
 from grokscope.mechanics.judge.verdict import CausalVerdict
 from grokscope.mechanics.read.layout import select
-from grokscope.runs.run import Run, Study
+from grokscope.runs.open import Run
+from grokscope.runs.study import Study
 from grokscope.statistics.clustered import Rate
 from grokscope.statistics.times import Time
 
@@ -74,8 +75,9 @@ class Measured:
 def measured(study: Study) -> tuple[list[Measured], list[str]]:
     """All finished runs in the study's order, and sentences on what is missing."""
     found, missing, unfinished, notes = [], list[str](), list[str](), list[str]()
+    runs = study.runs
     for name in study.spec.expand():
-        run = study.runs.get(name)
+        run = runs.get(name)
         if run is None:
             missing.append(name)
         elif run.diagnosis is None:
@@ -110,8 +112,8 @@ def measure(name: str, run: Run, diagnosis: Diagnosis) -> Measured:
     return Measured(
         name=name,
         regime=run.spec.regime.name,
-        seed=int(name.rpartition("-s")[2]),
-        world=run.world.fingerprint,
+        seed=run.spec.seed,
+        world=run.world_fingerprint,
         grid=tuple(int(step) for step in np.unique(run.metrics["step"].to_numpy())),
         diagnosis=diagnosis,
         verdict=run.verdict,

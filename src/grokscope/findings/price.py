@@ -20,7 +20,8 @@ from statistics import mean
 import polars as pl
 
 from grokscope.errors import InputError
-from grokscope.runs.run import Study
+from grokscope.runs.job import UNTRAINED
+from grokscope.runs.study import Study
 from grokscope.statistics.estimate import Estimate, text
 from grokscope.statistics.exact import FEWEST_RUNS, Effect, difference
 from grokscope.statistics.times import Time, kaplan_meier
@@ -129,14 +130,12 @@ def rungs(study: Study) -> tuple[list[Rung], list[str]]:
                 f"transfer.variants = {name!r}: its facts.k is {variants[name].facts.k}, not {match['k']}."
             )
     found = []
-    for name, transfer in study.transfers.items():
-        rest, _, variant = name.rpartition("-")
-        if variant not in ladder:
+    for transfer in study.transfers.values():
+        spec, result, mature = transfer.spec, transfer.result, transfer.base.mature
+        if spec.variant not in ladder:
             continue
-        match, result, standing = ladder[variant], transfer.result, transfer.base
-        regime, moment = standing.regime, standing.moment
-        base = moment if moment == "untrained" else f"{regime}@{moment}"
-        seed = int(re.findall(r"-s(\d+)", f"-{rest}")[-1])
+        cure, k, seed = ladder[spec.variant]["cure"], spec.transfer.facts.k, spec.base.seed
+        base = spec.moment if spec.moment == UNTRAINED else f"{spec.base.regime.name}@{spec.moment}"
         for mix in MIXES:
             event = result.reached.get(mix) if result is not None else None
             known = result.of(mix) if result is not None else None
@@ -145,12 +144,7 @@ def rungs(study: Study) -> tuple[list[Rung], list[str]]:
             rates = (known.accuracy, known.accuracy_known) if known is not None else (None, None)
             every, among = (None if rate is None else rate.value for rate in rates)
             probes = None if rates[0] is None else rates[0].n
-            found.append(
-                Rung(
-                    base, standing.mature, match["cure"], seed, mix, int(match["k"]), reached,
-                    every, among, probes,
-                )
-            )  # fmt: skip
+            found.append(Rung(base, mature, cure, seed, mix, k, reached, every, among, probes))
     notes = [f"Transfer {name} cannot be made: {why}" for name, why in study.transfers_missing.items()]
     unfinished = sum(transfer.result is None for transfer in study.transfers.values())
     if unfinished:

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grokscope.errors import InputError
-from grokscope.runs.run import Study
-from grokscope.runs.transfer import Transfer
+from grokscope.runs.open import Transfer
+from grokscope.runs.study import Study
 from grokscope.statistics.clustered import Rate
 from grokscope.transfer.result import TransferResult
-from grokscope.world.graph import build_world
 from grokscope.world.probes import MIXES
 
 
@@ -61,12 +60,11 @@ def transferred(study: Study) -> tuple[list[Transferred], list[str]]:
 def read(transfer: Transfer, result: TransferResult) -> Transferred:
     """The numbers of one transfer: accuracy among probes with known atoms, bridges resolved in time."""
     ends = [one for mix in MIXES if (one := result.of(mix)) is not None]
-    base = transfer.spec.base
     return Transferred(
         regime=result.base.regime,
         moment=result.base.moment,
-        seed=int(result.base.run.rpartition("-s")[2]),
-        world=build_world(base.world, base.seeds).fingerprint,
+        seed=transfer.spec.base.seed,
+        world=transfer.world_fingerprint,
         mature=result.base.mature,
         base_ood=result.base.ood,
         accuracy={one.mix: one.accuracy_known for one in ends if one.accuracy_known is not None},

@@ -15,13 +15,12 @@ from math import inf, log2
 from statistics import mean, median
 
 from grokscope.errors import InputError
-from grokscope.files import read_json
 from grokscope.findings.ways import Against, Kind, Reached, Way, Worth
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET
 from grokscope.mechanics.read.phases import first_stable
-from grokscope.runs.cost import run_cost
-from grokscope.runs.directory import CORPUS
-from grokscope.runs.run import Run, Study
+from grokscope.runs.cost import step_flop
+from grokscope.runs.open import Run
+from grokscope.runs.study import Study
 from grokscope.statistics.estimate import Estimate
 from grokscope.statistics.exact import difference
 from grokscope.statistics.times import Time, compare_times, kaplan_meier
@@ -49,10 +48,8 @@ def worthwhile(study: Study, levels: Sequence[float] = LEVELS, probe_set: str = 
     finished = {name: run for name, run in runs.items() if run.finished}
     if not finished:
         raise InputError(f"{study.directory} has no finished run; what getting there costs is not known yet.")
-    step_flop = run_cost(next(iter(finished.values())).spec).flop
-    found = [
-        reached(name, run, level, probe_set, step_flop) for level in levels for name, run in finished.items()
-    ]
+    flop = step_flop(next(iter(finished.values())).setup)
+    found = [reached(name, run, level, probe_set, flop) for level in levels for name, run in finished.items()]
     wanted = list(study.spec.expand())
     missing = [name for name in wanted if name not in finished]
     notes = [f"Not finished, so not counted: {', '.join(missing)}."] if missing else []
@@ -61,7 +58,7 @@ def worthwhile(study: Study, levels: Sequence[float] = LEVELS, probe_set: str = 
     return Worth(study.name, probe_set, study.spec.diagnosis.window, tuple(ways), tuple(found), tuple(notes))
 
 
-def reached(name: str, run: Run, level: float, probe_set: str, step_flop: float) -> Reached:
+def reached(name: str, run: Run, level: float, probe_set: str, flop: float) -> Reached:
     """When a finished run got to a level, from its metrics alone.
 
     Raises:
@@ -80,11 +77,11 @@ def reached(name: str, run: Run, level: float, probe_set: str, step_flop: float)
         before = [one for one in steps if one < step]
         time = Time(float(before[-1]) if before else 0.0, float(max(step, 1)), max(until, float(step)))
         seconds = float(metrics["seconds"][steps.index(step)])
-    counts = read_json(run.directory / CORPUS, "corpus summary")
+    counts = run.summary
     return Reached(
         run=name,
         regime=run.spec.regime.name,
-        seed=int(name.rpartition("-s")[2]),
+        seed=run.spec.seed,
         level=level,
         time=time,
         accuracy=float(values[-1]),
@@ -92,7 +89,7 @@ def reached(name: str, run: Run, level: float, probe_set: str, step_flop: float)
         compositions=int(counts["train_compositions"]),
         added=int(counts["injected_hop1"]) + int(counts["injected_hop2"]),
         ood_facts=int(counts["ood_facts"]),
-        step_flop=step_flop,
+        step_flop=flop,
         batch=run.spec.training.batch,
     )
 

@@ -19,7 +19,7 @@ from grokscope.report.finding_figures import LINES, courses, plane, waiting
 from grokscope.report.gather import gather
 from grokscope.report.tables import select
 from grokscope.report.tuning_figures import tuning_curves, tunings
-from grokscope.runs.run import Study
+from grokscope.runs.study import Study
 from grokscope.statistics.estimate import numbers
 
 EVENT = f"generalisation.{VERDICT_SET}"

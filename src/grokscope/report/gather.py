@@ -33,8 +33,9 @@ from grokscope.report.tables import (
 )
 from grokscope.runs.causal import answer_position
 from grokscope.runs.files import load_study, shipped_studies
-from grokscope.runs.run import Run, Study
+from grokscope.runs.open import Run
 from grokscope.runs.spec import StudySpec
+from grokscope.runs.study import Study
 from grokscope.statistics.clustered import clustered_rate
 from grokscope.statistics.estimate import numbers
 
@@ -46,10 +47,9 @@ def gather(study: Study) -> StudyView:
     """Measure all runs of a study that have been started, in the order of its regimes, then seeds."""
     spec, level = study.spec, study.spec.diagnosis.confidence
     started = study.runs
-    planned = list(spec.expand().items())
-    order = list(dict.fromkeys(planned_spec.regime.name for _, planned_spec in planned))
-    names = sorted(started, key=lambda name: (order.index(started[name].spec.regime.name), _seed(name)))
-    parts = [_run(name, started[name], level) for name in names]
+    order = spec.regime_names
+    runs = sorted(started.values(), key=lambda run: (order.index(run.spec.regime.name), run.spec.seed))
+    parts = [_run(run, level) for run in runs]
     return StudyView(
         name=spec.name,
         family=spec.family,
@@ -58,7 +58,7 @@ def gather(study: Study) -> StudyView:
         generalisation=spec.diagnosis.generalisation,
         confidence=level,
         runs=tuple(view for view, *_ in parts),
-        missing=tuple(name for name, _ in planned if name not in started),
+        missing=tuple(name for name in spec.expand() if name not in started),
         curves=table((row for part in parts for row in part[1]), CURVES),
         emergence=table((row for part in parts for row in part[2]), EMERGENCE),
         events=table((row for part in parts for row in part[3]), EVENTS),
@@ -81,14 +81,9 @@ def command_of(spec: StudySpec) -> str:
     return f"grokscope run {STUDY_FILE}"
 
 
-def _seed(name: str) -> int:
-    """The study seed in a run's name, `<regime>-s<seed>`."""
-    return int(name.rpartition("-s")[2])
-
-
-def _run(name: str, run: Run, level: float) -> tuple[RunView, list[Row], list[Row], list[Row], list[Row]]:
+def _run(run: Run, level: float) -> tuple[RunView, list[Row], list[Row], list[Row], list[Row]]:
     """One run: its view, and its rows of curves, emergence, events and causal maps."""
-    key: Row = {"run": name, "regime": run.spec.regime.name, "seed": _seed(name)}
+    key: Row = {"run": run.name, "regime": run.spec.regime.name, "seed": run.spec.seed}
     notes: list[str] = []
     traces, diagnosis = _traces(run, notes), None
     try:
@@ -108,15 +103,15 @@ def _run(name: str, run: Run, level: float) -> tuple[RunView, list[Row], list[Ro
     curves = [{**key, **row} for row in _curves(accuracies, traces, diagnosis, level)]
     emergence = [{**key, **row} for row in _emergence(traces, diagnosis)] if traces is not None else []
     view = RunView(
-        name=name,
+        name=run.name,
         regime=run.spec.regime.name,
-        seed=_seed(name),
+        seed=run.spec.seed,
         behaviour=diagnosis.behaviour if diagnosis else "not diagnosed",
         mechanism=verdict.verdict if verdict else "not tested",
         verdict=verdict,
         answer_position=answer_position(run) if verdict else 0,
         reason=diagnosis.reason if diagnosis else "",
-        spec=run.spec.tree(),
+        spec=run.spec.model_dump(mode="json", exclude={"seed"}),  # it is told with the run
         manifest=_manifest(run, notes),
         notes=tuple(notes),
         **_numbers(diagnosis),

@@ -41,7 +41,7 @@ from grokscope.report.gather import STUDY_FILE, gather
 from grokscope.report.grid import path_grid
 from grokscope.report.tables import RunView, StudyView, latents, write_tables
 from grokscope.report.tuning_figures import tuning_curves
-from grokscope.runs.run import Study
+from grokscope.runs.study import Study
 
 PIXELS_PER_INCH = 120
 """A figure's text of 8.5 points then stands about 14 pixels high."""

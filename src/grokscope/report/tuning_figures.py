@@ -14,14 +14,14 @@ from grokscope.mechanics.read.rates import found_anywhere
 from grokscope.report import style
 from grokscope.report.figures import median_over_seeds
 from grokscope.report.style import Pen
-from grokscope.runs.run import Study
+from grokscope.runs.study import Study
 from grokscope.world.probes import MIXES
 
 SCHEMA: dict[str, Any] = {
-    "run": pl.String, "base": pl.String, "seed": pl.Int64, "step": pl.Int64, "last": pl.Int64,
-    "mix": pl.String, "measure": pl.String, "value": pl.Float64,
+    "run": pl.String, "base": pl.String, "published": pl.String, "seed": pl.Int64, "step": pl.Int64,
+    "last": pl.Int64, "mix": pl.String, "measure": pl.String, "value": pl.Float64,
 }  # fmt: skip
-"""One row per transfer, checkpoint, mix and measure."""
+"""One row per transfer, checkpoint, mix and measure; `published` names the published curve of the base."""
 LINES = (
     (Pen("new facts", "#4d4d4d", width=1.4), "new_atomic", "new_fact_accuracy"),
     (Pen("bridge found", "#D55E00", width=1.8), "bridge", "bridge_found_rate"),
@@ -42,11 +42,12 @@ def tuning_curves(study: Study) -> pl.DataFrame:
             curves, bridge = one.curves, found_anywhere(one.traces, "bridge")["rate"]
         except InputError:  # what is missing is said where the finding is judged
             continue
-        base = CONTROL if result.base.moment == CONTROL else f"{result.base.regime}, {result.base.moment}"
+        regime, moment = result.base.regime, result.base.moment
         key = {
             "run": name,
-            "base": base,
-            "seed": int(result.base.run.rpartition("-s")[2]),
+            "base": CONTROL if moment == CONTROL else f"{regime}, {moment}",
+            "published": {CONTROL: "control", "end": regime}.get(moment, ""),
+            "seed": one.spec.base.seed,
             "last": result.step,
         }
         for mix in [mix for mix in MIXES if f"exact.{mix}" in curves.columns]:
@@ -73,8 +74,8 @@ def tunings(curves: pl.DataFrame) -> Figure:
         return figure
     axes = figure.subplots(len(MIXES), len(bases), sharex=True, sharey=True, squeeze=False)
     for (row, column), ax in np.ndenumerate(axes):
-        here = curves.filter((pl.col("base") == bases[column]) & (pl.col("mix") == MIXES[row]))
-        published = _published(bases[column], MIXES[row])
+        own = curves.filter(pl.col("base") == bases[column])
+        here, published = own.filter(pl.col("mix") == MIXES[row]), _published(own["published"][0], MIXES[row])
         for pen, measure, name in LINES:
             _draw(ax, here.filter(pl.col("measure") == measure), pen)
             if len(published):
@@ -113,8 +114,6 @@ def _draw(ax: Axes, rows: pl.DataFrame, pen: Pen) -> None:
     ax.plot(step / last, value, color=pen.color, linewidth=pen.width)
 
 
-def _published(base: str, mix: str) -> pl.DataFrame:
-    """The published curve of a base at its end; empty where there is none."""
-    regime, _, moment = base.partition(", ")
-    name = "control" if base == CONTROL else regime if moment == "end" else ""
+def _published(name: str, mix: str) -> pl.DataFrame:
+    """The published curve of a base; empty where there is none."""
     return finetuning_curves().filter((pl.col("regime") == name) & (pl.col("mix") == mix)).sort("step")

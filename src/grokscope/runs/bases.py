@@ -3,8 +3,9 @@
 from grokscope.errors import InputError
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET, Diagnosis
 from grokscope.mechanics.read.layout import select
-from grokscope.runs.run import Run
-from grokscope.runs.transfer_section import MOMENTS, UNTRAINED
+from grokscope.runs.job import UNTRAINED
+from grokscope.runs.open import Run
+from grokscope.runs.spec import MOMENTS
 from grokscope.statistics.clustered import Rate, clustered_rate
 from grokscope.statistics.estimate import text
 from grokscope.transfer.result import BaseStanding

@@ -13,12 +13,11 @@ from grokscope.files import whole, write_json
 from grokscope.mechanics.judge.causal import combine
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET, Diagnosis
 from grokscope.mechanics.judge.verdict import CausalVerdict, Look, look
-from grokscope.mechanics.patch.interchange import Setting
 from grokscope.mechanics.read.layout import chosen_probes
-from grokscope.mechanics.read.traces import TraceWriter, shards
+from grokscope.mechanics.read.traces import shards
 from grokscope.mechanics.spec import RULE, CausalSpec
 from grokscope.runs.directory import CAUSAL, TRACES, VERDICT
-from grokscope.runs.run import Run
+from grokscope.runs.open import Run
 from grokscope.training.start import with_threads
 from grokscope.world.probes import ProbeSet, exposure, make_probe_sets
 
@@ -33,15 +32,10 @@ SCHEMA: dict[str, Any] = {
 """Columns of causal.csv; rows are in the order of the stages."""
 
 
-def setting_of(run: Run, seed: int = 0) -> Setting:
-    """What an intervention on this run's models needs to know."""
-    return Setting(run.corpus.world, run.corpus.composition, run.spec.format, seed)
-
-
 def answer_position(run: Run) -> int:
     """Input position where the run's two-hop answers are read."""
     every = [one for one in run.corpus.probes.values() if one.queries.hops == 2]
-    return setting_of(run).encode(every[0].queries.take(np.zeros(1, dtype=np.int64))).answer_position
+    return run.setting().encode(every[0].queries.take(np.zeros(1, dtype=np.int64))).answer_position
 
 
 def examined_steps(kept: list[int], diagnosis: Diagnosis, spec: CausalSpec) -> list[int]:
@@ -68,7 +62,7 @@ def causal_verdict(run: Run, diagnosis: Diagnosis, spec: CausalSpec) -> tuple[Ca
     kept = run.steps
     if not kept:
         raise InputError(f"run {run.name} in {run.directory} has no checkpoint yet.")
-    setting, level = setting_of(run, spec.seed), run.spec.diagnosis.confidence
+    setting, level = run.setting(spec.seed), run.spec.diagnosis.confidence
     looks: list[Look] = []
     for step in examined_steps(kept, diagnosis, spec):
         model = run.model(step)
@@ -125,13 +119,11 @@ def keep_verdict(run: Run, diagnosis: Diagnosis, spec: CausalSpec | None = None)
 def complete(run: Run) -> None:
     """Trace the checkpoints of a run that have no trace: its directory may hold spec, manifest, metrics and
     checkpoints alone, trained elsewhere."""
-    traced, setting = shards(run.directory / TRACES), setting_of(run)
+    traced = shards(run.directory / TRACES)
     missing = [step for step in run.steps if step not in traced]
     if not missing:
         return
-    probes = run.corpus.probes
-    encoded = {name: setting.encode(one.queries) for name, one in probes.items()}
-    writer = TraceWriter(run.directory / TRACES, probes, encoded, run.world.vocabulary, run.spec.lens)
+    writer = run.checked.tracer(run.directory)
     for step in missing:
         writer.at_checkpoint(step, run.model(step))
 

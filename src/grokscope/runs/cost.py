@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grokscope.mechanics.read.lens import targets
-from grokscope.models.build import build_model, count_parameters
+from grokscope.models.build import count_parameters
 from grokscope.models.flops import evaluation_flops, lens_flops
 from grokscope.models.protocol import Reasoner
-from grokscope.runs.spec import RunSpec, StudySpec
+from grokscope.runs.job import RunSpec, TransferRunSpec
+from grokscope.runs.setup import RunSetup, TransferSetup
+from grokscope.runs.spec import StudySpec
 from grokscope.training.cost import disk_estimate, examples_flops, update_flops
 from grokscope.training.data import RowLayout
 from grokscope.training.schedule import checkpoint_steps
-from grokscope.world.corpus import build_corpus
+from grokscope.training.spec import TrainingSpec
 from grokscope.world.format import positions
-from grokscope.world.graph import build_world
 from grokscope.world.probes import ProbeSet
-from grokscope.world.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -39,51 +39,58 @@ class Cost:
         return self.weights + self.traces
 
 
-def run_cost(spec: RunSpec) -> Cost:
-    """Count what a run takes, without training it.
+def step_flop(setup: RunSetup | TransferSetup, model: Reasoner | None = None) -> float:
+    """FLOP of one training step: forward, backward, and the optimiser's matrix products.
+
+    Raises:
+        InputError: the world or the model is impossible.
+    """
+    training, model = setup.spec.training, model or setup.model()
+    examples = examples_flops(model, training, RowLayout.of(setup.spec.format))
+    return examples + update_flops(model, training)
+
+
+def job_cost(setup: RunSetup | TransferSetup, training: TrainingSpec | None = None) -> Cost:
+    """Count what a job takes, without training it.
+
+    Args:
+        setup: of the job, or of one that differs in regime, seed and steps alone.
+        training: if its steps differ.
 
     Raises:
         InputError: the world, the corpus or the model is impossible.
     """
-    corpus = build_corpus(build_world(spec.world, spec.seeds), spec.corpus, spec.regime, spec.seeds)
-    size = positions(spec.format)
-    vocab = corpus.world.vocabulary.size
-    model = build_model(spec.model, vocab, size, spec.format, spec.seeds.init, spec.training.dtype)
+    model, training = setup.model(), training or setup.spec.training
     return Cost(
         parameters=count_parameters(model),
-        weights=disk_estimate(model, spec.training),
-        traces=trace_bytes(spec, corpus.probes, corpus.world.vocabulary, len(model.stages)),
-        flop=step_flop(model, spec),
+        weights=disk_estimate(model, training),
+        traces=_trace_bytes(setup, len(model.stages)) * len(checkpoint_steps(training)),
+        flop=step_flop(setup, model),
     )
 
 
-def costs(specs: Mapping[str, RunSpec]) -> dict[str, Cost]:
-    """What runs of one study take, by name: they differ in regime, seed and steps alone, so that one of each
-    number of steps is counted and stands for all."""
-    known = {spec.training.steps: spec for spec in specs.values()}
-    counted = {steps: run_cost(spec) for steps, spec in known.items()}
+def costs(specs: Mapping[str, RunSpec], setup: RunSetup | None = None) -> dict[str, Cost]:
+    """What runs of one study take, by name: they differ in regime, seed and steps alone, so that one setup
+    (None: the last run's) stands for all."""
+    setup = setup or RunSetup(list(specs.values())[-1])
+    lengths = {spec.training.steps: spec.training for spec in specs.values()}
+    counted = {steps: job_cost(setup, training) for steps, training in lengths.items()}
     return {name: counted[spec.training.steps] for name, spec in specs.items()}
 
 
-def trace_bytes(spec: RunSpec, probes: Mapping[str, ProbeSet], vocabulary: Vocabulary, stages: int) -> int:
-    """Bytes of all traces before compression: rank and log-probability (2 bytes each) of every variable, and
-    an argmax, per probe, stage and position."""
-    most, size = spec.lens.probes_per_set, positions(spec.format)
-    per_checkpoint = 0
-    for probe_set in probes.values():
+def _trace_bytes(setup: RunSetup | TransferSetup, stages: int) -> int:
+    """Bytes of a checkpoint's traces before compression: rank and log-probability (2 bytes each) of every
+    variable, and an argmax, per probe, stage and position."""
+    most, size = setup.spec.lens.probes_per_set, positions(setup.spec.format)
+    total = 0
+    for probe_set in setup.corpus.probes.values():
         count = len(probe_set) if most is None else min(most, len(probe_set))
-        variables = len(targets(probe_set, vocabulary)[0])
-        per_checkpoint += count * stages * size * (variables * 4 + 2)
-    return per_checkpoint * len(checkpoint_steps(spec.training))
+        variables = len(targets(probe_set, setup.world.vocabulary)[0])
+        total += count * stages * size * (variables * 4 + 2)
+    return total
 
 
-def step_flop(model: Reasoner, spec: RunSpec) -> float:
-    """FLOP of one training step: forward, backward, and the optimiser's matrix products."""
-    examples = examples_flops(model, spec.training, RowLayout.of(spec.format))
-    return examples + update_flops(model, spec.training)
-
-
-def checkpoint_flop(model: Reasoner, spec: RunSpec, probes: Mapping[str, ProbeSet]) -> int:
+def checkpoint_flop(model: Reasoner, spec: RunSpec | TransferRunSpec, probes: Mapping[str, ProbeSet]) -> int:
     """FLOP of one checkpoint: the accuracy of all probes, and the lens (with its own exact match) of those
     that are traced."""
     most = spec.lens.probes_per_set
@@ -93,11 +100,11 @@ def checkpoint_flop(model: Reasoner, spec: RunSpec, probes: Mapping[str, ProbeSe
     return evaluated * exact + traced * (exact + lens_flops(model))
 
 
-def disk_sentences(specs: Mapping[str, RunSpec], out: Path) -> list[str]:
-    """What these runs of a study will take on disk, and a warning if that is more than there is."""
+def disk_sentences(specs: Mapping[str, RunSpec], out: Path, setup: RunSetup) -> list[str]:
+    """What these runs of a study will take on disk, counted on one setup, and a warning if there is less."""
     if not specs:
         return []
-    total = sum(cost.disk for cost in costs(specs).values())
+    total = sum(cost.disk for cost in costs(specs, setup).values())
     there = next(path for path in [out, *out.absolute().parents] if path.exists())
     free = shutil.disk_usage(there).free
     said = [f"disk: at most {bytes_text(total)} for {len(specs)} runs, {bytes_text(free)} free"]

@@ -1,4 +1,4 @@
-"""The part of a run directory that studies own: spec, lock, progress, end mark. Training owns the rest."""
+"""The part of a job's directory that studies own: place, lock, progress, end mark. Training owns the rest."""
 
 import fcntl
 import json
@@ -12,10 +12,13 @@ from typing import Any, Literal, TextIO
 
 from grokscope.errors import InputError
 from grokscope.files import read_json, safe_name
-from grokscope.runs.spec import RunSpec, StudySpec
+from grokscope.runs.job import RunSpec, TransferRunSpec
 
 STUDY, SPEC, CORPUS, DONE, DIAGNOSIS = "study.json", "spec.json", "corpus.json", "done.json", "diagnosis.json"
 VERDICT, CAUSAL = "verdict.json", "causal.csv"
+TRANSFERS = "transfers"
+"""Where a study keeps its transfers, and where those of a single run go, beside it."""
+BASE_WEIGHTS, BASE, RESULT, CELLS = "base.safetensors", "base.json", "transfer.json", "transfer_cells.csv"
 PROGRESS, LOCK, LOG, TRACES = "progress.json", "lock", "worker.log", "traces"
 
 INTERRUPTED = 75
@@ -31,31 +34,13 @@ class Standing:
     """Last step that a resume would start from; 0 if there is none."""
 
 
-def run_directory(out: Path, name: str, spec: RunSpec) -> Path:
-    """Where a study keeps a run: `<regime>-s<seed>-<identity>`, other settings are another directory."""
-    return out / f"{safe_name(name, 'run name')}-{spec.identity}"
-
-
-def read_spec(directory: Path) -> RunSpec:
-    """The spec a run directory was made for.
-
-    Raises:
-        InputError: there is none, it cannot be read, or it is not the one the directory is named after.
-    """
-    return RunSpec.parse(read_json(directory / SPEC, "run spec"), str(directory / SPEC))
-
-
-def read_study(directory: Path) -> StudySpec:
-    """The study a directory was last run with.
-
-    Raises:
-        InputError: there is none, or it cannot be read.
-    """
-    return StudySpec.parse(read_json(directory / STUDY, "study"), str(directory / STUDY))
+def place_of(folder: Path, spec: RunSpec | TransferRunSpec) -> Path:
+    """Where a job is kept in a folder: `<name>-<identity>`, so that other settings are another directory."""
+    return folder / f"{safe_name(spec.name, f'{spec.KIND} name')}-{spec.identity}"
 
 
 def standing(directory: Path) -> Standing:
-    """Where the run in a directory stands; a directory without a spec counts as new."""
+    """Where the job in a directory stands; a directory without a spec counts as new."""
     if not (directory / SPEC).exists():
         return Standing("new", 0)
     if (directory / DONE).exists():

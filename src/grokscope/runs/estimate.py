@@ -11,19 +11,16 @@ from typing import Any
 from grokscope.errors import InputError
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET
 from grokscope.mechanics.spec import CausalSpec
-from grokscope.models.build import build_model
 from grokscope.runs.causal import MOMENTS
 from grokscope.runs.cost import checkpoint_flop, costs
 from grokscope.runs.devices import Device
 from grokscope.runs.estimate_transfers import TransferWork, transfer_work
+from grokscope.runs.job import RunSpec
 from grokscope.runs.measured import Speed
-from grokscope.runs.spec import RunSpec, StudySpec
+from grokscope.runs.setup import RunSetup
+from grokscope.runs.spec import StudySpec
 from grokscope.training.cost import training_memory
-from grokscope.training.data import training_data
 from grokscope.training.schedule import checkpoint_steps, thin
-from grokscope.world.corpus import build_corpus
-from grokscope.world.format import positions
-from grokscope.world.graph import build_world
 
 
 @dataclass(frozen=True)
@@ -146,17 +143,14 @@ def count_work(study: StudySpec) -> Work:
     specs = study.expand()
     longest = max(specs, key=lambda name: specs[name].training.steps)
     spec = specs[longest]
-    corpus = build_corpus(build_world(spec.world, spec.seeds), spec.corpus, spec.regime, spec.seeds)
-    vocab, size = corpus.world.vocabulary.size, positions(spec.format)
-    model = build_model(spec.model, vocab, size, spec.format, spec.seeds.init, spec.training.dtype)
-    data = training_data(corpus, spec.format, spec.training.atom_repetition)
-    probes = {name: len(probe_set) for name, probe_set in corpus.probes.items()}
+    setup = RunSetup(spec)
+    model, probes = setup.model(), setup.corpus.probes
     cost_of = costs(specs)
     return Work(
         step_flop=cost_of[longest].flop,
-        checkpoint_flop=checkpoint_flop(model, spec, corpus.probes),
-        probes=probes,
-        state=training_memory(model, data, spec.training).total,
+        checkpoint_flop=checkpoint_flop(model, spec, probes),
+        probes={name: len(probe_set) for name, probe_set in probes.items()},
+        state=training_memory(model, setup.data, spec.training).total,
         disk_of={name: cost.disk for name, cost in cost_of.items()},
         batch=spec.training.batch,
         transfers=tuple(transfer_work(study)),

@@ -1,18 +1,13 @@
 """What the transfers of a study do, counted without making them, for `estimate.py`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from grokscope.models.build import build_model
-from grokscope.runs.cost import checkpoint_flop, step_flop, trace_bytes
+from grokscope.runs.cost import checkpoint_flop, job_cost
+from grokscope.runs.setup import RunSetup, TransferSetup
 from grokscope.runs.spec import StudySpec
-from grokscope.runs.transfer import build
-from grokscope.runs.transfer_section import UNTRAINED
-from grokscope.runs.transfer_spec import TransferRunSpec
 from grokscope.spec import digest
-from grokscope.training.cost import disk_estimate
 from grokscope.training.schedule import checkpoint_steps
 from grokscope.transfer.outcome import OLD_PATH
-from grokscope.world.format import positions
 from grokscope.world.probes import MIXES
 
 
@@ -44,43 +39,29 @@ def transfer_work(study: StudySpec) -> list[TransferWork]:
     Raises:
         InputError: a variant cannot be honoured, or the world has no room for the new facts.
     """
-    if study.transfer is None or not study.transfer.bases:
-        return []
-    base = next(iter(study.expand().values()))
-    counted = {
-        variant: _counted(TransferRunSpec(base=base, step=0, transfer=one))
-        for variant, one in study.transfer.transfers().items()
-    }
-    out = []
-    for seed in study.seeds:
-        for choice in study.transfer.choices():
-            name = (
-                f"{UNTRAINED}-s{seed}"
-                if choice.regime is None
-                else f"{choice.regime}-s{seed}-{choice.moment}"
-            )
-            for variant, work in counted.items():
-                out.append(TransferWork(**{**vars(work), "name": f"{name}-{variant}" if variant else name}))
-    return out
+    specs = study.expand_transfers()
+    base = RunSetup(next(iter(study.expand().values())))
+    counted: dict[str, TransferWork] = {}
+    for spec in specs:
+        if spec.variant not in counted:
+            spec = spec.model_copy(update={"base": base.spec})
+            counted[spec.variant] = _counted(TransferSetup(spec, base))
+    return [replace(counted[spec.variant], name=spec.name) for spec in specs]
 
 
-def _counted(spec: TransferRunSpec) -> TransferWork:
-    new, training, fmt = build(spec), spec.training, spec.base.format
-    vocab, size = new.world.vocabulary.size, positions(fmt)
-    model = build_model(spec.model, vocab, size, fmt, spec.base.seeds.init, training.dtype)
-    lens = spec.base.lens.replace(probes_per_set=None)
-    as_run = spec.base.replace(training=training.tree(), lens=lens.tree(), model=spec.model.tree())
-    most, examined = spec.transfer.examine.probes, [name for name in (*MIXES, OLD_PATH) if name in new.probes]
+def _counted(setup: TransferSetup) -> TransferWork:
+    spec, training, probes = setup.spec, setup.spec.training, setup.corpus.probes
+    cost = job_cost(setup)
+    most, examined = spec.transfer.examine.probes, [name for name in (*MIXES, OLD_PATH) if name in probes]
     return TransferWork(
-        name="",
+        name=spec.name,
         steps=training.steps,
         checkpoints=len(checkpoint_steps(training)),
-        step_flop=step_flop(model, as_run),
-        checkpoint_flop=checkpoint_flop(model, as_run, new.probes),
+        step_flop=cost.flop,
+        checkpoint_flop=checkpoint_flop(setup.model(), spec, probes),
         batch=training.batch,
-        probes=sum(len(probe_set) for probe_set in new.probes.values()),
-        examinations=tuple(min(most, len(new.probes[name])) for name in examined),
-        disk=disk_estimate(model, training)
-        + trace_bytes(as_run, new.probes, new.world.vocabulary, len(model.stages)),
+        probes=sum(len(probe_set) for probe_set in probes.values()),
+        examinations=tuple(min(most, len(probes[name])) for name in examined),
+        disk=cost.disk,
         step_kind=digest([training.tree(), spec.model.tree()]),
     )

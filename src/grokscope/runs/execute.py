@@ -3,8 +3,8 @@
 A worker is `python -m grokscope.runs.worker RUN_DIRECTORY`. It is told nothing but the
 directory: what it needs stands in `spec.json` there, so any other executor (a cluster queue, two shells) can
 start the same. Given several directories, it trains those runs together, as a population. Given none, it
-takes one job after another, as `jobs` says; every run that is trained has a process of its own, transfers
-share one.
+takes one job after another, as `processes` says; every run that is trained has a process of its own,
+transfers share one.
 """
 
 import os
@@ -21,14 +21,17 @@ from grokscope.errors import InputError
 from grokscope.files import check_folder, remove
 from grokscope.runs.cost import disk_sentences
 from grokscope.runs.directory import INTERRUPTED, LOG, PROGRESS
-from grokscope.runs.jobs import JobProcess
-from grokscope.runs.plan import PlannedRun, plan, prepare, start_order
+from grokscope.runs.job import UNTRAINED, TransferRunSpec
+from grokscope.runs.open import Transfer
+from grokscope.runs.plan import Planned, plan, prepare, start_order
 from grokscope.runs.population import Population, groups
+from grokscope.runs.processes import JobProcess
 from grokscope.runs.progress import Display, display
-from grokscope.runs.run import Run, Study
-from grokscope.runs.spec import RunSpec, StudySpec
-from grokscope.runs.transfer_plan import check_transfers, plan_transfers, prepare_transfer, run_and_moment
-from grokscope.runs.transfer_spec import TransferRunSpec
+from grokscope.runs.setup import RunSetup, TransferSetup
+from grokscope.runs.spec import StudySpec
+from grokscope.runs.study import Study
+from grokscope.spec import digest
+from grokscope.training.optim import frozen_names
 
 POLL_SECONDS = 0.2
 
@@ -86,39 +89,56 @@ def run_study(
         Interrupted: SIGINT or SIGTERM; the running workers have saved.
     """
     check_folder(out)
-    planned = plan(study, out)
-    check_transfers(study)
+    asked = Study(out, study)
+    planned = plan(asked.run_jobs)
+    # Of the last seed; which regime makes no difference to the probes.
+    sample = RunSetup(asked.run_jobs[-len(study.regimes)].spec)
+    _check_transfers(study, sample)
     for name, count in (("workers", workers), ("threads", threads)):
         if count is not None and count < 1:
             raise InputError(f"{name} = {count}: allowed is at least 1.")
-    todo = start_order(planned)
-    together = groups(todo, population)
-    for run in planned:
-        say(_opening_line(run))
-    prepare(study, out, planned)
-    for sentence in disk_sentences(
-        {run.name: run.spec for run in todo if run.steps_left and isinstance(run.spec, RunSpec)}, out
-    ):
+    together = groups(start_order(planned), population)
+    _announce(planned, say)
+    prepare(asked, planned)
+    left = {run.name for run in planned if run.steps_left}
+    specs = {name: spec for name, spec in study.expand().items() if name in left}
+    for sentence in disk_sentences(specs, out, sample):
         say(sentence)
     failed = _work(planned, together, workers, threads, console)
-    done = Study.open(out)
     if study.transfer is not None:
-        transfers, missing = plan_transfers(study, out, done.runs)
-        for name, reason in missing.items():
+        planned = plan(asked.transfer_jobs)
+        for name, reason in asked.transfers_missing.items():
             say(f"{name}: no transfer: {reason}")
-        for name, transfer in transfers.items():
-            say(_opening_line(transfer))
-            prepare_transfer(transfer, *run_and_moment(name, study, done.runs))
-        alone = [[transfer] for transfer in start_order(list(transfers.values()))]
-        failed |= _work(list(transfers.values()), alone, workers, threads, console)
+        _announce(planned, say)
+        prepare(asked, planned)
+        failed |= _work(planned, [[one] for one in start_order(planned)], workers, threads, console)
     if failed:
-        raise RunsFailed(done, failed)
-    return done
+        raise RunsFailed(asked, failed)
+    return asked
+
+
+def _check_transfers(study: StudySpec, base: RunSetup) -> None:
+    """Build the new facts of one run, so that what is impossible is refused before any work.
+
+    Raises:
+        InputError: the world has no room for the new facts, the base not so much old data, or a variant
+            cannot be honoured.
+    """
+    if study.transfer is None or not study.transfer.bases:
+        return
+    setups = [
+        TransferSetup(TransferRunSpec(base=base.spec, step=0, transfer=one, moment=UNTRAINED), base)
+        for one in study.transfer.transfers().values()
+    ]
+    for setup in {digest(setup.spec.transfer.facts.tree()): setup for setup in setups}.values():
+        _ = setup.corpus
+    for setup in setups:
+        frozen_names(setup.spec.training.freeze, setup.model())
 
 
 def _work(
-    planned: list[PlannedRun],
-    together: list[list[PlannedRun]],
+    planned: list[Planned],
+    together: list[list[Planned]],
     workers: int | None,
     threads: int | None,
     console: Console | None,
@@ -144,27 +164,29 @@ def _work(
     return {name: result for name, result in results.items() if result != "done"}
 
 
-def _opening_line(run: PlannedRun) -> str:
-    what = {
-        "start": f"new, {run.spec.training.steps} steps",
-        "resume": f"resumes at step {run.step} of {run.spec.training.steps}",
-        "extend": f"finished at step {run.step}, continues to {run.spec.training.steps}",
-        "diagnose": "trained; diagnosed, and its causal verdict made",
-        "skip": "done",
-    }[run.action]
-    return f"{run.name}: {what}" + (f"; {run.note}" if run.note else "")
+def _announce(planned: list[Planned], say: Callable[[str], None]) -> None:
+    for one in planned:
+        steps = one.spec.training.steps
+        what = {
+            "start": f"new, {steps} steps",
+            "resume": f"resumes at step {one.step} of {steps}",
+            "extend": f"finished at step {one.step}, continues to {steps}",
+            "diagnose": "trained; diagnosed, and its causal verdict made",
+            "skip": "done",
+        }[one.action]
+        say(f"{one.name}: {what}" + (f"; {one.note}" if one.note else ""))
 
 
 class _Worker:
     """A process, and the runs it is working on."""
 
-    def __init__(self, runs: list[PlannedRun], threads: int) -> None:
+    def __init__(self, runs: list[Planned], threads: int) -> None:
         for run in runs:
             (run.directory / LOG).touch()
         self.process = JobProcess(runs[0].directory / LOG, threads)
         self.give(runs)
 
-    def give(self, runs: list[PlannedRun]) -> None:
+    def give(self, runs: list[Planned]) -> None:
         for run in runs:
             remove(run.directory / PROGRESS)
             (run.directory / LOG).touch()
@@ -172,15 +194,15 @@ class _Worker:
         self.log_starts = [(run.directory / LOG).stat().st_size for run in runs]
         self.process.give([run.directory for run in runs])
 
-    def results(self, code: int, stopping: bool) -> Iterator[tuple[PlannedRun, str]]:
+    def results(self, code: int, stopping: bool) -> Iterator[tuple[Planned, str]]:
         """What became of the runs, from the exit code; in a population, each has an end of its own."""
         for run, log_start in zip(self.runs, self.log_starts, strict=True):
-            finished = code == 0 or (len(self.runs) > 1 and Run.open(run.directory).finished)
+            finished = code == 0 or (len(self.runs) > 1 and run.job.finished)
             yield run, "done" if finished else _end(code, run, log_start, stopping)
 
 
 def _supervise(
-    todo: list[list[PlannedRun]], workers: int, threads: int, table: Display, caught: list[int]
+    todo: list[list[Planned]], workers: int, threads: int, table: Display, caught: list[int]
 ) -> dict[str, str]:
     """Keep `workers` processes busy until nothing is left or a signal comes.
 
@@ -192,7 +214,7 @@ def _supervise(
     results = {run.name: "interrupted" for runs in todo for run in runs}
     forwarded = 0
 
-    def starting(runs: list[PlannedRun]) -> None:
+    def starting(runs: list[Planned]) -> None:
         for run in runs:
             table.state(run, "starting")
 
@@ -228,14 +250,14 @@ def _supervise(
     return results
 
 
-def _share(done: list[PlannedRun], following: list[PlannedRun]) -> bool:
+def _share(done: list[Planned], following: list[Planned]) -> bool:
     """Whether a process that has done one job takes the other: transfers, and runs that are only to be
     diagnosed. There, starting a process is a good part of the work; a training gets a process of its own, and
     gives back all its memory. So does what comes after a failure."""
-    return all(isinstance(run.spec, TransferRunSpec) or not run.steps_left for run in (*done, *following))
+    return all(isinstance(run.job, Transfer) or not run.steps_left for run in (*done, *following))
 
 
-def _end(code: int, run: PlannedRun, log_start: int, stopping: bool) -> str:
+def _end(code: int, run: Planned, log_start: int, stopping: bool) -> str:
     if stopping and code in (INTERRUPTED, -signal.SIGTERM, -signal.SIGKILL):
         return "interrupted"
     log = run.directory / LOG

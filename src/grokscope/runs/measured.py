@@ -21,21 +21,16 @@ import torch
 from grokscope.errors import InputError
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET, diagnose
 from grokscope.mechanics.judge.verdict import look
-from grokscope.mechanics.patch.interchange import Setting
-from grokscope.mechanics.read.traces import TraceWriter, open_traces
-from grokscope.models.build import build_model
+from grokscope.mechanics.read.traces import open_traces
 from grokscope.models.protocol import Reasoner
 from grokscope.runs.directory import TRACES
-from grokscope.runs.spec import RunSpec
-from grokscope.training.data import loops_at, training_data
-from grokscope.training.member import Member
+from grokscope.runs.job import RunSpec
+from grokscope.runs.setup import RunSetup
+from grokscope.training.data import loops_at
 from grokscope.training.metrics import read_metrics
 from grokscope.training.shared import SharedSteps
 from grokscope.training.stops import Diverged
 from grokscope.training.trainer import Alone, Lane, Trainer, assembled
-from grokscope.world.corpus import Corpus, build_corpus
-from grokscope.world.format import encode, positions
-from grokscope.world.graph import build_world
 
 EXAMINED = (8, 24)
 """Probes of two examinations: what one costs whatever its size, and what each probe adds."""
@@ -173,8 +168,11 @@ def measure(
     Raises:
         InputError: the run is impossible.
     """
-    corpus = build_corpus(build_world(spec.world, spec.seeds), spec.corpus, spec.regime, spec.seeds)
-    member = _truncated(spec, corpus, directory)
+    setup = RunSetup(spec)
+    # Without a checkpoint or a save that is not asked for.
+    often = dict.fromkeys(("steps", "first_checkpoint", "dense_every", "resume_every"), NEVER)
+    training = spec.training.replace(**often)
+    member = setup.member(directory, report=lambda news: None, training=training)
     built = [began]
 
     def alone(lanes: Sequence[Lane]) -> Trainer:
@@ -209,45 +207,28 @@ def measure(
             step()
             timed["save"].take(lane.keeper.save, 0.0, 1)
         out |= {part: tally.mean() for part, tally in timed.items()}
-    out["diagnosis"] = _diagnosis(spec, directory, corpus)
-    out["examination"] = _examination(spec, member.model, corpus)
+    out["diagnosis"] = _diagnosis(setup, directory)
+    out["examination"] = _examination(setup, member.model)
     out["peak"] = _peak(lane.device)
     return out
 
 
-def _truncated(spec: RunSpec, corpus: Corpus, directory: Path) -> Member:
-    """The run, without a checkpoint or a save that is not asked for."""
-    vocabulary, training = corpus.world.vocabulary, spec.training
-    encoded = {name: encode(one.queries, vocabulary, spec.format) for name, one in corpus.probes.items()}
-    size, dtype = positions(spec.format), training.dtype
-    often = dict.fromkeys(("steps", "first_checkpoint", "dense_every", "resume_every"), NEVER)
-    return Member(
-        model=build_model(spec.model, vocabulary.size, size, spec.format, spec.seeds.init, dtype),
-        data=training_data(corpus, spec.format, training.atom_repetition),
-        probes=encoded,
-        spec=training.replace(**often),
-        seeds=spec.seeds,
-        directory=directory,
-        observers=[TraceWriter(directory / TRACES, corpus.probes, encoded, vocabulary, spec.lens)],
-        report=lambda news: None,
-    )
-
-
-def _diagnosis(spec: RunSpec, directory: Path, corpus: Corpus) -> dict[str, tuple[float, float]]:
+def _diagnosis(setup: RunSetup, directory: Path) -> dict[str, tuple[float, float]]:
     """What a diagnosis costs whatever the number of checkpoints, and what each adds."""
     metrics, traces = read_metrics(directory), open_traces(directory / TRACES)
-    first = partial(diagnose, metrics.head(1), traces.isel(step=[0]), corpus.probes, spec.diagnosis)
+    probes, spec = setup.corpus.probes, setup.spec.diagnosis
+    first = partial(diagnose, metrics.head(1), traces.isel(step=[0]), probes, spec)
     first()
-    whole = partial(diagnose, metrics, traces, corpus.probes, spec.diagnosis)
+    whole = partial(diagnose, metrics, traces, probes, spec)
     return _line((1, first), (metrics.height, whole))
 
 
-def _examination(spec: RunSpec, model: Reasoner, corpus: Corpus) -> dict[str, tuple[float, float]]:
+def _examination(setup: RunSetup, model: Reasoner) -> dict[str, tuple[float, float]]:
     """What a causal examination costs whatever the number of probes, and what each adds."""
-    if not spec.causal.enabled or VERDICT_SET not in corpus.probes:
+    probes = setup.corpus.probes.get(VERDICT_SET)
+    if not setup.spec.causal.enabled or probes is None:
         return {"wall": (0.0, 0.0), "cpu": (0.0, 0.0)}
-    setting, probes = Setting(corpus.world, corpus.composition, spec.format), corpus.probes[VERDICT_SET]
-    few, more = ((most, partial(look, model, probes, setting, 0, most)) for most in EXAMINED)
+    few, more = ((most, partial(look, model, probes, setup.setting(), 0, most)) for most in EXAMINED)
     return _line(few, more)
 
 

@@ -1,115 +1,149 @@
-"""What a study has to do: which runs are finished, go on or are new, and what is refused before any work."""
+"""What a study has to do: which jobs are finished, go on or are new, and what is refused before any work."""
 
-from dataclasses import dataclass
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from grokscope.errors import InputError
-from grokscope.files import read_json, write_json
+from grokscope.files import read_json, whole, write_json
 from grokscope.mechanics.spec import RULE
 from grokscope.runs.directory import (
+    BASE,
+    BASE_WEIGHTS,
     DONE,
+    RESULT,
     SPEC,
     STUDY,
     VERDICT,
+    Standing,
     check_unlocked,
-    read_spec,
-    run_directory,
     standing,
 )
-from grokscope.runs.spec import RunSpec, StudySpec
-from grokscope.runs.transfer_spec import TransferRunSpec
+from grokscope.runs.job import RunSpec, TransferRunSpec
+from grokscope.runs.open import Run, Transfer
+from grokscope.runs.study import Study
 
 
 @dataclass(frozen=True)
-class PlannedRun:
-    """One run or transfer of a study and what is to be done about it."""
+class Planned:
+    """A job and what is to be done about it."""
 
-    name: str
-    """`<regime>-s<seed>`; a transfer's ends in its moment."""
-    directory: Path
-    spec: RunSpec | TransferRunSpec
+    job: Run | Transfer
     action: Literal["start", "resume", "extend", "diagnose", "skip"]
-    """extend: finished with fewer steps; diagnose: trained, but its diagnosis or causal verdict is missing or
-    of other settings; skip: finished.
+    """extend: finished with fewer steps; diagnose: trained, but what is said of it (a run's diagnosis and
+    causal verdict, a transfer's result) is missing or of other settings; skip: finished.
     """
     step: int
     """The step it starts from."""
-    note: str | None
+    note: str | None = None
     """What differs from an earlier run of the same regime and seed, if that is why this one is new."""
+
+    @property
+    def name(self) -> str:
+        return self.job.name
+
+    @property
+    def directory(self) -> Path:
+        return self.job.directory
+
+    @property
+    def spec(self) -> RunSpec | TransferRunSpec:
+        return self.job.spec
 
     @property
     def steps_left(self) -> int:
         return self.spec.training.steps - self.step
 
 
-def plan(study: StudySpec, out: Path) -> list[PlannedRun]:
-    """Compare a study with what its directory holds. Nothing is written.
+def plan(jobs: Sequence[Run | Transfer]) -> list[Planned]:
+    """Compare jobs with what their directories hold. Nothing is written.
 
     Raises:
-        InputError: a run has more steps than asked for, is in use by another process, or cannot be read.
+        InputError: one has more steps than asked for, is in use by another process, or cannot be read.
     """
-    return [_plan_run(name, spec, out) for name, spec in study.expand().items()]
+    return [_plan(job) for job in jobs]
 
 
-def prepare(study: StudySpec, out: Path, runs: list[PlannedRun]) -> None:
-    """Write the study and the spec of every run that is to be worked on."""
-    write_json(out / STUDY, study.tree())
-    for run in runs:
-        if run.action != "skip":
-            write_json(run.directory / SPEC, run.spec.tree())
-
-
-def start_order(runs: list[PlannedRun]) -> list[PlannedRun]:
-    """The runs that need work, longest first: the last to finish then ends as early as N workers allow."""
-    return sorted((run for run in runs if run.action != "skip"), key=lambda run: -run.steps_left)
-
-
-def _plan_run(name: str, spec: RunSpec, out: Path) -> PlannedRun:
-    directory = run_directory(out, name, spec)
-    now = standing(directory)
-    wanted = spec.training.steps
-    check_unlocked(directory, patience=3.0)
-    if now.state != "new":
-        kept = read_spec(directory)
-        if kept.identity != spec.identity:
-            raise InputError(f"{directory / SPEC} does not belong to its directory; it was changed by hand.")
-        if now.step > wanted:
-            raise InputError(
-                f"training.steps = {wanted}: run {directory.name} already has {now.step} steps; allowed is "
-                f"at least {now.step}, or another --out for a shorter run."
-            )
+def _plan(job: Run | Transfer) -> Planned:
+    spec, now = job.spec, standing(job.directory)
+    check_unlocked(job.directory, patience=3.0)
     if now.state == "new":
-        return PlannedRun(name, directory, spec, "start", 0, _differences(name, spec, out, directory))
+        return Planned(job, "start", 0, _differences(job) if isinstance(job, Run) else None)
+    if job.open(job.directory).spec.identity != spec.identity:
+        raise InputError(f"{job.directory / SPEC} does not belong to its directory; it was changed by hand.")
+    if now.step > spec.training.steps:
+        raise InputError(
+            f"{spec.STEPS} = {spec.training.steps}: {spec.KIND} {job.directory.name} already has {now.step} "
+            f"steps; allowed is at least {now.step}, or another --out for a shorter {spec.KIND}."
+        )
     if now.state == "interrupted":
-        return PlannedRun(name, directory, spec, "resume", now.step, None)
-    if now.step < wanted:
-        return PlannedRun(name, directory, spec, "extend", now.step, None)
-    diagnosed = read_json(directory / DONE, "end mark").get("diagnosis") == spec.diagnosis.tree()
-    if spec.causal.enabled:
-        try:
-            verdict = read_json(directory / VERDICT, "verdict")
-        except InputError:
-            verdict = None  # There is none, or a damaged one: it is made anew.
-        wanted_verdict = {"rule": RULE, "step": now.step, "spec": spec.causal.tree()}
-        diagnosed &= isinstance(verdict, dict) and wanted_verdict.items() <= verdict.items()
-    return PlannedRun(name, directory, spec, "skip" if diagnosed else "diagnose", now.step, None)
+        return Planned(job, "resume", now.step)
+    if now.step < spec.training.steps:
+        return Planned(job, "extend", now.step)
+    return Planned(job, "skip" if _is_concluded(job, now) else "diagnose", now.step)
 
 
-def _differences(name: str, spec: RunSpec, out: Path, directory: Path) -> str | None:
+def _is_concluded(job: Run | Transfer, now: Standing) -> bool:
+    """Whether what is said of a trained job is there, and of the settings asked for."""
+    end: dict[str, Any] = read_json(job.directory / DONE, "end mark")
+    if isinstance(job, Transfer):
+        return end.get("examine") == job.spec.transfer.examine.tree() and (job.directory / RESULT).exists()
+    diagnosed, causal = end.get("diagnosis") == job.spec.diagnosis.tree(), job.spec.causal
+    if not diagnosed or not causal.enabled:
+        return diagnosed
+    try:
+        verdict = read_json(job.directory / VERDICT, "verdict")
+    except InputError:
+        return False  # There is none, or a damaged one: it is made anew.
+    wanted = {"rule": RULE, "step": now.step, "spec": causal.tree()}
+    return isinstance(verdict, dict) and wanted.items() <= verdict.items()
+
+
+def prepare(study: Study, planned: Sequence[Planned]) -> None:
+    """Write the study, and for every job that is to be worked on all that a worker needs."""
+    write_json(study.directory / STUDY, study.spec.tree())
+    bases = study.runs if any(isinstance(one.job, Transfer) for one in planned) else {}
+    for one in planned:
+        prepare_job(one, bases[one.job.spec.base.name] if isinstance(one.job, Transfer) else None)
+
+
+def prepare_job(planned: Planned, run: Run | None = None) -> None:
+    """The spec in a job's directory; before it, for a transfer of `run`, the base's weights and what is known
+    of it."""
+    from grokscope.runs.bases import standing_of  # imported here: planning stays light
+
+    job = planned.job
+    if planned.action == "skip":
+        return
+    if isinstance(job, Transfer) and run is not None:
+        if not (job.directory / BASE_WEIGHTS).exists():
+            with whole(job.directory / BASE_WEIGHTS) as draft:
+                shutil.copyfile(run.weights(job.spec.step), draft)
+        write_json(job.directory / BASE, asdict(standing_of(run, job.spec.moment, job.spec.step)))
+    write_json(job.directory / SPEC, job.spec.tree())
+
+
+def start_order(planned: Sequence[Planned]) -> list[Planned]:
+    """The jobs that need work, longest first: the last to finish then ends as early as N workers allow."""
+    return sorted((one for one in planned if one.action != "skip"), key=lambda one: -one.steps_left)
+
+
+def _differences(job: Run) -> str | None:
     """What the most recent other run of this regime and seed had set otherwise, as one sentence."""
-    others = [path for path in out.glob(f"{name}-*/{SPEC}") if path.parent != directory]
-    if directory.exists() and (directory / SPEC).exists():
+    if job.begun:
         return None
+    others = list(job.directory.parent.glob(f"{job.name}-*/{SPEC}"))
     for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            before = read_spec(path.parent).tree()
+            before = Run.open(path.parent).spec
         except InputError:
             continue
         changes = [
             f"{field}: {old!r} -> {new!r}"
-            for field, (old, new) in differences(before, spec.tree()).items()
-            if field != "training.steps" and not field.startswith(("diagnosis.", "causal"))
+            for field, (old, new) in differences(before.tree(), job.spec.tree()).items()
+            if field not in ("training.steps", "seed") and not field.startswith(("diagnosis.", "causal"))
         ]
         shown = ", ".join(changes[:4]) + (f" and {len(changes) - 4} more" if len(changes) > 4 else "")
         return f"settings differ from an earlier run {path.parent.name} ({shown}): this is a new run."

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from grokscope.errors import InputError
-from grokscope.runs.plan import PlannedRun
+from grokscope.runs.plan import Planned
 from grokscope.training.checkpoint import find_state
 from grokscope.training.manifest import read_manifest
 
@@ -24,7 +24,7 @@ def check_population(population: Population) -> None:
         raise InputError(f"population = {population!r}: allowed is auto, off, or a number of at least 1.")
 
 
-def groups(todo: list[PlannedRun], population: Population) -> list[list[PlannedRun]]:
+def groups(todo: list[Planned], population: Population) -> list[list[Planned]]:
     """The runs of each worker process, in the order they should be started.
 
     Args:
@@ -35,7 +35,7 @@ def groups(todo: list[PlannedRun], population: Population) -> list[list[PlannedR
         InputError: a number is asked for, and the runs cannot be trained together.
     """
     check_population(population)
-    by_size: dict[tuple[int, int], list[PlannedRun]] = {}
+    by_size: dict[tuple[int, int], list[Planned]] = {}
     for run in todo:
         by_size.setdefault(_kind(run, population), []).append(run)
     found = [
@@ -51,7 +51,7 @@ def begun_among(directory: Path) -> int | None:
     return None if find_state(directory) is None else read_manifest(directory).members
 
 
-def _kind(run: PlannedRun, population: Population) -> tuple[int, int]:
+def _kind(run: Planned, population: Population) -> tuple[int, int]:
     """How many of its like are trained together, and what else must be alike: the threads of those begun."""
     before = begun_among(run.directory)
     if before is not None:

@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from grokscope.runs.directory import read_progress
-from grokscope.runs.plan import PlannedRun
-from grokscope.runs.transfer_spec import TransferRunSpec
+from grokscope.runs.open import Transfer
+from grokscope.runs.plan import Planned
 
 SHOWN = {
     "id_atomic": "ID atoms",
@@ -41,7 +41,7 @@ LINE_SECONDS = 15.0
 class Display(Protocol):
     """What shows a study while it runs."""
 
-    def state(self, run: PlannedRun, state: str) -> None:
+    def state(self, run: Planned, state: str) -> None:
         """A run has started or ended."""
 
     def update(self) -> None:
@@ -52,7 +52,7 @@ class Display(Protocol):
 
 
 @contextmanager
-def display(runs: list[PlannedRun], console: Console | None = None) -> Iterator[Display]:
+def display(runs: list[Planned], console: Console | None = None) -> Iterator[Display]:
     """A live table if the console is a terminal, lines otherwise."""
     console = console or Console()
     if not console.is_terminal:
@@ -67,12 +67,12 @@ def display(runs: list[PlannedRun], console: Console | None = None) -> Iterator[
 class LiveTable:
     """One row per run."""
 
-    def __init__(self, runs: list[PlannedRun], live: Live) -> None:
+    def __init__(self, runs: list[Planned], live: Live) -> None:
         self.runs, self.live = runs, live
         self.states = {run.name: "waiting" for run in runs}
         self.next_update = 0.0
 
-    def state(self, run: PlannedRun, state: str) -> None:
+    def state(self, run: Planned, state: str) -> None:
         known = state in ("starting", "done", "interrupted")
         self.states[run.name] = state if known else "failed"
         if not known:
@@ -95,7 +95,7 @@ class LiveTable:
             table.add_row(*row.values())
         self.live.update(table)
 
-    def _cells(self, run: PlannedRun) -> dict[str, Any]:
+    def _cells(self, run: Planned) -> dict[str, Any]:
         """A row by column name; a narrow terminal gets fewer columns."""
         state, steps = self.states[run.name], run.spec.training.steps
         seen = {} if state == "waiting" else read_progress(run.directory)
@@ -108,7 +108,7 @@ class LiveTable:
         if wide:
             cells["done"] = ProgressBar(total=steps, completed=step, width=16)
         cells["steps/s"] = f"{seen['rate']:.1f}" if running and seen.get("rate") else ""
-        shown = SHOWN_OF_TRANSFERS if isinstance(run.spec, TransferRunSpec) else SHOWN
+        shown = SHOWN_OF_TRANSFERS if isinstance(run.job, Transfer) else SHOWN
         for name, label in shown.items():
             if wide or name in NARROW:
                 cells[label] = f"{accuracy[name]:.3f}" if name in accuracy else ""
@@ -121,10 +121,10 @@ class Lines:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.active: dict[str, PlannedRun] = {}
+        self.active: dict[str, Planned] = {}
         self.last: dict[str, tuple[float, int]] = {}
 
-    def state(self, run: PlannedRun, state: str) -> None:
+    def state(self, run: Planned, state: str) -> None:
         if state == "starting":
             self.active[run.name] = run
             self.last[run.name] = (time.monotonic(), -1)

@@ -1,47 +1,87 @@
-"""A study: regimes x seeds of one model on one world, expanded to self-contained run specs."""
+"""A study: regimes x seeds of one model on one world, and transfers of its runs, expanded to jobs."""
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from grokscope.errors import InputError
 from grokscope.mechanics.spec import CausalSpec, DiagnosisSpec, LensSpec
 from grokscope.models.spec import AnyModel, LoopedSpec
-from grokscope.runs.transfer_section import StudyTransfers
+from grokscope.runs.job import UNTRAINED, RunSpec, SinkName, TransferRunSpec
 from grokscope.seeds import Seed, Seeds
-from grokscope.spec import Spec, digest
+from grokscope.spec import Spec, merge
 from grokscope.training.spec import TrainingSpec
+from grokscope.transfer.spec import TransferSpec
 from grokscope.world.format import FormatSpec
 from grokscope.world.spec import REGIMES, CorpusSpec, Regime, WorldSpec
 
-SinkName = Literal["tensorboard", "wandb"]
+MOMENTS = ("end", "saturation", "generalisation")
+"""Moments of a run that a base can be taken at, beside a step."""
 
 
-class RunSpec(Spec):
-    """Everything one run depends on. Any executor can take it; nothing else is consulted."""
+class BaseChoice(NamedTuple):
+    """A base, for every seed of a study."""
 
-    world: WorldSpec
-    corpus: CorpusSpec
-    regime: Regime
-    format: FormatSpec
-    model: AnyModel
-    training: TrainingSpec
-    lens: LensSpec
-    diagnosis: DiagnosisSpec
-    seeds: Seeds
-    sinks: tuple[SinkName, ...] = ()
-    causal: CausalSpec = CausalSpec()
-    """Has a default, so that a run from before there was a causal verdict is read as the run it is."""
+    regime: str | None
+    """None: the untrained control."""
+    moment: str
+    """One of `MOMENTS`, "untrained", or a step as digits."""
+
+
+class StudyTransfers(TransferSpec):
+    """Bases, and the transfers that are made of each of them, for every seed of the study."""
+
+    bases: tuple[str, ...] = ()
+    """`REGIME@MOMENT`, the moment being end, saturation, generalisation (of test_ood), or a kept checkpoint's
+    step; or `untrained`, the control. A run that never reached its moment gives no base, and that is said."""
+
+    variants: dict[str, dict[str, Any]] = Field({})
+    """By name, what is laid over `facts`, `tuning` and `examine`: every base is transferred once per variant.
+    Empty: once, as the section says. Only in a file, no option."""
 
     @property
-    def identity(self) -> str:
-        """Hash of the spec without the number of steps, without what only reads the run, and without fields
-        that came later (`grokscope.spec.later`) as long as they have their default."""
-        tree = self.essence()
-        tree["training"].pop("steps")
-        tree.pop("diagnosis")
-        tree.pop("sinks")
-        tree.pop("causal")
-        return digest(tree)
+    def transfer(self) -> TransferSpec:
+        """The settings without bases and variants."""
+        return TransferSpec(facts=self.facts, tuning=self.tuning, examine=self.examine)
+
+    def transfers(self) -> dict[str, TransferSpec]:
+        """The settings of every variant, by name; without variants, those of the section, named "".
+
+        Raises:
+            InputError: a variant is not named by letters, digits and _, or lays on what cannot be honoured.
+        """
+        own = self.transfer
+        if not self.variants:
+            return {"": own}
+        found = {}
+        for name, over in self.variants.items():
+            if not re.fullmatch(r"\w+", name, re.ASCII):
+                raise InputError(f"transfer.variants = {name!r}: names are letters, digits and _.")
+            found[name] = TransferSpec.parse(merge(own.tree(), over), f"transfer.variants.{name}")
+        return found
+
+    def choices(self) -> list[BaseChoice]:
+        """The bases, parsed.
+
+        Raises:
+            ValueError: one is malformed or stands twice.
+        """
+        if len(set(self.bases)) != len(self.bases):
+            raise ValueError(f"transfer.bases repeats an item: {list(self.bases)}")
+        return [_parse(text) for text in self.bases]
+
+
+def _parse(text: str) -> BaseChoice:
+    if text == UNTRAINED:
+        return BaseChoice(None, UNTRAINED)
+    regime, at, moment = text.partition("@")
+    if not at or not regime or not (moment in MOMENTS or moment.isdecimal()):
+        raise ValueError(
+            f"transfer.bases: {text!r} must be REGIME@MOMENT with the moment {', '.join(MOMENTS)} or a step, "
+            f"or {UNTRAINED!r}"
+        )
+    return BaseChoice(regime, moment)
 
 
 class StudySpec(Spec):
@@ -114,12 +154,12 @@ class StudySpec(Spec):
 
     def expand(self) -> dict[str, RunSpec]:
         """Run specs by run name (`<regime>-s<seed>`), in the order they should be started."""
-        runs = {}
+        runs = []
         for seed in self.seeds:
             for item in self.regimes:
                 regime = REGIMES[item] if isinstance(item, str) else item
                 steps = self.steps_for.get(regime.name, self.training.steps)
-                runs[f"{regime.name}-s{seed}"] = RunSpec(
+                run = RunSpec(
                     world=self.world,
                     corpus=self.corpus,
                     regime=regime,
@@ -131,5 +171,28 @@ class StudySpec(Spec):
                     causal=self.causal,
                     sinks=self.sinks,
                     seeds=Seeds(**dict.fromkeys(self.vary, seed)),
+                    seed=seed,
                 )
-        return runs
+                runs.append(run)
+        return {run.name: run for run in runs}
+
+    def expand_transfers(self) -> list[TransferRunSpec]:
+        """Transfer specs, in the order they should be started. Their step is 0: at which one a moment was is
+        known when the run has been trained."""
+        if self.transfer is None:
+            return []
+        runs = {(run.regime.name, run.seed): run for run in self.expand().values()}
+        variants = self.transfer.transfers()
+        return [
+            # Untrained models of one seed are the same in every regime.
+            TransferRunSpec(
+                base=runs[choice.regime or self.regime_names[0], seed],
+                step=0,
+                transfer=transfer,
+                moment=choice.moment,
+                variant=variant,
+            )
+            for seed in self.seeds
+            for choice in self.transfer.choices()
+            for variant, transfer in variants.items()
+        ]

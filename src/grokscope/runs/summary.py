@@ -4,7 +4,8 @@ from rich.console import Console
 from rich.table import Table
 
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET, Diagnosis
-from grokscope.runs.run import Run, Study
+from grokscope.runs.open import Run
+from grokscope.runs.study import Study
 from grokscope.statistics.estimate import text
 
 COLUMNS = ("run", "saturation", "OOD there", "OOD at the end", "guess", "behaviour", "causal verdict")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from grokscope.runs.transfer import Transfer
+from grokscope.runs.open import Transfer
 from grokscope.statistics.clustered import Rate
 from grokscope.statistics.estimate import PROSE, text
 from grokscope.world.probes import MIXES

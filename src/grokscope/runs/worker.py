@@ -1,11 +1,11 @@
-"""One run in a process of its own: `python -m grokscope.runs.worker RUN_DIRECTORY`.
+"""One job in a process of its own: `python -m grokscope.runs.worker DIRECTORY`.
 
-Everything it needs stands in `RUN_DIRECTORY/spec.json`. Exit codes: 0 finished; 75 stopped by a signal,
-saved; 2 wrong input; 3 diverged. What went wrong is one line `error: ...` on standard error.
+Everything it needs stands in the directory. Exit codes: 0 finished; 75 stopped by a signal, saved; 2 wrong
+input; 3 diverged. What went wrong is one line `error: ...` on standard error.
 
 Several directories are trained together, as a population. What went wrong with one of them stands in its own
 log; the exit code is then that of the first such run, when the others have finished. Without a directory it
-does the jobs that it is given, one after another: `grokscope.runs.jobs`.
+does the jobs that it is given, one after another: `grokscope.runs.processes`.
 """
 
 import argparse
@@ -16,46 +16,40 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grokscope.errors import InputError
-from grokscope.files import write_json
+from grokscope.files import remove, whole, write_json
 from grokscope.mechanics.judge.diagnosis import diagnose
-from grokscope.mechanics.read.traces import TraceWriter
-from grokscope.models.build import build_model
+from grokscope.models.protocol import Reasoner
 from grokscope.runs.causal import keep_verdict
 from grokscope.runs.directory import (
+    BASE_WEIGHTS,
+    CELLS,
     CORPUS,
     DIAGNOSIS,
     DONE,
     INTERRUPTED,
     LOG,
-    TRACES,
+    RESULT,
     locked,
-    read_spec,
     standing,
     write_progress,
 )
-from grokscope.runs.end_mark import EndMark
-from grokscope.runs.jobs import serve
+from grokscope.runs.open import Run, Transfer, open_job
 from grokscope.runs.population import begun_among
-from grokscope.runs.run import Run, check_fingerprint
-from grokscope.runs.spec import RunSpec
-from grokscope.runs.transfer import is_transfer
-from grokscope.runs.transfer_worker import do_transfer
-from grokscope.training.data import training_data
+from grokscope.runs.processes import serve
 from grokscope.training.loop import train
+from grokscope.training.manifest import read_manifest
 from grokscope.training.member import Member
 from grokscope.training.population import train_together
 from grokscope.training.shared import SharedSteps
 from grokscope.training.sinks import make_sinks
+from grokscope.training.start import with_threads
 from grokscope.training.stops import Diverged, Interrupted
 from grokscope.training.trainer import Outcome
-from grokscope.world.corpus import Corpus, build_corpus
-from grokscope.world.format import encode, positions
-from grokscope.world.graph import build_world
+from grokscope.transfer.outcome import outcome_of
 
 LOCK_PATIENCE = 10.0
 """Seconds to wait for a worker that is just saving and leaving."""
@@ -63,7 +57,7 @@ PARENT_POLL_SECONDS = 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do the run or the transfer, or one job after another, and return the exit code."""
+    """Do the job of a directory, or one after another, and return the exit code."""
     parser = argparse.ArgumentParser(description="Train, trace and diagnose the run of a directory.")
     parser.add_argument("directories", type=Path, nargs="*", help="none: jobs come by standard input")
     parser.add_argument("--threads", type=int, default=None, help="of PyTorch, for a run that is new")
@@ -80,13 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(together: list[Path], threads: int | None, shared: SharedSteps) -> int:
-    """Do a transfer, a run, or several runs together; the exit code. What went wrong is said."""
+    """Do jobs together; the exit code. What went wrong is said."""
     failed: dict[Path, Exception]
     try:
-        if len(together) == 1 and is_transfer(together[0]):
-            do_transfer(together[0], threads, LOCK_PATIENCE, shared)
-            return 0
-        failed = do_runs(together, threads)
+        failed = do_jobs([open_job(one) for one in together], threads, shared)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return INTERRUPTED
@@ -98,19 +89,27 @@ def _work(together: list[Path], threads: int | None, shared: SharedSteps) -> int
     return max((3 if isinstance(wrong, Diverged) else 2 for wrong in failed.values()), default=0)
 
 
-def do_run(directory: Path, threads: int | None = None) -> None:
-    """Train the run of a directory to its end, from wherever it stands, and diagnose it.
+def do_job(job: Run | Transfer, threads: int | None = None, shared: SharedSteps | None = None) -> None:
+    """Do a job to its end, from wherever its directory stands: train the run and diagnose it, or fine-tune
+    the transfer's base and examine it.
+
+    Args:
+        job: what is to be done; its spec stands in its directory.
+        threads: of PyTorch, for a job that is new.
+        shared: compiled steps of this process; what is computed does not depend on them.
 
     Raises:
-        InputError: the spec cannot be honoured, another process has the run, or a file is damaged.
+        InputError: the spec cannot be honoured, another process has the job, or a file is damaged.
         Diverged: the loss or a weight is not a usable number.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    for error in do_runs([directory], threads).values():
+    for error in do_jobs([job], threads, shared).values():
         raise error
 
 
-def do_runs(directories: Sequence[Path], threads: int | None = None) -> dict[Path, Exception]:
+def do_jobs(
+    jobs: Sequence[Run | Transfer], threads: int | None = None, shared: SharedSteps | None = None
+) -> dict[Path, Exception]:
     """The same for several runs, which are trained together.
 
     Returns:
@@ -122,15 +121,12 @@ def do_runs(directories: Sequence[Path], threads: int | None = None) -> dict[Pat
     """
     failed: dict[Path, Exception] = {}
     with ExitStack() as held:
-        jobs = []
-        for directory in directories:
-            spec = read_spec(directory)
-            held.enter_context(locked(directory, LOCK_PATIENCE))
-            jobs.append(_job(directory, spec))
-        wanted = [job for job in jobs if job.steps_left]
-        among = max((begun_among(job.directory) or len(wanted) for job in wanted), default=0)
-        outcomes = _train_together(wanted, threads) if among > 1 else [_train(job, threads) for job in wanted]
-        for job, outcome in zip(wanted, outcomes, strict=True):
+        for job in jobs:
+            held.enter_context(locked(job.directory, LOCK_PATIENCE))
+            _doing(job, "building")
+            _check_corpus(job)
+        left = [job for job in jobs if not job.finished]
+        for job, outcome in zip(left, _train(left, threads, shared), strict=True):
             if isinstance(outcome, Exception):
                 failed[job.directory] = outcome
         for job in jobs:
@@ -142,96 +138,98 @@ def do_runs(directories: Sequence[Path], threads: int | None = None) -> dict[Pat
     return failed
 
 
-@dataclass(frozen=True, eq=False)
-class _Job:
-    directory: Path
-    spec: RunSpec
-    corpus: Corpus
-
-    @property
-    def steps_left(self) -> bool:
-        now = standing(self.directory)
-        return now.state != "done" or now.step < self.spec.training.steps
+def _check_corpus(job: Run | Transfer) -> None:
+    """Note at the first start what every later one must find again."""
+    if (job.directory / CORPUS).exists():
+        _ = job.checked
+    else:
+        world = {"world": job.setup.world.fingerprint}
+        write_json(job.directory / CORPUS, job.setup.corpus.summary() | world)
 
 
-def _job(directory: Path, spec: RunSpec) -> _Job:
-    write_progress(directory, {"pid": os.getpid(), "doing": "building", **_seen(directory)})
-    return _Job(directory, spec, _corpus(directory, spec))
+def _train(jobs: Sequence[Run | Transfer], threads: int | None, shared: SharedSteps | None) -> list[Outcome]:
+    """Train jobs to the end, together if they are many or were begun among many."""
+    members = [_member(job) for job in jobs]
+    if max((begun_among(job.directory) or len(jobs) for job in jobs), default=0) > 1:
+        return train_together(members, threads=threads, say=_say)
+    outcomes: list[Outcome] = []
+    for job, one in zip(jobs, members, strict=True):
+        try:
+            outcome = train(
+                one.model, one.data, one.probes, one.spec, one.seeds, one.directory, one.observers, one.sinks,
+                threads=threads, report=one.report, say=_say,
+                shared=shared if isinstance(job, Transfer) else None,
+            )  # fmt: skip
+            outcomes.append(outcome)
+        except (Diverged, InputError) as error:
+            outcomes.append(error)
+    return outcomes
 
 
-def _conclude(job: _Job) -> None:
-    """Diagnose a trained run, and mark its end."""
-    directory, spec = job.directory, job.spec
-    run = Run.open(directory)
-    diagnosis = diagnose(run.metrics, run.traces, job.corpus.probes, spec.diagnosis)
-    write_json(directory / DIAGNOSIS, diagnosis.tree())
-    if spec.causal.enabled:
-        write_progress(directory, {"pid": os.getpid(), "doing": "intervening", **_seen(directory)})
-        keep_verdict(run, diagnosis)
-    end = {
-        "step": spec.training.steps,
-        "diagnosis": spec.diagnosis.tree(),
-        "fingerprint": job.corpus.fingerprint,
-    }
-    write_json(directory / DONE, end)
-
-
-def _train(job: _Job, threads: int | None) -> Outcome:
-    one = _member(job)
-    try:
-        return train(
-            one.model, one.data, one.probes, one.spec, one.seeds, one.directory, one.observers, one.sinks,
-            threads=threads, report=one.report, say=_say,
-        )  # fmt: skip
-    except (Diverged, InputError) as error:
-        return error
-
-
-def _train_together(jobs: Sequence[_Job], threads: int | None) -> list[Outcome]:
-    return train_together([_member(job) for job in jobs], threads=threads, say=_say)
-
-
-def _member(job: _Job) -> Member:
-    """Model, examples, probes and observers of a run."""
-    directory, spec, corpus = job.directory, job.spec, job.corpus
-    vocabulary = corpus.world.vocabulary
-    encoded = {
-        name: encode(probes.queries, vocabulary, spec.format) for name, probes in corpus.probes.items()
-    }
-    size, dtype = positions(spec.format), spec.training.dtype
-    return Member(
-        model=build_model(spec.model, vocabulary.size, size, spec.format, spec.seeds.init, dtype),
-        data=training_data(corpus, spec.format, spec.training.atom_repetition),
-        probes=encoded,
-        spec=spec.training,
-        seeds=spec.seeds,
-        directory=directory,
-        observers=[
-            EndMark(directory),
-            TraceWriter(directory / TRACES, corpus.probes, encoded, vocabulary, spec.lens),
-        ],
-        sinks=make_sinks(spec.sinks, directory),
-        report=lambda news: write_progress(directory, {"pid": os.getpid(), "doing": "training", **news}),
+def _member(job: Run | Transfer) -> Member:
+    tuned, directory = isinstance(job, Transfer), job.directory
+    return job.setup.member(
+        directory,
+        directory / BASE_WEIGHTS if tuned else None,
+        [EndMark(directory)],
+        make_sinks(job.spec.sinks, directory),
+        lambda news: _doing(job, "fine-tuning" if tuned else "training", **news),
     )
+
+
+class EndMark:
+    """Takes the end mark of a finished job away once its continuation has begun, and not if it cannot."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def at_checkpoint(self, step: int, model: Reasoner) -> None:
+        """Nothing to look at."""
+
+    def forget_after(self, step: int) -> None:
+        """The state is read and the training goes on."""
+        remove(self.directory / DONE)
+
+
+def _conclude(job: Run | Transfer) -> None:
+    """Say what came of a trained job, and mark its end."""
+    said = _examine(job) if isinstance(job, Transfer) else _diagnose(job)
+    end = {"step": job.spec.training.steps, **said, "fingerprint": job.setup.corpus.fingerprint}
+    write_json(job.directory / DONE, end)
+
+
+def _diagnose(run: Run) -> dict[str, Any]:
+    spec = run.spec
+    diagnosis = diagnose(run.metrics, run.traces, run.corpus.probes, spec.diagnosis)
+    write_json(run.directory / DIAGNOSIS, diagnosis.tree())
+    if spec.causal.enabled:
+        _doing(run, "intervening")
+        keep_verdict(run, diagnosis)
+    return {"diagnosis": spec.diagnosis.tree()}
+
+
+def _examine(transfer: Transfer) -> dict[str, Any]:
+    spec, examine = transfer.spec, transfer.spec.transfer.examine
+    _doing(transfer, "examining")
+    # With the transfer's own threads, as for verdicts: `runs.causal.keep_verdict` says why.
+    with with_threads(read_manifest(transfer.directory).threads):
+        outcome = outcome_of(
+            transfer.base, transfer.new, spec.format, examine, transfer.traces, transfer.model, transfer.steps
+        )
+    with whole(transfer.directory / CELLS) as draft:
+        outcome.cells.write_csv(draft)
+    write_json(transfer.directory / RESULT, outcome.result.tree())
+    return {"examine": examine.tree()}
+
+
+def _doing(job: Run | Transfer, what: str, **news: object) -> None:
+    """Tell whoever watches; where training does not say at which step, it is the last one saved."""
+    step = {} if "step" in news else {"step": standing(job.directory).step}
+    write_progress(job.directory, {"pid": os.getpid(), "doing": what, **step, **news})
 
 
 def _say(sentence: str) -> None:
     print(sentence, flush=True)
-
-
-def _corpus(directory: Path, spec: RunSpec) -> Corpus:
-    """Build the corpus, and note at the first start what every later one must find again."""
-    corpus = build_corpus(build_world(spec.world, spec.seeds), spec.corpus, spec.regime, spec.seeds)
-    if (directory / CORPUS).exists():
-        check_fingerprint(directory, corpus.fingerprint)
-    else:
-        write_json(directory / CORPUS, corpus.summary())
-    return corpus
-
-
-def _seen(directory: Path) -> dict[str, Any]:
-    """Where the run stands before training reports it."""
-    return {"step": standing(directory).step}
 
 
 def _leave_with(parent: int) -> None:

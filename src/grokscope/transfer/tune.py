@@ -1,90 +1,23 @@
-"""Fine-tuning: the ordinary training loop on new and retained facts, starting from a base's weights.
+"""What a fine-tuning is shown: new and retained facts.
 
-Same loop, so the same resume guarantee, the same manifest and the same files as any training. The optimiser
-starts afresh: what is kept of a base is its averaged weights.
+It is the ordinary training, starting from a base's weights: the same loop, so the same resume guarantee, the
+same manifest and the same files. The optimiser starts afresh: what is kept of a base is its averaged weights.
 
 Shape suffixes: N examples, S input positions.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
 import numpy as np
 import torch
 
-from grokscope.mechanics.read.traces import TraceWriter
-from grokscope.mechanics.spec import LensSpec
-from grokscope.models.protocol import Reasoner
 from grokscope.seeds import Seeds, generator
 from grokscope.training.data import TrainingData
-from grokscope.training.loop import train
-from grokscope.training.member import Observer
-from grokscope.training.progress import Report
-from grokscope.training.shared import SharedSteps
-from grokscope.training.sinks import Sink
 from grokscope.training.spec import TrainingSpec
-from grokscope.training.trainer import TrainingResult
 from grokscope.transfer.spec import TransferSpec
 from grokscope.world.arrays import IntArray
 from grokscope.world.format import FormatSpec, encode
 from grokscope.world.identity import identity_examples
 from grokscope.world.newfacts import NewFacts
 from grokscope.world.queries import Queries
-
-TRACES = "traces"
-
-
-def fine_tune(
-    model: Reasoner,
-    new: NewFacts,
-    fmt: FormatSpec,
-    spec: TransferSpec,
-    base: TrainingSpec,
-    seeds: Seeds,
-    directory: Path,
-    lens: LensSpec = LensSpec(),  # noqa: B008 (frozen)
-    observers: Sequence[Observer] = (),
-    sinks: Sequence[Sink] = (),
-    *,
-    threads: int | None = None,
-    report: Report | None = None,
-    say: Callable[[str], None] = print,
-    shared: SharedSteps | None = None,
-) -> TrainingResult:
-    """Fine-tune up to `spec.tuning.steps`, from the start or from where the directory stands.
-
-    Args:
-        model: with the base's weights, also when it is resumed: they are the first checkpoint, of step 0. It
-            holds the averaged weights of the last step at the end.
-        new: data and probes. fmt: the base's format. spec: the settings.
-        base: how the base was trained.
-        seeds: the base's; `order` draws the order of the examples.
-        directory: of the transfer; made if it is not there. Traces of all probe sets go to `traces/`.
-        lens: what is read at every checkpoint. observers: look before that. sinks, threads, report, say,
-            shared: as for `train`.
-
-    Raises:
-        InputError, Interrupted, Diverged: as `train` does.
-    """
-    encoded = {name: encode(one.queries, new.world.vocabulary, fmt) for name, one in new.probes.items()}
-    training = spec.tuning.of(base)
-    return train(
-        model,
-        tuning_data(new, fmt, spec, training, seeds),
-        encoded,
-        training,
-        seeds,
-        directory,
-        observers=[
-            *observers,
-            TraceWriter(directory / TRACES, new.probes, encoded, new.world.vocabulary, lens),
-        ],
-        sinks=sinks,
-        threads=threads,
-        report=report,
-        say=say,
-        shared=shared,
-    )
 
 
 def tuning_data(

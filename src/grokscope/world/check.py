@@ -3,44 +3,43 @@
 Shape suffixes: N trained compositions, P probes, K hops, F facts.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 
-from grokscope.world.arrays import IntArray, contains
+from grokscope.world.arrays import BoolArray, IntArray, contains
+from grokscope.world.graph import World
 from grokscope.world.injection import partners_per_fact
 from grokscope.world.probes import PATTERNS, ProbeSet
 from grokscope.world.queries import Queries
-
-if TYPE_CHECKING:
-    from grokscope.world.corpus import Corpus
-    from grokscope.world.graph import World
+from grokscope.world.spec import CorpusSpec, Regime
 
 
-def check_corpus(corpus: "Corpus") -> None:
-    """Check facts, compositions, injections and probes.
+def check_corpus(
+    world: World, spec: CorpusSpec, regime: Regime, composition: Queries, probes: Mapping[str, ProbeSet]
+) -> None:
+    """Check facts, trained compositions, injections and probes.
 
     Raises:
         RuntimeError: an invariant is broken; the message says which.
     """
-    world = corpus.world
     _check_facts(world)
-    id_N = _check_queries(corpus.composition, world, "a trained composition")
-    ood_N2 = world.ood_F[corpus.composition.fact_NK(world)] if len(id_N) else np.zeros((0, 2), dtype=bool)
-    _require(not ood_N2.all(axis=1).any(), "a composition with two OOD hops is trained")
-    counts = (int(ood_N2[:, 0].sum()), int(ood_N2[:, 1].sum()))
-    _require(counts == (corpus.injected_hop1, corpus.injected_hop2), "the injection counts are wrong")
+    id_N = _check_queries(composition, world, "a trained composition")
+    fact_N2 = composition.fact_NK(world) if len(id_N) else np.zeros((0, 2), dtype=np.int32)
+    _require(not world.ood_F[fact_N2].all(axis=1).any(), "a composition with two OOD hops is trained")
     seen: list[IntArray] = []
-    for name, probe_set in corpus.probes.items():
-        _check_probes(name, probe_set, corpus, id_N)
+    for name, probe_set in probes.items():
+        _check_probes(name, probe_set, world, id_N)
+        if not spec.as_in_file:
+            _require(not probe_set.queries.degenerate().any(), f"{name} has a degenerate probe")
         seen.append(probe_set.id_P)
     all_P = np.concatenate(seen) if seen else np.empty(0, dtype=np.int64)
     _require(len(np.unique(all_P)) == len(all_P), "a probe stands in two sets")
-    if not corpus.spec.as_in_file:
-        _check_regime(corpus)
+    if not spec.as_in_file:
+        _check_regime(spec, regime, fact_N2, world.ood_F, probes)
 
 
-def _check_facts(world: "World") -> None:
+def _check_facts(world: World) -> None:
     head_F, relation_F, tail_F = world.fact_F3.T
     cell_F = head_F.astype(np.int64) * world.relations + relation_F
     _require(bool((np.diff(cell_F) > 0).all()), "the facts are not sorted and unique by (head, relation)")
@@ -48,7 +47,7 @@ def _check_facts(world: "World") -> None:
     _require(int((world.fact_of_ER >= 0).sum()) == len(head_F), "fact_of_ER misses a fact")
 
 
-def _check_queries(queries: Queries, world: "World", what: str) -> IntArray:
+def _check_queries(queries: Queries, world: World, what: str) -> IntArray:
     """Ids, after checking that they ascend and that every hop is a fact with the tail on the path."""
     id_N = queries.stable_id(world.entities, world.relations)
     _require(bool((np.diff(id_N) > 0).all()), f"{what} is repeated or out of order")
@@ -60,8 +59,8 @@ def _check_queries(queries: Queries, world: "World", what: str) -> IntArray:
     return id_N
 
 
-def _check_probes(name: str, probe_set: ProbeSet, corpus: "Corpus", trained_N: IntArray) -> None:
-    world, queries = corpus.world, probe_set.queries
+def _check_probes(name: str, probe_set: ProbeSet, world: World, trained_N: IntArray) -> None:
+    queries = probe_set.queries
     id_P = _check_queries(queries, world, f"a probe of {name}")
     _require(bool((id_P == probe_set.id_P).all()), f"an id of {name} is wrong")
     pattern_K = np.array([letter == "O" for letter in PATTERNS[name]])
@@ -75,26 +74,22 @@ def _check_probes(name: str, probe_set: ProbeSet, corpus: "Corpus", trained_N: I
             _require(bool(trained_P.all()), "a probe of train_inferred is not trained")
         else:
             _require(not trained_P.any(), f"a probe of {name} is trained")
-    if not corpus.spec.as_in_file:
-        _require(not queries.degenerate().any(), f"{name} has a degenerate probe")
     for control_P in probe_set.control_PL.values():
         _require(bool((control_P != queries.head_N).all()), f"a control of {name} is the head")
         _require(bool((control_P[:, None] != queries.path_NK).all()), f"a control of {name} is on the path")
 
 
-def _check_regime(corpus: "Corpus") -> None:
+def _check_regime(
+    spec: CorpusSpec, regime: Regime, fact_N2: IntArray, ood_F: BoolArray, probes: Mapping[str, ProbeSet]
+) -> None:
     """No fact is injected more often than the regime says, none that test_ood does not use in this role."""
-    fact_N2 = corpus.composition.fact_NK(corpus.world)
-    for hop, ratio in enumerate((corpus.regime.hop1_ratio, corpus.regime.hop2_ratio)):
+    for hop, ratio in enumerate((regime.hop1_ratio, regime.hop2_ratio)):
         fact_N = fact_N2[:, hop]
-        injected, times = np.unique(fact_N[corpus.world.ood_F[fact_N]], return_counts=True)
+        injected, times = np.unique(fact_N[ood_F[fact_N]], return_counts=True)
         if len(injected) == 0:
             continue
-        _require(
-            int(times.max()) <= partners_per_fact(corpus.regime, hop, corpus.spec.phi),
-            "a fact is injected too often",
-        )
-        target = np.unique(corpus.probes["test_ood"].fact_PK[:, hop])
+        _require(int(times.max()) <= partners_per_fact(regime, hop, spec.phi), "a fact is injected too often")
+        target = np.unique(probes["test_ood"].fact_PK[:, hop])
         _require(
             bool(np.isin(injected, target).all()),
             "a fact is injected that test_ood does not use in this role",

@@ -126,7 +126,7 @@ def assemble(
         probes=sets,
         fingerprint=fingerprint([world.fingerprint, fact_N2.astype(np.int32), *marks, *identity]),
     )
-    check_corpus(corpus)
+    check_corpus(world, spec, regime, corpus.composition, sets)
     return corpus
 
 

@@ -26,7 +26,7 @@ from grokscope.world.newfacts_draw import draw_facts
 from grokscope.world.newfacts_retained import retained
 from grokscope.world.newfacts_spec import NewFactsSpec
 from grokscope.world.pool import Pool, compositions, sample
-from grokscope.world.probes import MIXES, ProbeSet, make_probe_sets
+from grokscope.world.probes import MIXES, NEW_PATTERNS, ProbeSet, make_probe_sets
 from grokscope.world.queries import Queries, queries_of
 
 
@@ -159,7 +159,7 @@ def build_new_facts(corpus: Corpus, spec: NewFactsSpec, seeds: Seeds) -> NewFact
             + [part for name, one in probes.items() for part in (name, one.id_P)]
         ),
     )
-    check_new_facts(out)
+    check_new_facts(world, new_F, retained_F, out.retained, out.taught, probes)
     return out
 
 
@@ -175,9 +175,8 @@ def _union(old: World, new_F3: IntArray) -> tuple[World, IntArray]:
 
 def _mix(pool: Pool, name: str, new_F: BoolArray, old_F: BoolArray) -> IntArray:
     """Rows of the pool that can be probes of a mix."""
-    allowed = {"new": new_F, "old": old_F}
-    first, second = name.split("_then_")
-    fine_N = allowed[first][pool.fact_N2[:, 0]] & allowed[second][pool.fact_N2[:, 1]] & ~pool.degenerate_N
+    first_F, second_F = ({"N": new_F, "I": old_F}[letter] for letter in NEW_PATTERNS[name])
+    fine_N = first_F[pool.fact_N2[:, 0]] & second_F[pool.fact_N2[:, 1]] & ~pool.degenerate_N
     return np.flatnonzero(fine_N)
 
 

@@ -181,9 +181,8 @@ def _corpus(head: dict[str, Any], arrays: Arrays) -> Corpus:
         )
         for name, probe_set in drawn.probes.items()
     }
-    corpus = dataclasses.replace(drawn, probes=probes)
-    check_corpus(corpus)
-    return corpus
+    check_corpus(world, spec, regime, drawn.composition, probes)
+    return dataclasses.replace(drawn, probes=probes)
 
 
 def _sha256(file: Path) -> str:
