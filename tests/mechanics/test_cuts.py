@@ -1,0 +1,32 @@
+"""The verdict on wired TRMs with registers: what is used, and where it can be read, are told apart."""
+
+import pytest
+
+from grokscope.mechanics.judge.verdict import look
+from grokscope.mechanics.patch.interchange import Setting
+from grokscope.mechanics.zoo import wire
+from grokscope.mechanics.zoo.members import PROBES
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "bridge"),
+    [
+        ("registers", 1.0, "in registers"),
+        ("registers_dark", 1.0, "dark"),
+        ("idle", 0.0, "idle"),
+    ],
+)
+def test_what_is_used_and_what_is_read_are_told_apart(name: str, share: float, bridge: str) -> None:
+    """By the paper's measure all three look alike: no token ever says the bridge."""
+    wired = wire(name, 0)
+    setting = Setting(wired.corpus.world, wired.corpus.composition, wired.format)
+    found = look(wired.model, wired.corpus.probes[PROBES], setting, 0, 60).found
+    assert found.lens_tokens is not None
+    assert found.lens_tokens.value < 0.1
+    assert found.share is not None
+    assert found.share.value == pytest.approx(share, abs=0.05)
+    assert found.bridge == bridge
+    held = [cut.group for cut in found.path.cuts] if found.path else []
+    assert bool(held) == (share == 1)
+    for cut in found.path.cuts if found.path else ():
+        assert cut.own < 0.1, "a cut that carries the answer is none that holds the bridge"
