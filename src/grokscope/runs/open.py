@@ -151,8 +151,12 @@ class Job(Generic[S, C]):
             InputError: the record is damaged.
         """
         path = self.directory / CORPUS
-        tree = read_json(path, "corpus summary") if path.exists() else {}
-        return tree if isinstance(tree, dict) else {"fingerprint": None}
+        if not path.exists():
+            return {}
+        tree = read_json(path, "corpus summary")
+        if not isinstance(tree, dict) or not isinstance(tree.get("fingerprint"), str):
+            raise InputError(f"{path} is damaged: it holds no fingerprint of a corpus.")
+        return tree
 
     @property
     def world_fingerprint(self) -> str:
