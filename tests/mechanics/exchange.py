@@ -36,7 +36,7 @@ class Pairs:
 def pairs(wired: Wired, base: Queries, seed: int = 0) -> Pairs:
     """Draw lenders; queries without both kinds are left out."""
     world, rng = wired.corpus.world, np.random.default_rng(seed)
-    every = queries_of(world, compositions(world).fact_N2)
+    every = queries_of(world, compositions(world).fact_NK)
     trained = wired.corpus.composition
     known_N = np.zeros((world.entities, world.relations, world.relations), dtype=bool)
     known_N[trained.head_N, *trained.relation_NK.T] = True

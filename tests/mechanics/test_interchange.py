@@ -105,7 +105,7 @@ def test_donors_obey_their_rules(tabled, monkeypatch):
         donors = table.draw(arm, bases, np.random.default_rng(0))
         for p, (f1, f2) in enumerate(bases):
             (h, r1, b), (_, r2, t) = world.fact_F3[f1].tolist(), world.fact_F3[f2].tolist()
-            for source, natural in zip(donors.source_PM2[p], donors.natural_PM2[p], strict=True):
+            for source, natural in zip(donors.source_PMK[p], donors.natural_PMK[p], strict=True):
                 if source[0] == ABSENT:
                     continue
                 found += 1
@@ -135,7 +135,7 @@ def test_donors_obey_their_rules(tabled, monkeypatch):
                 if arm == "other_bridge":
                     assert s1 == r1
                 if arm == "centroid":
-                    assert nb == world.fact_F3[donors.natural_PM2[p, 0, 0], 2]
+                    assert nb == world.fact_F3[donors.natural_PMK[p, 0, 0], 2]
                 if arm == "head":
                     assert (nh, n1, n2) == (h1, r1, r2)
                     assert r1 != s1
@@ -176,7 +176,7 @@ def test_arms_have_their_own_draws():
     model, setting, some = model_of("looped"), setting_of("looped"), probes(20)
     alone = draw_donors(model, setting, some, ("head",))["head"]
     among = draw_donors(model, setting, some, ARMS)["head"]
-    assert (alone.source_PM2 == among.source_PM2).all()
+    assert (alone.source_PMK == among.source_PMK).all()
 
 
 def test_the_controls_of_a_wired_circuit():

@@ -22,7 +22,7 @@ CODED = ("pair_code", "voting")
 def everything(wired: Wired) -> Queries:
     """All compositions of the world; of a recursive member, which is slow, every sixth, or every twelfth."""
     every = (12 if wired.model.prefix else 6) if isinstance(wired.model, RecursiveModel) else 1
-    return queries_of(wired.corpus.world, compositions(wired.corpus.world).fact_N2[::every])
+    return queries_of(wired.corpus.world, compositions(wired.corpus.world).fact_NK[::every])
 
 
 @contextmanager

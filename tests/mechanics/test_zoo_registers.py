@@ -198,7 +198,7 @@ def test_a_dark_bridge_is_linear(name: str, places: list[int], linear: bool) -> 
     """Least squares from the states after the third pass, asked about pairs (h, r1) it has not seen."""
     wired, _ = case(name)
     world = wired.corpus.world
-    every = queries_of(world, compositions(world).fact_N2[::3])
+    every = queries_of(world, compositions(world).fact_NK[::3])
     state_ND = unrolled(wired, every)[3].z_L_BTD[:, places].flatten(1).double()
     bridge_N = torch.from_numpy(every.path_NK[:, 0]).long()
     asked_N = torch.from_numpy(every.fact_NK(world)[:, 0] % 4 == 0)

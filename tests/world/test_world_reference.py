@@ -114,7 +114,7 @@ def test_what_other_code_wrote_is_read(tmp_path, vocab, facts_files, k):
     paths = {q: (made["tail"][q[0], q[1]], made["compositions"][q][2]) for q in made["compositions"]}
     assert named(corpus.composition, world) == {q: paths[q] for q in want}
     injected = made["injected"]
-    assert (corpus.injected_hop1, corpus.injected_hop2) == (len(injected["OI"]), len(injected["IO"]))
+    assert corpus.injected == (len(injected["OI"]), len(injected["IO"]))
     for name, queries in (("test_iid", "iid"), ("test_ood", "ood_queries")):
         assert named(corpus.probes[name].queries, world) == {q: paths[q] for q in made[queries]}
     assert set(named(corpus.probes["train_inferred"].queries, world)) == set(made["train"][:40])
@@ -191,7 +191,7 @@ def test_train_inferred_may_have_been_sampled_after_the_injection(tmp_path, fact
     more = [item(q, made["compositions"][q][2], "train_inferred") for q in injected]
     (tmp_path / "test.json").write_text(json.dumps(more + files["test"]))
     corpus = read_corpus(tmp_path)
-    assert corpus.injected_hop1 + corpus.injected_hop2 == len(injected)
+    assert sum(corpus.injected) == len(injected)
     assert set(named(corpus.probes["ood_atomic"].queries, corpus.world)) == made["ood"]
     assert set(named(corpus.probes["train_inferred"].queries, corpus.world)) == set(made["train"][:40])
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from grokscope.mechanics.judge.profile import Profile
+    from grokscope.mechanics.patch.interchange import Setting
     from grokscope.runs.open import Run
     from grokscope.world.probes import ProbeSet
 
@@ -28,7 +29,9 @@ class Trace:
     probe_set: str = "test_ood"
     """A two-hop probe set."""
     query: str | None = None
-    """One query instead of the set: its three tokens ("e_1 r_2 r_3"), or its number in the set."""
+    """One query instead of the set: its tokens ("e_1 r_2 r_3"), or its number in the set."""
+    hop: int = 1
+    """Of queries with several bridges, the one after this hop."""
     probes: int = 240
     """Most probes."""
     out: Path | None = None
@@ -55,6 +58,8 @@ class Patch:
     """Most probes."""
     seed: int = 0
     """Draws the donors."""
+    hop: int = 1
+    """Of queries with several bridges, the one after this hop."""
     out: Path | None = None
     """The picture, .png or .pdf (both are written); None: RUN/figures/."""
 
@@ -134,18 +139,19 @@ def _trace(command: Trace) -> None:
     from grokscope.runs.open import Run
 
     run = Run.open(command.run)
-    setting, model, step = run.setting(), run.model(command.step), _step(run, command.step)
-    title = f"{run.name}, step {step:,}"
+    setting, model = run.setting(hop=command.hop), run.model(command.step)
+    step = _step(run, command.step)
+    title, which = f"{run.name}, step {step:,}", _which(run, setting)
     if command.query is not None:
         one = one_query(run, command.query, _probe_set(run, command.probe_set))
         sketch = sketch_of_query(model, one, setting, title)
-        words = ["".join(c for c in word if c.isalnum()) for word in sketch.inputs[:3]]
-        name = f"trace_{'_'.join(words)}_step{step}"
+        words = ["".join(c for c in word if c.isalnum()) for word in sketch.inputs[: run.spec.hops + 1]]
+        name = f"trace_{'_'.join([*words, *which])}_step{step}"
     else:
         found = look(model, _probe_set(run, command.probe_set), setting, step, command.probes)
-        place, title = answer_position(run), f"{title}, {command.probe_set}"
+        place, title = answer_position(run), ", ".join([title, command.probe_set, *which])
         sketch = sketch_of_rows(found.rows, found.found.path, place, title)
-        name = f"trace_{command.probe_set}_step{step}"
+        name = "_".join(["trace", command.probe_set, *which, f"step{step}"])
     rows = []
     for i in reversed(range(len(sketch.stages))):
         cells = []
@@ -179,14 +185,16 @@ def _patch(command: Patch) -> None:
     from grokscope.statistics.estimate import from_numbers, text
 
     run = Run.open(command.run)
-    setting, step = run.setting(command.seed), _step(run, command.step)
+    setting, step = run.setting(command.seed, command.hop), _step(run, command.step)
+    which = _which(run, setting)
     every = _probe_set(run, command.probe_set)
     probes, _ = some_probes(every, setting.encode(every.queries), command.probes)
     arms = [command.arm] if command.arm != "random" else ["bridge", "random"]
     maps = interchange(run.model(command.step), probes, setting, arms, site=command.site)
     given, free = (accuracy(maps, command.arm, conditioned) for conditioned in (True, False))
     n = f"{int(given['n'])} of {len(probes)} probes that can be tested; unconditioned n = {int(free['n'])}"
-    title = f"{run.name}, step {step:,}, {command.probe_set}: arm {command.arm} at {command.site}"
+    title = ", ".join([run.name, f"step {step:,}", command.probe_set, *which])
+    title += f": arm {command.arm} at {command.site}"
     roles = [str(role) for role in maps["role"].values]
     rows = []
     for i in reversed(range(maps.sizes["stage"])):
@@ -199,7 +207,7 @@ def _patch(command: Patch) -> None:
         rows.append((str(maps["stage"].values[i]), *cells))
     print_table(f"{title}\n{n} (unconditioned rate in brackets)", ["stage (last on top)", *roles], rows)
     site = [] if command.site == "state" else [command.site]
-    name = _file_name("patch", command.arm, *site, command.probe_set, f"step{step}")
+    name = _file_name("patch", command.arm, *site, command.probe_set, *which, f"step{step}")
     _save(lambda: interchange_map(given, title, n), command.out or command.run / "figures" / name)
 
 
@@ -295,10 +303,15 @@ def _profile(run: "Run", step: int | None, probe_set: str, most: int) -> "Profil
 
 
 def _probe_set(run: "Run", name: str) -> "ProbeSet":
-    two_hop = [key for key, one in run.corpus.probes.items() if one.queries.hops == 2]
-    if name not in two_hop:
-        raise InputError(f"probe_set = {name!r}: run {run.name} has {', '.join(two_hop)}.")
+    composed = [key for key, one in run.corpus.probes.items() if one.queries.hops > 1]
+    if name not in composed:
+        raise InputError(f"probe_set = {name!r}: run {run.name} has {', '.join(composed)}.")
     return run.corpus.probes[name]
+
+
+def _which(run: "Run", setting: "Setting") -> list[str]:
+    """Name of the bridge, where there are several."""
+    return [setting.latent] if run.spec.hops > 2 else []
 
 
 def _step(run: "Run", step: int | None) -> int:

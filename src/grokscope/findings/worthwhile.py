@@ -87,7 +87,7 @@ def reached(name: str, run: Run, level: float, probe_set: str, flop: float) -> R
         accuracy=float(values[-1]),
         seconds=seconds,
         compositions=int(counts["train_compositions"]),
-        added=int(counts["injected_hop1"]) + int(counts["injected_hop2"]),
+        added=sum(int(value) for name, value in counts.items() if name.startswith("injected_hop")),
         ood_facts=int(counts["ood_facts"]),
         step_flop=flop,
         batch=run.spec.training.batch,

@@ -12,10 +12,12 @@ from grokscope.statistics.estimate import WITH_N, rate_text, text
 
 def causal_groups(runs: list[RunView]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
     """What interventions said of every examined probe set, at the last checkpoint and on the way there."""
-    sets = dict.fromkeys(one.probe_set for run in runs if run.verdict for one in run.verdict.sets)
+    sets = dict.fromkeys(
+        (one.probe_set, one.latent) for run in runs if run.verdict for one in run.verdict.sets
+    )
     groups = []
-    for name in sets:
-        found = [run.verdict.of(name) if run.verdict else None for run in runs]
+    for name, latent in sets:
+        found = [run.verdict.of(name, latent=latent) if run.verdict else None for run in runs]
         rows = [("mechanism", [one.mechanism if one else "not tested" for one in found])]
         for head, rates in (
             ("share through the bridge", [one.share if one else None for one in found]),
@@ -25,8 +27,8 @@ def causal_groups(runs: list[RunView]) -> list[tuple[str, list[tuple[str, list[s
             rows.append((head, [text(rate, rate_text, form=WITH_N, missing="cannot tell") for rate in rates]))
         paths = [one.path if one else None for one in found]
         rows.append(("bridge held at", [f"{p.role}, {p.resolved} to {p.read}" if p else "-" for p in paths]))
-        rows.append(("the share on the way", [_share_course(run, name) for run in runs]))
-        groups.append((f"Causal test, {name}", rows))
+        rows.append(("the share on the way", [_share_course(run, name, latent) for run in runs]))
+        groups.append((f"Causal test, {name}{f', {latent}' if latent else ''}", rows))
     return groups
 
 
@@ -54,10 +56,10 @@ def causal_reasons(runs: list[RunView]) -> list[str]:
     ]
 
 
-def _share_course(run: RunView, probe_set: str) -> str:
+def _share_course(run: RunView, probe_set: str, latent: str | None) -> str:
     """`0.10 (step 3,200), 0.97 (step 16,000)`."""
     sets = run.verdict.sets if run.verdict else ()
-    shares = [(one.step, one.share) for one in sets if one.probe_set == probe_set]
+    shares = [(one.step, one.share) for one in sets if (one.probe_set, one.latent) == (probe_set, latent)]
     texts = [
         f"{'-' if share is None else rate_text(share.value)} (step {steps_text(step)})"
         for step, share in shares

@@ -4,6 +4,7 @@ Shapes: L stages, C columns.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -90,18 +91,19 @@ def distances(found: Comparison, title: str) -> Figure:
 def run_sketches(
     name: str, rows: Sequence[Mapping[str, Any]], verdict: CausalVerdict, answer_position: int
 ) -> list[Sketch]:
-    """The paths of ID and OOD queries at a run's last checkpoint, as far as they were examined.
+    """The paths of ID and OOD queries at a run's last checkpoint, bridge by bridge, as far as examined.
 
     Args:
         name: of the run. rows: its causal.csv. verdict: its verdict.
         answer_position: where its answers are read.
     """
     out = []
-    for probe_set in SHOWN_SETS:
-        here = [row for row in rows if (row["step"], row["probe_set"]) == (verdict.step, probe_set)]
-        found = verdict.of(probe_set)
+    for latent, probe_set in product(verdict.latents, SHOWN_SETS):
+        wanted = (verdict.step, probe_set, latent)
+        here = [row for row in rows if (row["step"], row["probe_set"], row.get("latent")) == wanted]
+        found = verdict.of(probe_set, latent=latent)
         if here and found is not None:
-            title = f"{name}, step {verdict.step:,}, {probe_set}"
+            title = ", ".join([name, f"step {verdict.step:,}", probe_set, *([latent] if latent else [])])
             out.append(sketch_of_rows(here, found.path, answer_position, title))
     return out
 

@@ -28,13 +28,18 @@ from grokscope.report.tables import (
     latents,
     select,
 )
+from grokscope.world.probes import ONE_OOD, patterns
 
-OOD_SETS = (
-    ("test_ood", Pen("OOD then OOD", style.OOD.color, width=2.3)),
-    ("first_hop_ood", style.FIRST_HOP),
-    ("second_hop_ood", style.SECOND_HOP),
-)
-"""The probe sets with OOD hops, and how their accuracies are drawn."""
+
+def ood_sets(curves: pl.DataFrame) -> dict[str, Pen]:
+    """The probe sets with OOD hops, and how their accuracies are drawn."""
+    hops = max(2, curves.filter(pl.col("probes").is_in(ONE_OOD))["probes"].n_unique())
+    colors = {"test_ood": (style.OOD.color, 2.3)} | {
+        name: (color, 1.9) for name, color in zip(ONE_OOD[:hops], style.HOPS, strict=False)
+    }
+    said = {name: pattern.replace("O", " then OOD").replace("I", " then ID")[len(" then ") :]
+            for name, pattern in patterns(hops).items()}  # fmt: skip
+    return {name: Pen(said[name], color, width=width) for name, (color, width) in colors.items()}
 
 
 def median_over_seeds(rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +150,7 @@ def overview(view: StudyView) -> Figure:
 
 def split_panel(curves: pl.DataFrame, title: str) -> Figure:
     """Exact accuracy by which hop is OOD: the hop that stays low is the bottleneck."""
-    lines = [(select(curves, ACCURACY, probes=probes), pen, True) for probes, pen in OOD_SETS]
+    lines = [(select(curves, ACCURACY, probes=probes), pen, True) for probes, pen in ood_sets(curves).items()]
     lines.append((select(curves, ACCURACY, probes="test_iid"), style.HELD_OUT, False))
     lines.append((select(curves, GUESS, probes="test_ood"), style.GUESSED, False))
     return _accuracies(curves, lines, title)

@@ -31,7 +31,7 @@ from grokscope.report.tables import (
     StudyView,
     table,
 )
-from grokscope.runs.causal import answer_position
+from grokscope.runs.causal import LATENT, answer_position
 from grokscope.runs.files import load_study, shipped_studies
 from grokscope.runs.open import Run
 from grokscope.runs.spec import StudySpec
@@ -50,6 +50,7 @@ def gather(study: Study) -> StudyView:
     order = spec.regime_names
     runs = sorted(started.values(), key=lambda run: (order.index(run.spec.regime.name), run.spec.seed))
     parts = [_run(run, level) for run in runs]
+    causal = [row for part in parts for row in part[4]]
     return StudyView(
         name=spec.name,
         family=spec.family,
@@ -62,7 +63,7 @@ def gather(study: Study) -> StudyView:
         curves=table((row for part in parts for row in part[1]), CURVES),
         emergence=table((row for part in parts for row in part[2]), EMERGENCE),
         events=table((row for part in parts for row in part[3]), EVENTS),
-        causal=table((row for part in parts for row in part[4]), CAUSAL),
+        causal=table(causal, CAUSAL | (LATENT if any("latent" in row for row in causal) else {})),
         spec=spec.tree(),
     )
 

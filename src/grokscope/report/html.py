@@ -129,12 +129,17 @@ def _causal(view: StudyView, regime: str, folder: Path) -> list[Picture]:
     causal = view.causal.filter(pl.col("run").is_in(list(ends)))
     causal = causal.filter(pl.col("step") == pl.col("run").replace_strict(ends, return_dtype=pl.Int64))
     shown = causal.filter(pl.col("probe_set").is_in(SHOWN_SETS))
-    title = "Where the bridge is, and where it is used"
-    pictures = [keep(causal_panel(shown, title), f"{regime}_causal_map", f"{title}, {regime}",
-                     causal_note(shown), folder)]  # fmt: skip
+    pictures = []
+    parts = shown.partition_by("latent", as_dict=True) if "latent" in shown.columns else {("bridge",): shown}
+    for (latent,), rows in parts.items():
+        title, name = f"Where the {latent} is, and where it is used", f"{regime}_causal_map"
+        name += "" if latent == "bridge" else f"_{latent}"
+        pictures.append(
+            keep(causal_panel(rows, title), name, f"{title}, {regime}", causal_note(rows), folder)
+        )
     first = tested[0]
-    rows = causal.filter(pl.col("run") == first.name).to_dicts()
-    sketches = run_sketches(first.name, rows, first.verdict, first.answer_position) if first.verdict else []
+    cells = causal.filter(pl.col("run") == first.name).to_dicts()
+    sketches = run_sketches(first.name, cells, first.verdict, first.answer_position) if first.verdict else []
     if sketches:
         caption = f"Inference path of {first.name}; computation runs upward. Colour: decoded; arrows: used."
         pictures.append(
@@ -172,9 +177,7 @@ def _pictures(view: StudyView, regime: str, folder: Path) -> list[Picture]:
         figure = figures.emergence_maps(emergence, variable, title)
         caption = map_note(emergence.filter(pl.col("variable") == variable), variable)
         pictures.append(keep(figure, f"{regime}_{variable}_map", f"{title}, {regime}", caption, folder))
-    hops = "; ".join(
-        f"{name}: {counts(curves, name)}" for name in ("test_ood", "first_hop_ood", "second_hop_ood")
-    )
+    hops = "; ".join(f"{name}: {counts(curves, name)}" for name in figures.ood_sets(curves))
     learned = "; ".join(
         f"{name}: {counts(curves, name)}" for name in ("train_inferred", "id_atomic", "ood_atomic")
     )

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from grokscope.mechanics.judge.causal import Interchanged
-from grokscope.mechanics.judge.verdict import CausalVerdict, PathCells
+from grokscope.mechanics.judge.verdict import CausalVerdict, PathCells, SetVerdict
 from grokscope.statistics.estimate import WITH_N, text
 
 WIDTH = 160
@@ -72,11 +72,16 @@ def print_verdict(name: str, verdict: CausalVerdict) -> None:
         rows.append(("path, stage by stage", *("-" if p is None else _cuts(p) for p in paths)))
         rows.append(("bridge read along", *("-" if p is None else _edges(p) for p in paths)))
         rows.append(("stages left for hop 2", *("-" if p is None else str(p.stages_left) for p in paths)))
-        print_table(f"{name}, step {step:,}", ["", *(one.probe_set for one in sets)], rows)
+        print_table(f"{name}, step {step:,}", ["", *map(_heading, sets)], rows)
     for one in verdict.sets:
         if one.step == verdict.step:
-            print(f"{one.probe_set}: {one.mechanism}: {one.reason}")
+            print(f"{_heading(one)}: {one.mechanism}: {one.reason}")
     print(f"verdict: {verdict.verdict} ({verdict.reason})")
+
+
+def _heading(one: SetVerdict) -> str:
+    """The set, and which of several bridges."""
+    return f"{one.probe_set}, {one.latent}" if one.latent else one.probe_set
 
 
 def _cuts(path: PathCells) -> str:

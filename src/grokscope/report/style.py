@@ -68,8 +68,8 @@ TARGET = Pen("target found", "#56B4E9", (5, 1.6), 1.6)
 HELD_OUT = Pen("ID then ID, held out", "#4d4d4d", (5, 1.6), 1.4)
 ID_FACTS = Pen("ID facts", "#009E73", width=1.7)
 OOD_FACTS = Pen("OOD facts", "#CC79A7", width=1.7)
-FIRST_HOP = Pen("OOD then ID", "#009E73", width=1.9)
-SECOND_HOP = Pen("ID then OOD", "#CC79A7", width=1.9)
+HOPS = ("#009E73", "#CC79A7", "#E69F00", "#D55E00")
+"""Colours of the hops, where one of them rests on an OOD fact."""
 _LATENT_COLORS = ("#D55E00", "#E69F00", "#CC79A7", "#009E73")
 
 

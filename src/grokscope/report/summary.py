@@ -18,6 +18,7 @@ from grokscope.report.tables import (
     select,
 )
 from grokscope.statistics.estimate import Estimate, from_numbers, rate_text, text
+from grokscope.world.probes import ONE_OOD
 
 
 def value_text(value: Estimate | None) -> str:
@@ -184,15 +185,20 @@ def _latent(curves: pl.DataFrame, runs: list[str], latent: str) -> list[str]:
 
 
 def _bottleneck(curves: pl.DataFrame, runs: list[str]) -> list[str]:
-    first = [value_at(curves, run, ACCURACY, probes="first_hop_ood") for run in runs]
-    second = [value_at(curves, run, ACCURACY, probes="second_hop_ood") for run in runs]
-    if not any(first) or not any(second):
+    """Which hop is missing: the one with whose OOD facts accuracy is clearly lower than with any other's."""
+    of_hop = {}
+    for name in ONE_OOD:
+        values = [value_at(curves, run, ACCURACY, probes=name) for run in runs]
+        if any(values):
+            of_hop[name.removesuffix("_hop_ood")] = values
+    if len(of_hop) < 2:
         return ["Queries with one OOD hop were not measured, so which hop is the bottleneck is not known."]
-    said = (
-        f"With the OOD fact as first hop accuracy is {over_seeds(first)}, as second hop {over_seeds(second)}"
+    said = "With the OOD fact as " + ", as ".join(
+        f"{hop} hop {'accuracy is ' if number == 0 else ''}{over_seeds(values)}"
+        for number, (hop, values) in enumerate(of_hop.items())
     )
-    if all(_clear(a, b) for a, b in zip(first, second, strict=True)):
-        return [f"{said}: the second hop is the bottleneck."]
-    if all(_clear(b, a) for a, b in zip(first, second, strict=True)):
-        return [f"{said}: the first hop is the bottleneck."]
+    for hop, values in of_hop.items():
+        others = [one for name, one in of_hop.items() if name != hop]
+        if all(_clear(a, b) for one in others for a, b in zip(one, values, strict=True)):
+            return [f"{said}: the {hop} hop is the bottleneck."]
     return [f"{said}: which hop is the bottleneck is not clear{' in every run' if len(runs) > 1 else ''}."]

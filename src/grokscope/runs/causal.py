@@ -1,7 +1,6 @@
 """The causal verdict of a finished run, in its directory: verdict.json, and causal.csv with every cell."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import polars as pl
 
 from grokscope.errors import InputError
 from grokscope.files import whole, write_json
-from grokscope.mechanics.judge.causal import combine
+from grokscope.mechanics.judge.causal import Examined, combine, together
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET, Diagnosis
 from grokscope.mechanics.judge.verdict import CausalVerdict, Look, look
 from grokscope.mechanics.read.layout import chosen_probes
@@ -19,6 +18,7 @@ from grokscope.mechanics.spec import RULE, CausalSpec
 from grokscope.runs.directory import CAUSAL, TRACES, VERDICT
 from grokscope.runs.open import Run
 from grokscope.training.start import with_threads
+from grokscope.world.pool import COUNTS
 from grokscope.world.probes import ProbeSet, exposure, make_probe_sets
 
 TRAINED_SET = "train_inferred"
@@ -30,11 +30,13 @@ SCHEMA: dict[str, Any] = {
     "role": pl.String, "rate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64,
 }  # fmt: skip
 """Columns of causal.csv; rows are in the order of the stages."""
+LATENT = {"latent": pl.String}
+"""A column more, where queries have several bridges: which one a row is about."""
 
 
 def answer_position(run: Run) -> int:
-    """Input position where the run's two-hop answers are read."""
-    every = [one for one in run.corpus.probes.values() if one.queries.hops == 2]
+    """Input position where the answers of the run's composed queries are read."""
+    every = [one for one in run.corpus.probes.values() if one.queries.hops == run.spec.hops]
     return run.setting().encode(every[0].queries.take(np.zeros(1, dtype=np.int64))).answer_position
 
 
@@ -57,28 +59,37 @@ def causal_verdict(run: Run, diagnosis: Diagnosis, spec: CausalSpec) -> tuple[Ca
         The verdict, and the table of `SCHEMA`.
 
     Raises:
-        InputError: the run has no checkpoint, or a set of the spec has not two hops.
+        InputError: the run has no checkpoint, or a set of the spec is one of atomic facts.
     """
     kept = run.steps
     if not kept:
         raise InputError(f"run {run.name} in {run.directory} has no checkpoint yet.")
-    setting, level = run.setting(spec.seed), run.spec.diagnosis.confidence
+    settings = [run.setting(spec.seed, hop) for hop in range(1, run.spec.hops)]
+    level = run.spec.diagnosis.confidence
     looks: list[Look] = []
     for step in examined_steps(kept, diagnosis, spec):
         model = run.model(step)
         most = spec.probes if step == kept[-1] else min(spec.probes, spec.dense_probes)
         for name in spec.sets if step == kept[-1] else [VERDICT_SET]:
             if name in run.corpus.probes:
-                looks.append(look(model, run.corpus.probes[name], setting, step, most, level))
-    last: Mapping[str, Look] = {one.found.probe_set: one for one in looks if one.found.step == kept[-1]}
-    trained, ood = last.get(TRAINED_SET), last.get(VERDICT_SET)
-    verdict, reason = combine(
-        diagnosis.behaviour, trained.examined if trained else None, ood.examined if ood else None
+                looks += [
+                    look(model, run.corpus.probes[name], setting, step, most, level) for setting in settings
+                ]
+    last: dict[str | None, dict[str, Examined]] = {}
+    for one in looks:
+        if one.found.step == kept[-1]:
+            last.setdefault(one.found.latent, {})[one.found.probe_set] = one.examined
+    verdict, reason = together(
+        {
+            latent: combine(diagnosis.behaviour, sets.get(TRAINED_SET), sets.get(VERDICT_SET))
+            for latent, sets in (last or {None: {}}).items()
+        }
     )
     found = CausalVerdict(
         verdict, reason, diagnosis.behaviour, kept[-1], tuple(one.found for one in looks), spec, RULE
     )
-    return found, pl.DataFrame([row for one in looks for row in one.rows], schema=SCHEMA, orient="row")
+    schema = SCHEMA | (LATENT if len(settings) > 1 else {})
+    return found, pl.DataFrame([row for one in looks for row in one.rows], schema=schema, orient="row")
 
 
 def up_to_date(run: Run, diagnosis: Diagnosis | None, spec: CausalSpec) -> bool:
@@ -133,7 +144,7 @@ def one_query(run: Run, query: str, probe_set: ProbeSet) -> ProbeSet:
 
     Args:
         run: whose world it is of.
-        query: its number in the set, or the tokens of head and both relations.
+        query: its number in the set, or the tokens of head and all relations.
         probe_set: where a number counts.
 
     Raises:
@@ -146,24 +157,26 @@ def one_query(run: Run, query: str, probe_set: ProbeSet) -> ProbeSet:
     world, words = run.world, query.split()
     names = world.vocabulary.tokens
     numbers: list[int] = []
-    kinds = (world.vocabulary.entity_ids, *[world.vocabulary.relation_ids] * 2)
+    hops = run.spec.hops
+    kinds = (world.vocabulary.entity_ids, *[world.vocabulary.relation_ids] * hops)
     for word, ids in zip(words, kinds, strict=False):
         found = [number for number, token in enumerate(ids) if names[int(token)] in (word, f"<{word}>")]
         if not found:
             what = "an entity" if ids is kinds[0] else "a relation"
             raise InputError(f"query = {query!r}: {word!r} is not {what}; one is {names[int(ids[0])]!r}.")
         numbers += found
-    if len(words) != 3:
-        raise InputError(f"query = {query!r}: it takes a head and two relations, or a number.")
-    first = int(world.fact_of_ER[numbers[0], numbers[1]])
-    bridge = int(world.tail_of_ER[numbers[0], numbers[1]])
-    second = int(world.fact_of_ER[bridge, numbers[2]]) if first >= 0 else -1
-    if second < 0:
-        known = words[:2] if first < 0 else [world.vocabulary.entity(bridge), words[2]]
-        raise InputError(f"query = {query!r}: the world has no fact {' '.join(known)}.")
-    facts = np.array([[first, second]], dtype=np.int32)
+    if len(words) != hops + 1:
+        raise InputError(f"query = {query!r}: it takes a head and {COUNTS[hops]} relations, or a number.")
+    entity, chain, said = numbers[0], [], words[0]
+    for word, relation in zip(words[1:], numbers[1:], strict=True):
+        chain.append(int(world.fact_of_ER[entity, relation]))
+        if chain[-1] < 0:
+            raise InputError(f"query = {query!r}: the world has no fact {said} {word}.")
+        entity = int(world.tail_of_ER[entity, relation])
+        said = world.vocabulary.entity(entity)
+    facts = np.array([chain], dtype=np.int32)
     for one in run.corpus.probes.values():
-        if one.queries.hops == 2:
+        if one.queries.hops == hops:
             at = np.flatnonzero((one.fact_PK == facts).all(axis=1))
             if len(at):
                 return chosen_probes(one, at[:1])

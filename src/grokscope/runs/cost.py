@@ -46,7 +46,7 @@ def step_flop(setup: RunSetup | TransferSetup, model: Reasoner | None = None) ->
         InputError: the world or the model is impossible.
     """
     training, model = setup.spec.training, model or setup.model()
-    examples = examples_flops(model, training, RowLayout.of(setup.spec.format))
+    examples = examples_flops(model, training, RowLayout.of(setup.spec.format, setup.spec.hops))
     return examples + update_flops(model, training)
 
 
@@ -81,7 +81,7 @@ def costs(specs: Mapping[str, RunSpec], setup: RunSetup | None = None) -> dict[s
 def _trace_bytes(setup: RunSetup | TransferSetup, stages: int) -> int:
     """Bytes of a checkpoint's traces before compression: rank and log-probability (2 bytes each) of every
     variable, and an argmax, per probe, stage and position."""
-    most, size = setup.spec.lens.probes_per_set, positions(setup.spec.format)
+    most, size = setup.spec.lens.probes_per_set, positions(setup.spec.format, setup.spec.hops)
     total = 0
     for probe_set in setup.corpus.probes.values():
         count = len(probe_set) if most is None else min(most, len(probe_set))
@@ -96,7 +96,7 @@ def checkpoint_flop(model: Reasoner, spec: RunSpec | TransferRunSpec, probes: Ma
     most = spec.lens.probes_per_set
     evaluated = sum(len(one) for one in probes.values())
     traced = sum(len(one) if most is None else min(most, len(one)) for one in probes.values())
-    exact = evaluation_flops(model, RowLayout.of(spec.format).labelled)
+    exact = evaluation_flops(model, RowLayout.of(spec.format, spec.hops).labelled)
     return evaluated * exact + traced * (exact + lens_flops(model))
 
 

@@ -248,7 +248,8 @@ def examinations(spec: RunSpec, probes: dict[str, int]) -> list[int]:
     last = [min(causal.probes, probes[name]) for name in causal.sets if name in probes]
     kept = len(thin(checkpoint_steps(spec.training), spec.training.keep))
     before = {"end": 0, "moments": min(len(MOMENTS), kept - 1), "all": kept - 1}[causal.steps]
-    return last + before * [min(causal.probes, causal.dense_probes, probes.get(VERDICT_SET, 0))]
+    every = last + before * [min(causal.probes, causal.dense_probes, probes.get(VERDICT_SET, 0))]
+    return every * (spec.hops - 1)  # Every bridge is examined.
 
 
 def makespan(seconds: list[float], workers: int) -> float:

@@ -56,6 +56,11 @@ class RunSpec(Spec):
         return f"{self.regime.name}-s{self.seed}"
 
     @property
+    def hops(self) -> int:
+        """Of the longest query."""
+        return self.corpus.hops
+
+    @property
     def identity(self) -> str:
         """Hash of the spec without the number of steps, without what names the run or only reads it, and
         without fields that came later (`grokscope.spec.later`) as long as they have their default."""
@@ -128,6 +133,11 @@ class TransferRunSpec(Spec):
     @property
     def format(self) -> FormatSpec:
         return self.base.format
+
+    @property
+    def hops(self) -> int:
+        """Of the longest query."""
+        return self.base.hops
 
     @property
     def seeds(self) -> Seeds:

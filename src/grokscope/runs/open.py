@@ -180,9 +180,10 @@ class Job(Generic[S, C]):
             )
         return self.setup
 
-    def setting(self, seed: int = 0) -> "Setting":
-        """What an intervention on its models needs to know; the seed draws donors."""
-        return self.checked.setting(seed)
+    def setting(self, seed: int = 0, hop: int = 1) -> "Setting":
+        """What an intervention on its models needs to know; the seed draws donors, and the bridge is the
+        entity after `hop`."""
+        return self.checked.setting(seed, hop)
 
 
 class Run(Job[RunSpec, "Corpus"]):
@@ -261,7 +262,8 @@ class Run(Job[RunSpec, "Corpus"]):
         )
         try:
             table = pl.read_csv(path, schema_overrides={"position": pl.String})
-            cells_K = table.group_by("step", "probe_set").len()["len"]
+            looks = [name for name in ("step", "probe_set", "latent") if name in table.columns]
+            cells_K = table.group_by(looks).len()["len"]
         except (pl.exceptions.PolarsError, OSError):
             raise damaged from None
         # Every look has the same cells.

@@ -18,8 +18,8 @@ SHOWN = {
     "id_atomic": "ID atoms",
     "ood_atomic": "OOD atoms",
     "train_inferred": "train",
-    "test_iid": "ID two-hop",
-    "test_ood": "OOD two-hop",
+    "test_iid": "ID queries",
+    "test_ood": "OOD queries",
 }
 """Accuracies in the table, and what they are called there."""
 SHOWN_OF_TRANSFERS = {

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from grokscope.errors import InputError
 from grokscope.mechanics.patch.interchange import Setting
 from grokscope.mechanics.read.traces import TraceWriter
 from grokscope.models.build import build_model
@@ -52,7 +53,7 @@ class Setup(ABC, Generic[S, C]):
     @property
     @abstractmethod
     def composed(self) -> Queries:
-        """The two-hop queries that were ever trained."""
+        """The queries of two hops or more that were ever trained."""
 
     @property
     @abstractmethod
@@ -63,7 +64,7 @@ class Setup(ABC, Generic[S, C]):
     def encoded(self) -> dict[str, Encoded]:
         """The probes as the model sees them, by name."""
         return {
-            name: encode(one.queries, self.world.vocabulary, self.spec.format)
+            name: encode(one.queries, self.world.vocabulary, self.spec.format, self.spec.hops)
             for name, one in self.corpus.probes.items()
         }
 
@@ -100,9 +101,15 @@ class Setup(ABC, Generic[S, C]):
             report=report,
         )
 
-    def setting(self, seed: int = 0) -> Setting:
-        """What an intervention needs to know; the seed draws donors."""
-        return Setting(self.corpus.world, self.composed, self.spec.format, seed)
+    def setting(self, seed: int = 0, hop: int = 1) -> Setting:
+        """What an intervention needs to know; the seed draws donors, the bridge is the entity after `hop`.
+
+        Raises:
+            InputError: there is no such bridge.
+        """
+        if not 1 <= hop < self.spec.hops:
+            raise InputError(f"hop = {hop}: the bridges of this run are after hop 1 to {self.spec.hops - 1}.")
+        return Setting(self.corpus.world, self.composed, self.spec.format, seed, hop=hop)
 
     def model(self, weights: Path | None = None, dtype: str | None = None) -> Reasoner:
         """The model, on the CPU.
@@ -116,7 +123,7 @@ class Setup(ABC, Generic[S, C]):
         """
         spec, fmt = self.spec, self.spec.format
         vocab, dtype = self.world.vocabulary.size, dtype or spec.training.dtype
-        model = build_model(spec.model, vocab, positions(fmt), fmt, spec.seeds.init, dtype)
+        model = build_model(spec.model, vocab, positions(fmt, spec.hops), fmt, spec.seeds.init, dtype)
         if weights is None:
             return model
         load_weights(weights, model)

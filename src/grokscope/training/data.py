@@ -30,9 +30,9 @@ class RowLayout:
     """K, labelled positions; an example with fewer is filled up with target 0, which carries no loss."""
 
     @classmethod
-    def of(cls, fmt: FormatSpec) -> "RowLayout":
+    def of(cls, fmt: FormatSpec, hops: int = 2) -> "RowLayout":
         """The layout of the examples of a format."""
-        inputs = positions(fmt)
+        inputs = positions(fmt, hops)
         labelled = 1 if fmt.output == "answer" else 2 if fmt.attention == "causal" else inputs
         return cls(inputs, labelled)
 
@@ -86,11 +86,11 @@ class TrainingData:
 def training_data(corpus: Corpus, fmt: FormatSpec, atom_repetition: int = 1) -> TrainingData:
     """What one epoch shows of a corpus: every atomic fact (and, if the corpus says so, every entity's
     identity) `atom_repetition` times, every trained composition once."""
-    vocabulary = corpus.world.vocabulary
-    parts = [(encode(corpus.atomic, vocabulary, fmt), atom_repetition)]
+    vocabulary, hops = corpus.world.vocabulary, corpus.spec.hops
+    parts = [(encode(corpus.atomic, vocabulary, fmt, hops), atom_repetition)]
     if corpus.spec.identity_relation:
-        parts.append((identity_examples(vocabulary, fmt), atom_repetition))
-    return TrainingData.of([*parts, (encode(corpus.composition, vocabulary, fmt), 1)])
+        parts.append((identity_examples(vocabulary, fmt, hops), atom_repetition))
+    return TrainingData.of([*parts, (encode(corpus.composition, vocabulary, fmt, hops), 1)])
 
 
 def labelled(labels_NS: Tensor) -> tuple[Tensor, Tensor]:

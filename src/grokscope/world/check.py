@@ -10,7 +10,7 @@ import numpy as np
 from grokscope.world.arrays import BoolArray, IntArray, contains
 from grokscope.world.graph import World
 from grokscope.world.injection import partners_per_fact
-from grokscope.world.probes import PATTERNS, ProbeSet
+from grokscope.world.probes import ProbeSet, patterns
 from grokscope.world.queries import Queries
 from grokscope.world.spec import CorpusSpec, Regime
 
@@ -25,18 +25,20 @@ def check_corpus(
     """
     _check_facts(world)
     id_N = _check_queries(composition, world, "a trained composition")
-    fact_N2 = composition.fact_NK(world) if len(id_N) else np.zeros((0, 2), dtype=np.int32)
-    _require(not world.ood_F[fact_N2].all(axis=1).any(), "a composition with two OOD hops is trained")
+    fact_NK = composition.fact_NK(world) if len(id_N) else np.zeros((0, spec.hops), dtype=np.int32)
+    _require(
+        bool((world.ood_F[fact_NK].sum(axis=1) <= 1).all()), "a composition with two OOD hops is trained"
+    )
     seen: list[IntArray] = []
     for name, probe_set in probes.items():
-        _check_probes(name, probe_set, world, id_N)
+        _check_probes(name, probe_set, world, id_N, spec.hops)
         if not spec.as_in_file:
             _require(not probe_set.queries.degenerate().any(), f"{name} has a degenerate probe")
         seen.append(probe_set.id_P)
     all_P = np.concatenate(seen) if seen else np.empty(0, dtype=np.int64)
     _require(len(np.unique(all_P)) == len(all_P), "a probe stands in two sets")
     if not spec.as_in_file:
-        _check_regime(spec, regime, fact_N2, world.ood_F, probes)
+        _check_regime(spec, regime, fact_NK, world.ood_F, probes)
 
 
 def _check_facts(world: World) -> None:
@@ -59,11 +61,11 @@ def _check_queries(queries: Queries, world: World, what: str) -> IntArray:
     return id_N
 
 
-def _check_probes(name: str, probe_set: ProbeSet, world: World, trained_N: IntArray) -> None:
+def _check_probes(name: str, probe_set: ProbeSet, world: World, trained_N: IntArray, hops: int) -> None:
     queries = probe_set.queries
     id_P = _check_queries(queries, world, f"a probe of {name}")
     _require(bool((id_P == probe_set.id_P).all()), f"an id of {name} is wrong")
-    pattern_K = np.array([letter == "O" for letter in PATTERNS[name]])
+    pattern_K = np.array([letter == "O" for letter in patterns(hops)[name]])
     _require(
         bool((world.ood_F[queries.fact_NK(world)] == pattern_K).all()),
         f"{name} has a probe of another pattern",
@@ -80,11 +82,11 @@ def _check_probes(name: str, probe_set: ProbeSet, world: World, trained_N: IntAr
 
 
 def _check_regime(
-    spec: CorpusSpec, regime: Regime, fact_N2: IntArray, ood_F: BoolArray, probes: Mapping[str, ProbeSet]
+    spec: CorpusSpec, regime: Regime, fact_NK: IntArray, ood_F: BoolArray, probes: Mapping[str, ProbeSet]
 ) -> None:
     """No fact is injected more often than the regime says, none that test_ood does not use in this role."""
-    for hop, ratio in enumerate((regime.hop1_ratio, regime.hop2_ratio)):
-        fact_N = fact_N2[:, hop]
+    for hop, (ratio, _) in enumerate(regime.injection[: spec.hops]):
+        fact_N = fact_NK[:, hop]
         injected, times = np.unique(fact_N[ood_F[fact_N]], return_counts=True)
         if len(injected) == 0:
             continue

@@ -1,7 +1,7 @@
 """The corpus: what the model is shown, and what it is asked.
 
 Every fact is trained as an atom. Of the compositions of ID facts a sample of phi per fact is trained; a
-regime may inject compositions with one OOD hop; a composition with two OOD hops is never trained.
+regime may inject compositions with one OOD hop; a composition with more is never trained.
 
 Shape suffixes: N trained compositions, P probes, K hops, F facts.
 """
@@ -19,8 +19,8 @@ from grokscope.world.check import check_corpus
 from grokscope.world.graph import World, make_world
 from grokscope.world.identity import identity_token
 from grokscope.world.injection import injected_rows
-from grokscope.world.pool import HeldOut, Pool, compositions, hold_out, reserve, sample
-from grokscope.world.probes import ProbeSet, exposure, make_probe_sets
+from grokscope.world.pool import RESERVING, HeldOut, Pool, compositions, hold_out, reserve, sample
+from grokscope.world.probes import ONE_OOD, ProbeSet, exposure, make_probe_sets
 from grokscope.world.queries import Queries, atoms, queries_of
 from grokscope.world.reference_read import ReferenceData, read_reference
 from grokscope.world.spec import CorpusSpec, Regime
@@ -34,13 +34,11 @@ class Corpus:
     regime: Regime
     spec: CorpusSpec
     composition: Queries
-    """The trained two-hop queries, sampled and injected, no duplicates, by (head, relation 1, relation 2)."""
-    injected_hop1: int
-    """Trained compositions whose first hop is OOD."""
-    injected_hop2: int
-    """Trained compositions whose second hop is OOD."""
+    """The trained queries of `spec.hops` hops, sampled and injected, no duplicates, by (head, relations)."""
+    injected: tuple[int, ...]
+    """Per hop, the trained compositions in which it is OOD."""
     probes: dict[str, ProbeSet]
-    """Probe sets by name, in the order of `PATTERNS`; a set without questions is absent."""
+    """Probe sets by name, in the order of `patterns`; a set without questions is absent."""
     fingerprint: str
     """Hash of the world, the trained compositions and the probes."""
 
@@ -62,8 +60,7 @@ class Corpus:
             "train_atomic": facts,
             "train_compositions": len(self.composition),
             **identity,
-            "injected_hop1": self.injected_hop1,
-            "injected_hop2": self.injected_hop2,
+            **{f"injected_hop{hop}": count for hop, count in enumerate(self.injected, start=1)},
             "probes": {name: len(probe_set) for name, probe_set in self.probes.items()},
             "fingerprint": self.fingerprint,
         }
@@ -85,26 +82,26 @@ def build_corpus(world: World, spec: CorpusSpec, regime: Regime, seeds: Seeds) -
         raise InputError(
             f"regime {regime.name!r} injects OOD facts, and with ood_fraction = 0 there are none."
         )
-    pool = compositions(world)
+    pool = compositions(world, spec.hops)
     held = hold_out(pool, world, spec, seeds)
-    held_N = held.mask(len(pool.fact_N2))
+    held_N = held.mask(len(pool.fact_NK))
     sampled = _phi_sample(pool, held_N, world, spec, seeds)
-    trained_N = np.zeros(len(pool.fact_N2), dtype=bool)
+    trained_N = np.zeros(len(pool.fact_NK), dtype=bool)
     trained_N[sampled] = True
     trained_N[injected_rows(pool, held.test_ood, held_N, regime, spec.phi, seeds)] = True
     probes = _probe_facts(pool, held, sampled, world, spec, seeds)
-    return assemble(world, spec, regime, pool.fact_N2[trained_N], probes, seeds)
+    return assemble(world, spec, regime, pool.fact_NK[trained_N], probes, seeds)
 
 
 def assemble(
     world: World,
     spec: CorpusSpec,
     regime: Regime,
-    fact_N2: IntArray,
+    fact_NK: IntArray,
     probes: dict[str, IntArray],
     seeds: Seeds,
 ) -> Corpus:
-    """A checked corpus from the facts that its trained compositions (N, 2) and its probes (P, K) chain.
+    """A checked corpus from the facts that its trained compositions (N, K) and its probes (P, K) chain.
 
     Rows must be sorted and unique.
 
@@ -112,19 +109,17 @@ def assemble(
         InputError: the vocabulary has no token for the identity relation that is asked for.
         RuntimeError: the corpus breaks an invariant (see `check_corpus`).
     """
-    sets = make_probe_sets(world, probes, exposure(world, fact_N2), seeds)
+    sets = make_probe_sets(world, probes, exposure(world, fact_NK), seeds)
     identity = [f"identity {identity_token(world.vocabulary)}"] if spec.identity_relation else []
-    ood_N2 = world.ood_F[fact_N2]
     marks = [part for name, probe_set in sets.items() for part in (name, probe_set.id_P)]
     corpus = Corpus(
         world=world,
         regime=regime,
         spec=spec,
-        composition=queries_of(world, fact_N2),
-        injected_hop1=int(ood_N2[:, 0].sum()),
-        injected_hop2=int(ood_N2[:, 1].sum()),
+        composition=queries_of(world, fact_NK),
+        injected=tuple(world.ood_F[fact_NK].sum(axis=0).tolist()),
         probes=sets,
-        fingerprint=fingerprint([world.fingerprint, fact_N2.astype(np.int32), *marks, *identity]),
+        fingerprint=fingerprint([world.fingerprint, fact_NK.astype(np.int32), *marks, *identity]),
     )
     check_corpus(world, spec, regime, corpus.composition, sets)
     return corpus
@@ -165,19 +160,19 @@ def _of_reference(
     spec = spec.replace(phi=sampled / max(1, int((~data.ood_F).sum())))
     probes = dict(data.probes)
     pool = compositions(world)
-    id_N = queries_of(world, pool.fact_N2).stable_id(world.entities, world.relations)
+    id_N = queries_of(world, pool.fact_NK).stable_id(world.entities, world.relations)
     taken_N = contains(queries_of(world, fact_N2).stable_id(world.entities, world.relations), id_N)
-    for hop, name in enumerate(("first_hop_ood", "second_hop_ood")):
+    for hop, name in enumerate(ONE_OOD[: pool.hops]):
         if name not in probes:
-            free_N = pool.rows(hop == 0, hop == 1) & ~pool.degenerate_N & ~taken_N
-            rows = reserve(pool, hop, free_N, spec, generator("split", seeds.split, 3 + hop))
-            probes[name] = pool.fact_N2[rows]
+            free_N = pool.rows(hop) & ~pool.degenerate_N & ~taken_N
+            rows = reserve(pool, hop, free_N, spec, generator("split", seeds.split, RESERVING[hop]))
+            probes[name] = pool.fact_NK[rows]
     return assemble(world, spec, regime, fact_N2, probes, seeds)
 
 
 def _phi_sample(pool: Pool, held_N: BoolArray, world: World, spec: CorpusSpec, seeds: Seeds) -> IntArray:
     """Rows of the compositions of ID facts that every regime trains, ascending."""
-    rows = np.flatnonzero(pool.rows(False, False) & ~held_N)
+    rows = np.flatnonzero(pool.rows() & ~held_N)
     id_facts = int((~world.ood_F).sum())
     wanted = round(spec.phi * id_facts)
     if wanted > len(rows):
@@ -195,7 +190,7 @@ def _probe_facts(
     """(P, K) facts of every probe set. If the cap binds, ood_atomic takes the facts of test_ood first."""
     clean_F = world.fact_F3[:, 0] != world.fact_F3[:, 2]
     id_facts = np.flatnonzero(clean_F & ~world.ood_F)
-    used = np.unique(pool.fact_N2[held.test_ood])
+    used = np.unique(pool.fact_NK[held.test_ood])
     others = np.setdiff1d(np.flatnonzero(clean_F & world.ood_F), used)
     used = sample(used, spec.probe_cap, generator("split", seeds.split, 6))
     others = sample(others, spec.probe_cap - len(used), generator("split", seeds.split, 7))
@@ -203,9 +198,8 @@ def _probe_facts(
     return {
         "id_atomic": sample(id_facts, spec.probe_cap, generator("split", seeds.split, 5))[:, None],
         "ood_atomic": np.sort(np.concatenate([used, others]))[:, None],
-        "train_inferred": pool.fact_N2[sample(trained, spec.probe_cap, generator("corpus", seeds.corpus, 4))],
-        "test_iid": pool.fact_N2[held.test_iid],
-        "test_ood": pool.fact_N2[held.test_ood],
-        "first_hop_ood": pool.fact_N2[held.first_hop_ood],
-        "second_hop_ood": pool.fact_N2[held.second_hop_ood],
+        "train_inferred": pool.fact_NK[sample(trained, spec.probe_cap, generator("corpus", seeds.corpus, 4))],
+        "test_iid": pool.fact_NK[held.test_iid],
+        "test_ood": pool.fact_NK[held.test_ood],
+        **{name: pool.fact_NK[rows] for name, rows in zip(ONE_OOD, held.one_ood, strict=False)},
     }

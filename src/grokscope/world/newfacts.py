@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from grokscope.errors import InputError
 from grokscope.seeds import Seeds, generator
 from grokscope.statistics.rates import trials
 from grokscope.world.arrays import BoolArray, IntArray, fingerprint, rank_within
@@ -111,6 +112,10 @@ def build_new_facts(corpus: Corpus, spec: NewFactsSpec, seeds: Seeds) -> NewFact
         InputError: the world has no room for so many new facts, or not so much old data.
         RuntimeError: an invariant is broken (see `newfacts_check`).
     """
+    if corpus.spec.hops != 2:
+        raise InputError(
+            f"corpus.hops = {corpus.spec.hops}: new facts are asked in two-hop queries; it must be 2."
+        )
     facts, keep, draw, teach_first, teach_second = (
         generator("newfacts", seeds.split, spec.seed, number) for number in range(5)
     )
@@ -126,7 +131,7 @@ def build_new_facts(corpus: Corpus, spec: NewFactsSpec, seeds: Seeds) -> NewFact
     old_F = retained_F & ~world.ood_F
     pool = compositions(world)
     rows = {name: sample(_mix(pool, name, new_F, old_F), spec.probes, draw) for name in MIXES}
-    asked_N = np.zeros(len(pool.fact_N2), dtype=bool)
+    asked_N = np.zeros(len(pool.fact_NK), dtype=bool)
     for chosen in rows.values():
         asked_N[chosen] = True
     taught = np.sort(
@@ -138,9 +143,9 @@ def build_new_facts(corpus: Corpus, spec: NewFactsSpec, seeds: Seeds) -> NewFact
         )
     )
     kept_N2, before_N2 = place_F[kept_N2], place_F[corpus.composition.fact_NK(old)]
-    taught_N2 = pool.fact_N2[taught]
+    taught_N2 = pool.fact_NK[taught]
     by_set = {name: place_F[probe_set.fact_PK] for name, probe_set in corpus.probes.items()}
-    by_set |= {name: pool.fact_N2[chosen] for name, chosen in rows.items()}
+    by_set |= {name: pool.fact_NK[chosen] for name, chosen in rows.items()}
     by_set["new_atomic"] = np.flatnonzero(new_F)[:, None]
     by_set["id_atomic"] = _with_used(by_set, new_F)
     probes = make_probe_sets(world, by_set, _exposure(new_F | retained_F, kept_N2, taught_N2), seeds)
@@ -176,7 +181,7 @@ def _union(old: World, new_F3: IntArray) -> tuple[World, IntArray]:
 def _mix(pool: Pool, name: str, new_F: BoolArray, old_F: BoolArray) -> IntArray:
     """Rows of the pool that can be probes of a mix."""
     first_F, second_F = ({"N": new_F, "I": old_F}[letter] for letter in NEW_PATTERNS[name])
-    fine_N = first_F[pool.fact_N2[:, 0]] & second_F[pool.fact_N2[:, 1]] & ~pool.degenerate_N
+    fine_N = first_F[pool.fact_NK[:, 0]] & second_F[pool.fact_NK[:, 1]] & ~pool.degenerate_N
     return np.flatnonzero(fine_N)
 
 
@@ -194,9 +199,9 @@ def _taught(
     Drawn over all candidates and cut at k, so that a larger k holds those of a smaller one.
     """
     rows = np.flatnonzero(
-        free_N & new_F[pool.fact_N2[:, hop]] & ~world.ood_F[pool.fact_N2[:, 1 - hop]] & ~pool.degenerate_N
+        free_N & new_F[pool.fact_NK[:, hop]] & ~world.ood_F[pool.fact_NK[:, 1 - hop]] & ~pool.degenerate_N
     )
-    rank = rank_within(pool.fact_N2[rows, hop], rng.random(len(rows)))
+    rank = rank_within(pool.fact_NK[rows, hop], rng.random(len(rows)))
     wanted = spec.k if spec.roles in ("both", ("first", "second")[hop]) else 0
     out: IntArray = rows[rank < wanted]
     return out

@@ -14,16 +14,21 @@ from grokscope.world.controls import draw_controls, guess_of_relation
 from grokscope.world.graph import World
 from grokscope.world.queries import Queries, queries_of
 
-PATTERNS = {
-    "id_atomic": "I",
-    "ood_atomic": "O",
-    "train_inferred": "II",
-    "test_iid": "II",
-    "test_ood": "OO",
-    "first_hop_ood": "OI",
-    "second_hop_ood": "IO",
-}
-"""Probe sets and the ID/OOD pattern of their hops. Atomic facts and train_inferred are trained, no other."""
+ONE_OOD = ("first_hop_ood", "second_hop_ood", "third_hop_ood", "fourth_hop_ood")
+"""By hop, the probe set in which it alone rests on an OOD fact: where that set fails, that hop is missing."""
+
+
+def patterns(hops: int) -> dict[str, str]:
+    """Probe sets and the ID/OOD pattern of their hops. Atomic facts and train_inferred are trained, no
+    other."""
+    every = {"id_atomic": "I", "ood_atomic": "O"}
+    every |= {"train_inferred": "I" * hops, "test_iid": "I" * hops, "test_ood": "O" * hops}
+    one = {name: "".join("IO"[k == hop] for k in range(hops)) for hop, name in enumerate(ONE_OOD[:hops])}
+    return every | one
+
+
+PATTERNS = patterns(2)
+"""Those of two hops."""
 
 NEW_PATTERNS = {
     "new_atomic": "N",
@@ -41,7 +46,7 @@ class ProbeSet:
     """Questions of one kind, ordered by stable id."""
 
     name: str
-    """One of `PATTERNS` or `NEW_PATTERNS`."""
+    """One of `patterns` or `NEW_PATTERNS`."""
     queries: Queries
     """The questions."""
     id_P: IntArray
@@ -53,13 +58,14 @@ class ProbeSet:
     injected_PK: BoolArray
     """(P, K) whether it is an OOD fact that a trained composition uses in this very role (atomic: in any)."""
     exposure_PK3: IntArray
-    """(P, K, 3) int32 how many unique training examples use that fact as atom, as hop 1, as hop 2."""
+    """(P, K, 3) int32 how many unique training examples use that fact as atom, as hop 1, as hop 2; (P, K, 1 +
+    hops) in a corpus of more hops."""
     guess_P: IntArray
     """(P,) int32 most frequent tail of the last relation over all facts (entity number)."""
     control_PL: dict[str, IntArray]
     """Per latent (P,) int32: an entity of the same in-degree (nearest if none), not on the query's path."""
     pattern: str
-    """Per hop ID (I), OOD (O) or new (N): "I", "O", "II", "OO", "OI", "IO", "N", "NI", "IN" or "NN"."""
+    """Per hop ID (I), OOD (O) or new (N), such as "OI"."""
 
     def __len__(self) -> int:
         return len(self.id_P)
@@ -76,8 +82,10 @@ class ProbeSet:
                 f"ood{k + 1}": self.ood_PK[:, k],
                 f"injected{k + 1}": self.injected_PK[:, k],
                 f"trained{k + 1}_atom": self.exposure_PK3[:, k, 0],
-                f"trained{k + 1}_hop1": self.exposure_PK3[:, k, 1],
-                f"trained{k + 1}_hop2": self.exposure_PK3[:, k, 2],
+            }
+            columns |= {
+                f"trained{k + 1}_hop{role}": self.exposure_PK3[:, k, role]
+                for role in range(1, self.exposure_PK3.shape[2])
             }
         columns["guess"] = self.guess_P
         columns |= {f"control_{name}": control_P for name, control_P in self.control_PL.items()}
@@ -88,10 +96,10 @@ class ProbeSet:
         )
 
 
-def exposure(world: World, fact_N2: IntArray) -> IntArray:
-    """(F, 3) int32 unique training examples per fact: as atom (1: all facts are trained), hop 1, hop 2."""
+def exposure(world: World, fact_NK: IntArray) -> IntArray:
+    """(F, 1 + K) int32 unique training examples per fact: as atom (1: all facts are trained), as each hop."""
     facts = len(world.fact_F3)
-    hops = [np.bincount(fact_N2[:, k], minlength=facts) for k in (0, 1)]
+    hops = [np.bincount(fact_N, minlength=facts) for fact_N in fact_NK.T]
     return np.stack([np.ones(facts, dtype=np.int64), *hops], axis=1).astype(np.int32)
 
 
@@ -102,7 +110,7 @@ def make_probe_sets(
 
     Args:
         world: the facts.
-        fact_by_set: (P, K) fact indices per name of `PATTERNS` or `NEW_PATTERNS`, sorted by row, no row
+        fact_by_set: (P, K) fact indices per name of `patterns` or `NEW_PATTERNS`, sorted by row, no row
             twice.
         trained_F3: what `exposure` counted.
         seeds: `seeds.split` draws the control entities.
@@ -110,7 +118,7 @@ def make_probe_sets(
     guess_R = guess_of_relation(world)
     indegree_E = np.bincount(world.fact_F3[:, 2], minlength=world.entities)
     out = {}
-    for number, (name, pattern) in enumerate((PATTERNS | NEW_PATTERNS).items()):
+    for number, (name, pattern) in enumerate((patterns(trained_F3.shape[1] - 1) | NEW_PATTERNS).items()):
         fact_PK = fact_by_set.get(name, np.empty((0, 1), dtype=np.int32)).astype(np.int32)
         if len(fact_PK) == 0:
             continue

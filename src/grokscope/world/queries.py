@@ -50,9 +50,7 @@ class Queries:
 
         Atomic: {"answer"}; two hops: {"bridge", "answer"}; more: {"bridge1", "bridge2", .., "answer"}.
         """
-        middle = self.hops - 1
-        names = ["bridge"] if middle == 1 else [f"bridge{k + 1}" for k in range(middle)]
-        return {name: self.path_NK[:, k] for k, name in enumerate([*names, "answer"])}
+        return {name: self.path_NK[:, k] for k, name in enumerate([*bridges(self.hops), "answer"])}
 
     def degenerate(self) -> BoolArray:
         """(N,) true where an entity stands twice on the path (b = h, t = b, t = h): a shortcut may do."""
@@ -82,6 +80,11 @@ class Queries:
             id_N = id_N * relations + self.relation_NK[:, k]
         id_N += first
         return id_N
+
+
+def bridges(hops: int) -> list[str]:
+    """Names of the entities between the hops: none, ["bridge"], ["bridge1", "bridge2"], .."""
+    return ["bridge"] if hops == 2 else [f"bridge{k + 1}" for k in range(hops - 1)]
 
 
 def queries_of(world: "World", fact_NK: IntArray) -> Queries:

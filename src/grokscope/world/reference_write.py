@@ -26,12 +26,17 @@ def write_reference(corpus: "Corpus", directory: Path) -> None:
     """Write the six files into an existing directory.
 
     Raises:
-        InputError: the corpus trains an identity relation, for which the format has no place.
+        InputError: the corpus trains an identity relation or more hops, for which the format has no place.
     """
     if corpus.spec.identity_relation:
         raise InputError(
             "identity_relation = true: the reference format holds facts and compositions only; write the "
             "corpus as grokscope or parquet."
+        )
+    if corpus.spec.hops != 2:
+        raise InputError(
+            f"corpus.hops = {corpus.spec.hops}: the reference format holds two-hop queries; write the corpus "
+            "as grokscope or parquet."
         )
     world = corpus.world
     vocabulary = world.vocabulary

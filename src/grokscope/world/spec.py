@@ -52,8 +52,8 @@ Partners = Annotated[int, Field(ge=0)] | Literal["full"]
 class Regime(Spec):
     """Which compositions the OOD facts are supervised in. A value, not a code path.
 
-    Of the OOD facts used by `test_ood` as hop 1 (hop 2), the share `hop1_ratio` (`hop2_ratio`) gets up to
-    `hop1_k` (`hop2_k`) training compositions whose other hop is ID. "full" means k = phi.
+    Of the OOD facts used by `test_ood` as hop 1 (2, 3, 4), the share `hop1_ratio` gets up to `hop1_k`
+    training compositions whose other hops are all ID. "full" means k = phi.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=64)
@@ -66,18 +66,36 @@ class Regime(Spec):
     """Share of the OOD facts used as hop 2 that is injected."""
     hop2_k: Partners = 0
     """Compositions per injected hop-2 fact; "full" is phi."""
+    hop3_ratio: float = later(0.0, ge=0.0, le=1.0)
+    """Share of the OOD facts used as hop 3 that is injected; of a corpus of 3 hops and more."""
+    hop3_k: Partners = later(0)
+    """Compositions per injected hop-3 fact; "full" is phi."""
+    hop4_ratio: float = later(0.0, ge=0.0, le=1.0)
+    """Share of the OOD facts used as hop 4 that is injected; of a corpus of 4 hops."""
+    hop4_k: Partners = later(0)
+    """Compositions per injected hop-4 fact; "full" is phi."""
 
     @model_validator(mode="after")
     def _honoured(self) -> "Regime":
-        for hop, ratio, k in (("hop1", self.hop1_ratio, self.hop1_k), ("hop2", self.hop2_ratio, self.hop2_k)):
+        for hop, (ratio, k) in enumerate(self.injection, start=1):
             if (ratio > 0) != (k != 0):
-                raise ValueError(f"{hop}_ratio {ratio} and {hop}_k {k} must both be 0 or both be above 0")
+                raise ValueError(
+                    f"hop{hop}_ratio {ratio} and hop{hop}_k {k} must both be 0 or both be above 0"
+                )
         return self
+
+    @property
+    def injection(self) -> tuple[tuple[float, int | Literal["full"]], ...]:
+        """Ratio and k of every hop."""
+        return (
+            (self.hop1_ratio, self.hop1_k), (self.hop2_ratio, self.hop2_k),
+            (self.hop3_ratio, self.hop3_k), (self.hop4_ratio, self.hop4_k),
+        )  # fmt: skip
 
     @property
     def injects(self) -> bool:
         """Whether any OOD fact is supervised in compositions."""
-        return self.hop1_ratio > 0 or self.hop2_ratio > 0
+        return any(ratio > 0 for ratio, _ in self.injection)
 
 
 REGIMES: dict[str, Regime] = {
@@ -103,16 +121,22 @@ class CorpusSpec(Spec):
     probe_cap: int = Field(3000, ge=1)
     """Most probes per set (reference: 3,000)."""
     partners: int = Field(1, ge=1)
-    """Probes of first_hop_ood (second_hop_ood) reserved per OOD fact, where it has as many partners."""
+    """Probes of first_hop_ood (second_hop_ood, ..) reserved per OOD fact, where it has as many partners."""
     as_in_file: bool = False
     """Train and test exactly what the reference directory world.facts_file holds; the rest does not apply."""
     identity_relation: bool = later(False)
     """Also train (e, identity) -> e for every entity, as often as an atom: the identity bridge of arXiv
     2509.24653. Facts, probes and vocabulary stay as they are; a token that is otherwise unused is the
     relation."""
+    hops: int = later(2, ge=2, le=4)
+    """Facts that every composition chains (reference: 2)."""
 
     @model_validator(mode="after")
     def _possible(self) -> "CorpusSpec":
         if self.as_in_file and self.identity_relation:
             raise ValueError("as_in_file trains what the file holds, so identity_relation must be false")
+        if self.as_in_file and self.hops != 2:
+            raise ValueError(
+                f"as_in_file trains the two-hop queries of the file, so hops {self.hops} must be 2"
+            )
         return self

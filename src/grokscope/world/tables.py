@@ -45,7 +45,7 @@ def read_arrays(directory: Path) -> Arrays:
 def write_tables(arrays: Arrays, corpus: "Corpus", directory: Path) -> None:
     """Write facts.parquet, compositions.parquet and probes_<set>.parquet, with names beside numbers."""
     world, trained = corpus.world, corpus.composition
-    fact_F3, composition_N2 = arrays["fact"], arrays["composition"]
+    fact_F3, composition_NK = arrays["fact"], arrays["composition"]
     entity = np.array([world.vocabulary.entity(number) for number in range(world.entities)])
     relation = np.array([world.vocabulary.relation(number) for number in range(world.relations)])
     numbers = {name: fact_F3[:, column] for column, name in enumerate(("head", "relation", "tail"))}
@@ -56,10 +56,10 @@ def write_tables(arrays: Arrays, corpus: "Corpus", directory: Path) -> None:
     }
     _write({**numbers, "ood": arrays["ood"], **names}, directory / "facts.parquet")
     columns: Arrays = {"head": trained.head_N}
-    columns |= {f"relation{k + 1}": trained.relation_NK[:, k] for k in range(2)}
+    columns |= {f"relation{k + 1}": trained.relation_NK[:, k] for k in range(trained.hops)}
     columns |= trained.latents()
-    columns |= {f"fact{k + 1}": composition_N2[:, k] for k in range(2)}
-    columns |= {f"ood{k + 1}": arrays["ood"][composition_N2[:, k]] for k in range(2)}
+    columns |= {f"fact{k + 1}": composition_NK[:, k] for k in range(trained.hops)}
+    columns |= {f"ood{k + 1}": arrays["ood"][composition_NK[:, k]] for k in range(trained.hops)}
     _write(columns, directory / "compositions.parquet")
     for name, probe_set in corpus.probes.items():
         write_parquet(directory / f"probes_{name}.parquet", probe_set.frame())
@@ -91,7 +91,7 @@ def read_tables(directory: Path) -> Arrays:
 
 
 def _facts_of(table: pl.DataFrame) -> npt.NDArray[np.int32]:
-    hops = [name for name in ("fact1", "fact2") if name in table.columns]
+    hops = [name for name in table.columns if name.removeprefix("fact").isdigit()]
     return table.select(hops).to_numpy().astype(np.int32)
 
 

@@ -90,22 +90,22 @@ def ablate(
         return None
     base = setting.encode(probe_set.queries)
     columns = columns_of(model, base, setting.format)
-    table = DonorTable(setting.world, setting.trained)
+    table = DonorTable(setting.world, setting.trained, setting.hop)
     sufficient_U = np.zeros(len(found.probe_U), dtype=bool)
     necessary_U = np.zeros(len(found.probe_U), dtype=bool)
     for half, cell in enumerate(found.cells):
         name = str(maps["position"].values[cell.column])
         of_half_U = np.flatnonzero(found.half_U == half)
         rows_U = found.probe_U[of_half_U]
-        facts_P2, answer_P = probe_set.fact_PK[rows_U], maps["answer"].values[rows_U]
+        facts_PK, answer_P = probe_set.fact_PK[rows_U], maps["answer"].values[rows_U]
         tokens_PS = base.tokens_NS[rows_U].astype(np.int64)
         rng = generator("interchange", setting.seed, 100 + half)
-        same_r2 = _source(setting, table.of_same_relation2(facts_P2, rng, MEAN_OF))
+        same_r2 = _source(setting, table.of_same_relation2(facts_PK, rng, MEAN_OF))
         said_P = _only_kept(
             model, tokens_PS, same_r2, cell.stage, columns[name], base.answer_position, answer_P
         )
         sufficient_U[of_half_U] = said_P == answer_P
-        same_r1 = _source(setting, table.of_same_relation1(facts_P2, rng, MEAN_OF))
+        same_r1 = _source(setting, table.of_same_relation1(facts_PK, rng, MEAN_OF))
         cut = PatchMap(
             model,
             tokens_PS,
@@ -133,9 +133,9 @@ def ablate(
     )
 
 
-def _source(setting: Setting, facts_PM2: NDArray[np.int64]) -> Source:
-    nowhere_P = np.full(len(facts_PM2), -1, dtype=np.int64)
-    return source_of(setting, Donors(facts_PM2, facts_PM2, nowhere_P))
+def _source(setting: Setting, facts_PMK: NDArray[np.int64]) -> Source:
+    nowhere_P = np.full(len(facts_PMK), -1, dtype=np.int64)
+    return source_of(setting, Donors(facts_PMK, facts_PMK, nowhere_P))
 
 
 def _only_kept(

@@ -4,6 +4,7 @@
 over training. The rule and the reason of every threshold are on docs/verdict.md.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal, TypeAlias, get_args
@@ -99,7 +100,7 @@ def examine(
 
     Args:
         model: any reasoner.
-        probe_set: two-hop probes.
+        probe_set: probes of as many hops as what was trained.
         setting: the world, what was trained, the format, seed and memory.
         atoms_known_P: which probes have both atoms answered right.
         confidence: level of the intervals.
@@ -110,7 +111,7 @@ def examine(
             map, sufficiency and necessity. False: several times as fast, `ablation` None, `arms` empty.
 
     Raises:
-        InputError: the probes do not have two hops, or the budget is too small.
+        InputError: the probes have other hops than what was trained, or the budget is too small.
     """
     if drawn is None:
         drawn = draw(model, probe_set, setting, STATE_ARMS if maps is None else NEEDED)
@@ -121,7 +122,7 @@ def examine(
     ablation = ablate(model, probe_set, setting, maps, found, confidence) if shown else None
     right_P = (maps["clean_said"] == maps["answer"]).values
     fact_PK = probe_set.fact_PK
-    guess = clustered_rate(probe_set.guess_P == probe_set.queries.path_NK[:, 1], fact_PK, confidence)
+    guess = clustered_rate(probe_set.guess_P == probe_set.queries.path_NK[:, -1], fact_PK, confidence)
     known = rate_among(right_P, fact_PK, np.asarray(atoms_known_P, dtype=bool), confidence, fewest=1)
     arms: dict[str, Interchanged] = {}
     if shown and found.cells and found.cells[0].site == maps.attrs["site"]:
@@ -206,6 +207,20 @@ def combine(
         return "undecided", f"{' or '.join(verdicts)}: {seen}"
     notes = {note for _, note in cases}
     return verdicts[0], (notes.pop() if len(notes) == 1 else "") + seen
+
+
+def together(found: Mapping[str | None, tuple[Verdict, str]]) -> tuple[Verdict, str]:
+    """The verdict on a run of several bridges, from `combine`'s by name: theirs, if it is one and the same.
+
+    Where some bridges carry the answer and others do not, only part of the path is a circuit.
+    """
+    if len(found) == 1:
+        return next(iter(found.values()))
+    verdicts = [verdict for verdict, _ in found.values()]
+    reason = " ".join(f"{name}: {verdict}: {why}" for name, (verdict, why) in found.items())
+    if len(set(verdicts)) == 1:
+        return verdicts[0], reason
+    return "undecided" if "undecided" in verdicts else "partial", reason
 
 
 def _rule(behaviour: str, inner: Mechanism, outer: Mechanism) -> tuple[Verdict, str]:

@@ -86,7 +86,7 @@ def inference_path(
         raise InputError("trace: one checkpoint is needed; choose it with trace.sel(step=...).")
     if trace["stage"].values.tolist() != maps["stage"].values.tolist():
         raise InputError("trace and maps: their stages differ, so they are not of one model.")
-    if "bridge" not in maps["arm"].values or "bridge" not in trace["variable"].values:
+    if "bridge" not in maps["arm"].values or _latent(maps) not in trace["variable"].values:
         raise InputError("trace and maps: both must have the bridge, as a variable and as an arm.")
     moves = accuracy(maps, "bridge")
     cells = _emergence(trace, maps).assign({name: moves[key] for name, key in _MOVES.items()})
@@ -148,23 +148,28 @@ def cuts(maps: xr.Dataset, confidence: float = 0.95) -> tuple[Cut, ...]:
 _MOVES = {"moves": "rate", "low": "low", "high": "high"}
 
 
+def _latent(maps: xr.Dataset) -> str:
+    """Name of the bridge that was exchanged."""
+    return str(maps.attrs["latent"])
+
+
 def _emergence(trace: xr.Dataset, maps: xr.Dataset) -> xr.Dataset:
     """The lens' numbers on the map's columns; a group of positions is NaN."""
     alone, columns = names(trace), maps["position"].values.tolist()
     there = [(alone.index(name), column) for column, name in enumerate(columns) if name in alone]
     from_S, to_C = (list(index) for index in zip(*there, strict=True))
     out: dict[str, tuple[tuple[str, str], np.ndarray]] = {}
-    for variable in ("bridge", "answer"):
+    for name, variable in (("bridge", _latent(maps)), ("answer", "answer")):
         one = trace.sel(variable=variable)
         numbers = {
             "decoded": (one["rank"] == 0).mean("probe"),
             "rank": one["rank"].median("probe"),
             "logp": one["logp"].mean("probe"),
         }
-        for name, array in numbers.items():
+        for measure, array in numbers.items():
             values_LC = np.full((maps.sizes["stage"], len(columns)), np.nan)
             values_LC[:, to_C] = array.transpose("stage", "position").values[:, from_S]
-            out[f"{variable}_{name}"] = (("stage", "position"), values_LC)
+            out[f"{name}_{measure}"] = (("stage", "position"), values_LC)
     return xr.Dataset(out, coords={name: maps[name] for name in ("stage", "position", "role")})
 
 

@@ -101,18 +101,17 @@ def readings(
     probe_set: ProbeSet,
     setting: Setting,
     trace: xr.Dataset,
-    latent: str = "bridge",
     confidence: float = 0.95,
 ) -> Readings:
     """The three readings of a probe set.
 
     Args:
-        model: the checkpoint. probe_set: two-hop probes. setting: as for `interchange`.
-        trace: their lens. latent: which entity of the path.
+        model: the checkpoint. probe_set: its probes. setting: as for `interchange`; says which bridge.
+        trace: their lens.
         confidence: level of the intervals.
     """
     part = trace.isel(set=0) if "set" in trace.dims else trace
-    facts_PK = np.asarray(probe_set.fact_PK)
+    facts_PK, latent = np.asarray(probe_set.fact_PK), setting.latent
 
     def found(variable: str, tokens_only: bool) -> NDArray[np.bool_]:
         hit_P: NDArray[np.bool_] = anywhere(part, variable, tokens_only=tokens_only)[0]
@@ -123,30 +122,24 @@ def readings(
         lens_tokens_control=float(found(CONTROL + latent, True).mean()),
         lens_all=clustered_rate(found(latent, False), facts_PK, confidence),
         lens_all_control=float(found(CONTROL + latent, False).mean()),
-        linear=linear(model, probe_set, setting, latent, confidence),
+        linear=linear(model, probe_set, setting, confidence),
     )
 
 
-def linear(
-    model: Reasoner,
-    probe_set: ProbeSet,
-    setting: Setting,
-    latent: str = "bridge",
-    confidence: float = 0.95,
-) -> Linear | None:
-    """How often an affine map, fitted on compositions of other facts, reads a latent of these probes."""
-    latents = probe_set.queries.latents()
-    hop = list(latents).index(latent)
-    entity_P = np.asarray(latents[latent], dtype=np.int64)
+def linear(model: Reasoner, probe_set: ProbeSet, setting: Setting, confidence: float = 0.95) -> Linear | None:
+    """How often an affine map, fitted on compositions of other facts, reads the setting's bridge of these
+    probes."""
+    hop = setting.hop - 1
+    entity_P = np.asarray(probe_set.queries.path_NK[:, hop], dtype=np.int64)
     fact_P = np.asarray(probe_set.fact_PK[:, hop], dtype=np.int64)
     half_P = halves(fact_P)
-    pool_N2 = _fitted(setting, fact_P, hop)
-    if len(pool_N2) < FEWEST_PROBES or len(fact_P) < FEWEST_PROBES or not half_P.any():
+    pool_NK = _fitted(setting, fact_P, hop)
+    if len(pool_NK) < FEWEST_PROBES or len(fact_P) < FEWEST_PROBES or not half_P.any():
         return None
-    fitted = queries_of(setting.world, pool_N2)
-    label_N = np.asarray(fitted.latents()[latent], dtype=np.int64)
+    fitted = queries_of(setting.world, pool_NK)
+    label_N = np.asarray(fitted.path_NK[:, hop], dtype=np.int64)
     control_N = shuffled_within(
-        fitted.relation_NK[:, hop].astype(np.int64), pool_N2[:, hop], label_N, setting.seed
+        fitted.relation_NK[:, hop].astype(np.int64), pool_NK[:, hop], label_N, setting.seed
     )
     encoded, fitted_encoded = setting.encode(probe_set.queries), setting.encode(fitted)
     groups = _groups(model, encoded, setting)
@@ -169,12 +162,12 @@ def linear(
 def _fitted(setting: Setting, fact_P: NDArray[np.int64], hop: int) -> NDArray[np.int64]:
     """(N, K) compositions of ID facts that share no fact at this hop with the probes."""
     world = setting.world
-    pool_N2 = compositions(world).fact_N2
-    fine_N = ~world.ood_F[pool_N2].any(axis=1) & ~np.isin(pool_N2[:, hop], fact_P)
+    pool_NK = compositions(world, setting.trained.hops).fact_NK
+    fine_N = ~world.ood_F[pool_NK].any(axis=1) & ~np.isin(pool_NK[:, hop], fact_P)
     rows_N = np.flatnonzero(fine_N)
     rows_N = np.sort(generator("probe", setting.seed, 1).permutation(rows_N)[:FITTED])
-    chosen_N2: NDArray[np.int64] = pool_N2[rows_N].astype(np.int64)
-    return chosen_N2
+    chosen_NK: NDArray[np.int64] = pool_NK[rows_N].astype(np.int64)
+    return chosen_NK
 
 
 def _groups(model: Reasoner, encoded: Encoded, setting: Setting) -> dict[str, Column]:

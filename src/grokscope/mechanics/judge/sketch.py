@@ -143,7 +143,7 @@ def sketch_of_query(model: Reasoner, one: ProbeSet, setting: Setting, title: str
     say the other answer there; the answer if one transported there is said.
 
     Raises:
-        InputError: the set has not exactly one query, or it has not two hops.
+        InputError: the set has not exactly one query, or one of other hops than what was trained.
     """
     if len(one) != 1:
         raise InputError(f"{len(one)} queries: the picture of one query needs exactly one.")
@@ -155,7 +155,8 @@ def sketch_of_query(model: Reasoner, one: ProbeSet, setting: Setting, title: str
     argmax_LC = trace["argmax"].transpose("probe", "stage", "position").values[0]
     counted_C = trace.isel(set=0)["counted"].values
     own = {name: (trace["rank"].sel(variable=name).transpose("probe", "stage", "position").values[0] == 0)
-           for name in ("bridge", "answer")}  # fmt: skip
+           for name in (setting.latent, "answer")}  # fmt: skip
+    own["bridge"] = own[setting.latent]
     own[INPUT] = argmax_LC == encoded.tokens_NS[0][None, : argmax_LC.shape[1]]
     decoded = {name: np.where(counted_C[None], own[name], np.nan) for name in LAYERS}
     stages = trace["stage"].values.tolist()
@@ -185,7 +186,7 @@ def sketch_of_query(model: Reasoner, one: ProbeSet, setting: Setting, title: str
     said = vocabulary.tokens[int(maps["clean_said"].values[0])]
     return Sketch(
         title=title,
-        subtitle=f"bridge {entity[1]}, answer {entity[2]}; the model says {said}",
+        subtitle=f"{setting.latent} {entity[setting.hop]}, answer {entity[-1]}; the model says {said}",
         stages=tuple(stages),
         roles=tuple(encoded.roles[: argmax_LC.shape[1]]),
         answer_column=column,

@@ -7,7 +7,7 @@ and cell with its rate and interval, and as arms `decoded.<latent>` and `decoded
 Shapes: P probes, L stages, S positions, C columns of a map.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -130,6 +130,8 @@ class SetVerdict:
     linear_where: str | None = None
     bridge: Kind | None = None
     """What these say together, given what is used. All None in a verdict from before they were kept."""
+    latent: str | None = None
+    """Which of several bridges all of this is about; None: of the only one."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,26 @@ class CausalVerdict(Stored):
     rule: int = 1
     """The `mechanics.spec.RULE` it was made by; 1: from before it was kept."""
 
-    def of(self, probe_set: str, step: int | None = None) -> SetVerdict | None:
-        """What a set said at a checkpoint (None: the last); None: not examined."""
-        wanted = self.step if step is None else step
-        return next((one for one in self.sets if (one.probe_set, one.step) == (probe_set, wanted)), None)
+    def tree(self) -> dict[str, Any]:
+        """Plain JSON values; a set names its bridge only if there are several."""
+        tree = super().tree()
+        for one in tree["sets"]:
+            if one["latent"] is None:
+                del one["latent"]
+        return tree
+
+    @property
+    def latents(self) -> tuple[str | None, ...]:
+        """The bridges that were examined; the only one has no name."""
+        return tuple(dict.fromkeys(one.latent for one in self.sets)) or (None,)
+
+    def of(self, probe_set: str, step: int | None = None, latent: str | None = None) -> SetVerdict | None:
+        """What a set said at a checkpoint (None: the last) of a bridge (None: of the one fewest answers go
+        through, as all must); None: not examined."""
+        wanted = (probe_set, self.step if step is None else step)
+        found = [one for one in self.sets if (one.probe_set, one.step) == wanted]
+        found = [one for one in found if latent in (None, one.latent)]
+        return min(found, key=lambda one: one.share.value if one.share else -1.0, default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,13 +195,13 @@ def look(
 
     Args:
         model: the checkpoint's model.
-        probe_set: two-hop probes. setting: as for `interchange`.
+        probe_set: its probes. setting: as for `interchange`; says which bridge.
         step: the checkpoint's step, which is only written down.
         most: most probes; None: all.
         confidence: level of the intervals.
 
     Raises:
-        InputError: the probes do not have two hops, or the budget is too small.
+        InputError: the probes have other hops than what was trained, or the budget is too small.
     """
     probes, encoded = some_probes(probe_set, setting.encode(probe_set.queries), most)
     drawn = draw(model, probes, setting, STATE_ARMS)
@@ -192,14 +210,20 @@ def look(
     trace = lens(model, probes, encoded, setting.world.vocabulary)
     routed = routing(model, probes, setting, maps, drawn=drawn, confidence=confidence)
     path = inference_path(trace, maps, examined.share, routed)
+    latent = setting.latent if setting.trained.hops > 2 else None
+    which = {"latent": latent} if latent else {}
     rows = [
-        {"step": step, "probe_set": probe_set.name, **row}
-        for row in [*map_rows(maps, MAP_ARMS, confidence), *decoded_rows(trace, encoded, confidence)]
+        {"step": step, "probe_set": probe_set.name, **which, **row}
+        for row in [
+            *map_rows(maps, MAP_ARMS, confidence),
+            *decoded_rows(trace, encoded, confidence, setting.latent),
+        ]
     ]
     read = readings(model, probes, setting, trace, confidence=confidence)
     columns = columns_of(model, encoded, setting.format)
     positions = {name: tuple(one - model.prefix for one in where) for name, where in columns.items()}
-    return Look(_named(step, examined, path, maps, read, positions), examined, rows)
+    found = replace(_named(step, examined, path, maps, read, positions), latent=latent)
+    return Look(found, examined, rows)
 
 
 def atoms_known(model: Reasoner, probe_set: ProbeSet, setting: Setting) -> np.ndarray:
@@ -224,8 +248,10 @@ def map_rows(maps: xr.Dataset, arms: tuple[str, ...], confidence: float = 0.95) 
     return rows
 
 
-def decoded_rows(trace: xr.Dataset, encoded: Encoded, confidence: float = 0.95) -> list[dict[str, Any]]:
-    """Share of probes with a latent, or the position's own token, as argmax; counted cells only."""
+def decoded_rows(
+    trace: xr.Dataset, encoded: Encoded, confidence: float = 0.95, latent: str = "bridge"
+) -> list[dict[str, Any]]:
+    """Share of probes with a latent, the answer or the position's own token as argmax; counted cells only."""
     squeezed = trace.isel(set=0) if "set" in trace.dims else trace
     counted_S = squeezed["counted"].values
     argmax_PLS = trace["argmax"].transpose("probe", "stage", "position").values
@@ -234,7 +260,8 @@ def decoded_rows(trace: xr.Dataset, encoded: Encoded, confidence: float = 0.95) 
     # Where no token stands none can be its own.
     unread_PP = np.full((len(own_PS), int((trace["position"].values < 0).sum())), -1)
     own_PT = np.concatenate([unread_PP, own_PS], axis=1)[:, : argmax_PLS.shape[2]]
-    hits = {f"{DECODED}{name}": rank.sel(variable=name).values == 0 for name in ("bridge", "answer")}
+    shown = {"bridge": latent, "answer": "answer"}
+    hits = {f"{DECODED}{name}": rank.sel(variable=one).values == 0 for name, one in shown.items()}
     hits[f"{DECODED}{INPUT}"] = argmax_PLS == own_PT[:, None]
     squeezed = squeezed.assign_coords(position=names(trace))
     rows = []

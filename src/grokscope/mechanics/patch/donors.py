@@ -23,11 +23,22 @@ hit it (in same_bridge it is t, whatever that is). A source of same_bridge was i
 answering it shows that the model resolves (h', r1'). In transport the source's own answer IS the expected
 one: the arm is about that.
 
-Shapes: P probes, M donors of a probe, N compositions of the pool, F facts.
+A query of more hops has several bridges, and each is exchanged by the same rules. It is cut after the hop
+that resolves the bridge: r1 stands for all relations up to the cut and r2 for all after it, a "first" is a
+chain of facts from h to the bridge, a "second" one from the bridge to t. What same_bridge asks of h' != h and
+r1' != r1 holds for every entity and relation before the cut, r2'' != r2 for the relation right after it; the
+source passes none of the entities after the cut that the base or the natural query do; and the chimeras are
+all mixtures of the two ways to the bridge. So a state that holds another bridge, or the answer, is not taken
+for one that holds this bridge.
+
+Shapes: P probes, M donors of a probe, K hops, N compositions of the pool (2: its first and its second), F
+facts, C chains, J hops of a chain.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -35,7 +46,7 @@ from numpy.typing import NDArray
 
 from grokscope.world.controls import guess_of_relation
 from grokscope.world.graph import World
-from grokscope.world.pool import compositions
+from grokscope.world.pool import chains, joined
 from grokscope.world.queries import Queries, queries_of
 
 Ints: TypeAlias = NDArray[np.int64]
@@ -54,9 +65,9 @@ tenth of a search, which is made in larger worlds.
 class Donors:
     """The donors of one arm, as facts; `ABSENT` where a base has none."""
 
-    source_PM2: Ints
+    source_PMK: Ints
     """Facts that each source chains."""
-    natural_PM2: Ints
+    natural_PMK: Ints
     """Facts of the natural query of each source."""
     expected_P: Ints
     """Entity that the patched base should say."""
@@ -64,21 +75,45 @@ class Donors:
     @property
     def present_PM(self) -> NDArray[np.bool_]:
         """Which donors there are."""
-        out_PM: NDArray[np.bool_] = self.source_PM2[:, :, 0] != ABSENT
+        out_PM: NDArray[np.bool_] = self.source_PMK[:, :, 0] != ABSENT
         return out_PM
 
     def choose(self, index_P: Ints) -> "Donors":
         """One donor per base: that of this index."""
         rows = np.arange(len(index_P))
-        source_PM2, natural_PM2 = (
-            self.source_PM2[rows, index_P][:, None],
-            self.natural_PM2[rows, index_P][:, None],
+        source_PMK, natural_PMK = (
+            self.source_PMK[rows, index_P][:, None],
+            self.natural_PMK[rows, index_P][:, None],
         )
-        return Donors(source_PM2, natural_PM2, self.expected_P)
+        return Donors(source_PMK, natural_PMK, self.expected_P)
 
     def sources(self, world: World) -> Queries:
         """All sources (P * M); an absent one is some fact's chain with itself, to be masked."""
-        return queries_of(world, np.maximum(self.source_PM2.reshape(-1, 2), 0))
+        hops = self.source_PMK.shape[2]
+        return queries_of(world, np.maximum(self.source_PMK.reshape(-1, hops), 0))
+
+
+class Chains:
+    """All chains of so many facts of a world. One of a single fact is that fact, under the same number.
+
+    Args:
+        world: the facts. hops: J.
+    """
+
+    def __init__(self, world: World, hops: int) -> None:
+        self.fact_CJ = chains(world, hops).astype(np.int64)
+        queries = queries_of(world, self.fact_CJ)
+        self.path_CJ = queries.path_NK.astype(np.int64)
+        self.relation_CJ = queries.relation_NK.astype(np.int64)
+        code_C = _code(self.relation_CJ, world.relations)
+        self.chain_C3: Ints = np.stack([queries.head_N.astype(np.int64), code_C, self.path_CJ[:, -1]], axis=1)
+        """Head, a number for the relations, and where it ends."""
+        self._facts = len(world.fact_F3)
+        self._key_C = _code(self.fact_CJ, self._facts)
+
+    def find(self, fact_PJ: NDArray[Any]) -> Ints:
+        """(P,) their numbers."""
+        return np.searchsorted(self._key_C, _code(np.asarray(fact_PJ, dtype=np.int64), self._facts))
 
 
 class DonorTable:
@@ -86,63 +121,73 @@ class DonorTable:
 
     Args:
         world: the facts.
-        trained: the two-hop queries that were trained.
+        trained: the queries that were trained, of two hops or more.
+        hop: the bridge that is exchanged is the entity after this hop.
     """
 
-    def __init__(self, world: World, trained: Queries) -> None:
-        pool = compositions(world)
+    def __init__(self, world: World, trained: Queries, hop: int = 1) -> None:
+        self.hop, self.after = hop, trained.hops - hop
+        self.first, self.second = Chains(world, hop), Chains(world, self.after)
+        self.first_C3, self.second_C3 = self.first.chain_C3, self.second.chain_C3
         self.relations = world.relations
-        self.fact_F3 = world.fact_F3.astype(np.int64)
         self.guess_R = guess_of_relation(world)
-        ids_N = self._id(trained.head_N, *trained.relation_NK.T)
+        ids_N = _code(np.column_stack([trained.head_N, trained.relation_NK]).astype(np.int64), self.relations)
         # -1 is no composition's number: a search in it finds nothing, however little was trained.
         self.trained_id_N = np.concatenate([[-1], np.sort(ids_N)])
         self.trained_X: NDArray[np.bool_] | None = None
-        if (numbers := world.entities * world.relations**2) <= TABLED:
+        if (numbers := world.entities * world.relations**trained.hops) <= TABLED:
             self.trained_X = np.zeros(numbers, dtype=bool)
             self.trained_X[ids_N] = True
-        trained_N = self._was_trained(*_address(self.fact_F3, pool.fact_N2))
-        every_N2 = pool.fact_N2.astype(np.int64)
-        fresh_N2 = every_N2[~trained_N & ~pool.degenerate_N]
-        self.fresh_of_relation = _grouped(fresh_N2, self.fact_F3[fresh_N2[:, 1], 1], world.relations)
-        self.fresh_of_first = _grouped(fresh_N2, fresh_N2[:, 0], len(self.fact_F3))
-        self.every_of_relation = _grouped(every_N2, self.fact_F3[every_N2[:, 1], 1], world.relations)
-        facts_F = np.arange(len(self.fact_F3))
-        self.of_relation = _grouped(facts_F, self.fact_F3[:, 1], world.relations)
-        self.of_head = _grouped(facts_F, self.fact_F3[:, 0], world.entities)
+        every_N2 = joined(self.first_C3[:, 2], self.second_C3[:, 0], trained.hops).astype(np.int64)
+        head_N, code_N, _ = self.first_C3[every_N2[:, 0]].T
+        relation_N = self.second_C3[every_N2[:, 1], 1]
+        trained_N = self._was_trained(head_N, code_N, relation_N)
+        degenerate_N = queries_of(world, self._facts(every_N2)).degenerate()
+        fresh_N2 = every_N2[~trained_N & ~degenerate_N]
+        self.fresh_of_relation = _grouped(fresh_N2, self.second_C3[fresh_N2[:, 1], 1])
+        self.fresh_of_first = _grouped(fresh_N2, fresh_N2[:, 0])
+        self.every_of_relation = _grouped(every_N2, relation_N)
+        self.of_relation = _grouped(np.arange(len(self.first_C3)), self.first_C3[:, 1])
+        self.firsts_of_head = _grouped(np.arange(len(self.first_C3)), self.first_C3[:, 0])
+        self.of_head = _grouped(np.arange(len(self.second_C3)), self.second_C3[:, 0])
 
-    def draw(self, arm: Arm, base_P2: NDArray[Any], rng: np.random.Generator, most: int = 8) -> Donors:
+    def draw(self, arm: Arm, base_PK: NDArray[Any], rng: np.random.Generator, most: int = 8) -> Donors:
         """Donors for every base, uniformly among those that the arm's rules allow.
 
         Args:
             arm: one of the table above.
-            base_P2: facts of the base queries.
+            base_PK: facts of the base queries.
             rng: where the draws come from.
             most: donors of a centroid, and candidates of same_bridge; the other arms have one. A centroid of
                 fewer than 2 is absent.
         """
         many = most if arm in ("centroid", "same_bridge") else 1
-        probes = len(base_P2)
-        source_PM2 = np.full((probes, many, 2), ABSENT, dtype=np.int64)
-        natural_PM2 = np.full((probes, many, 2), ABSENT, dtype=np.int64)
-        for p, (first, second) in enumerate(np.asarray(base_P2, dtype=np.int64).tolist()):
+        source_PM2 = np.full((len(base_PK), many, 2), ABSENT, dtype=np.int64)
+        natural_PM2 = source_PM2.copy()
+        for p, (first, second) in enumerate(self._pairs_of(base_PK)):
             pairs = self._pairs(arm, first, second, rng, many)
             if len(pairs) < (2 if arm == "centroid" else 1):
                 continue
             for m, (source, natural) in enumerate(pairs):
                 source_PM2[p, m], natural_PM2[p, m] = source, natural
-        expected_P = np.where(natural_PM2[:, 0, 1] == ABSENT, ABSENT, self.fact_F3[natural_PM2[:, 0, 1], 2])
-        return Donors(source_PM2, natural_PM2, expected_P)
+        expected_P = np.where(natural_PM2[:, 0, 1] == ABSENT, ABSENT, self.second_C3[natural_PM2[:, 0, 1], 2])
+        return Donors(self._facts(source_PM2), self._facts(natural_PM2), expected_P)
 
-    def _id(self, head: Any, relation1: Any, relation2: Any) -> Ints:
-        """A number per (head, relation 1, relation 2)."""
-        big = np.int64(self.relations)
-        out: Ints = (np.asarray(head, np.int64) * big + np.asarray(relation1, np.int64)) * big + relation2
-        return out
+    def _facts(self, pair_X2: Ints) -> Ints:
+        """(.., K) the facts of firsts and seconds; `ABSENT` stays."""
+        parts = (self.first.fact_CJ[pair_X2[..., 0]], self.second.fact_CJ[pair_X2[..., 1]])
+        return np.where(pair_X2[..., :1] == ABSENT, ABSENT, np.concatenate(parts, axis=-1))
+
+    def _pairs_of(self, fact_PK: NDArray[Any]) -> list[list[int]]:
+        """(P, 2) first and second of some queries."""
+        both = (self.first.find(fact_PK[:, : self.hop]), self.second.find(fact_PK[:, self.hop :]))
+        pairs: list[list[int]] = np.stack(both, axis=1).tolist()
+        return pairs
 
     def _was_trained(self, head: Any, relation1: Any, relation2: Any) -> NDArray[np.bool_]:
-        """Whether these compositions were trained; arguments broadcast."""
-        id_X = self._id(head, relation1, relation2)
+        """Whether these compositions were trained; relations as in `Chains`; arguments broadcast."""
+        before, after = np.int64(self.relations**self.hop), np.int64(self.relations**self.after)
+        id_X = (np.asarray(head, np.int64) * before + np.asarray(relation1, np.int64)) * after + relation2
         if self.trained_X is not None:
             among: NDArray[np.bool_] = self.trained_X[id_X]
             return among
@@ -151,59 +196,59 @@ class DonorTable:
         found: NDArray[np.bool_] = self.trained_id_N[np.minimum(at_X, len(self.trained_id_N) - 1)] == id_X
         return found
 
-    def of_same_relation2(self, base_P2: NDArray[Any], rng: np.random.Generator, most: int) -> Ints:
-        """(P, most, 2) compositions with the base's r2, another head and another bridge: what to average
+    def of_same_relation2(self, base_PK: NDArray[Any], rng: np.random.Generator, most: int) -> Ints:
+        """(P, most, K) compositions with the base's r2, another head and another bridge: what to average
         over.
         """
-        out_PM2 = np.full((len(base_P2), most, 2), ABSENT, dtype=np.int64)
-        for p, (first, second) in enumerate(np.asarray(base_P2, dtype=np.int64).tolist()):
-            (head, _, bridge), (_, relation, answer) = self.fact_F3[first], self.fact_F3[second]
-            rows_N2 = self.every_of_relation[relation]
-            fine_N = (self.fact_F3[rows_N2[:, 0], 0] != head) & (self.fact_F3[rows_N2[:, 0], 2] != bridge)
-            fine_N &= self.fact_F3[rows_N2[:, 1], 2] != answer
+        out_PM2 = np.full((len(base_PK), most, 2), ABSENT, dtype=np.int64)
+        for p, (first, second) in enumerate(self._pairs_of(base_PK)):
+            (head, _, bridge), (_, relation, answer) = self.first_C3[first], self.second_C3[second]
+            rows_N2 = self.every_of_relation[int(relation)]
+            fine_N = (self.first_C3[rows_N2[:, 0], 0] != head) & (self.first_C3[rows_N2[:, 0], 2] != bridge)
+            fine_N &= self.second_C3[rows_N2[:, 1], 2] != answer
             rows_N2 = rows_N2[fine_N]
             chosen = rng.permutation(len(rows_N2))[:most]
             out_PM2[p, : len(chosen)] = rows_N2[chosen]
-        return out_PM2
+        return self._facts(out_PM2)
 
     def of_bridge(self, bridge: int, relation2: int, rng: np.random.Generator, most: int) -> Ints:
-        """Up to `most` (h', r1', r2'') with this bridge and another r2, (h', r1', relation2) never
+        """Up to `most` (h', r1', r2''), two-hop, with this bridge and another r2, (h', r1', relation2) never
         trained."""
         rows_N2 = self.fresh_of_relation[relation2]
-        firsts_N = np.unique(_where(rows_N2, self.fact_F3[rows_N2[:, 0], 2] == bridge)[:, 0])
+        firsts_N = np.unique(_where(rows_N2, self.first_C3[rows_N2[:, 0], 2] == bridge)[:, 0])
         nexts_F = self.of_head[bridge]
-        nexts_F = nexts_F[self.fact_F3[nexts_F, 1] != relation2]
+        nexts_F = nexts_F[self.second_C3[nexts_F, 1] != relation2]
         if not len(nexts_F):
             return np.zeros((0, 2), dtype=np.int64)
         firsts_N = rng.permutation(firsts_N)[:most]
         return np.stack([firsts_N, rng.choice(nexts_F, len(firsts_N))], axis=1)
 
-    def of_same_relation1(self, base_P2: NDArray[Any], rng: np.random.Generator, most: int) -> Ints:
-        """(P, most, 2) compositions with the base's r1, another bridge and another r2: what to average
+    def of_same_relation1(self, base_PK: NDArray[Any], rng: np.random.Generator, most: int) -> Ints:
+        """(P, most, K) compositions with the base's r1, another bridge and another r2: what to average
         over."""
-        out_PM2 = np.full((len(base_P2), most, 2), ABSENT, dtype=np.int64)
-        for p, (first, second) in enumerate(np.asarray(base_P2, dtype=np.int64).tolist()):
-            (_, relation1, bridge), relation2 = self.fact_F3[first], self.fact_F3[second, 1]
-            others_F = self.of_relation[relation1]
-            others_F = others_F[self.fact_F3[others_F, 2] != bridge]
+        out_PM2 = np.full((len(base_PK), most, 2), ABSENT, dtype=np.int64)
+        for p, (first, second) in enumerate(self._pairs_of(base_PK)):
+            (_, relation1, bridge), relation2 = self.first_C3[first], self.second.relation_CJ[second, 0]
+            others_C = self.of_relation[int(relation1)]
+            others_C = others_C[self.first_C3[others_C, 2] != bridge]
             m = 0
-            for other in rng.permutation(others_F):
-                nexts_F = self.of_head[int(self.fact_F3[other, 2])]
-                chosen = _one_of(nexts_F[self.fact_F3[nexts_F, 1] != relation2], rng)
+            for other in rng.permutation(others_C):
+                nexts_C = self.of_head[int(self.first_C3[other, 2])]
+                chosen = _one_of(nexts_C[self.second.relation_CJ[nexts_C, 0] != relation2], rng)
                 if chosen is not None and m < most:
                     out_PM2[p, m] = other, chosen
                     m += 1
-        return out_PM2
+        return self._facts(out_PM2)
 
     def _pairs(
         self, arm: Arm, first: int, second: int, rng: np.random.Generator, many: int
     ) -> list[tuple[Ints, Ints]]:
-        """Up to `many` (source, natural) pairs of facts for one base."""
+        """Up to `many` (source, natural) for one base, each a first and a second."""
         found: list[tuple[Ints, Ints]] = []
         shared: int | None = None
         candidates_N2 = self._naturals(arm, first, second)
         for natural in candidates_N2[rng.permutation(len(candidates_N2))]:
-            bridge = int(self.fact_F3[natural[0], 2])
+            bridge = int(self.first_C3[natural[0], 2])
             if shared is not None and bridge != shared:
                 continue
             source = self._source(arm, natural, first, second, rng)
@@ -218,65 +263,89 @@ class DonorTable:
         return found
 
     def _naturals(self, arm: Arm, first: int, second: int) -> Ints:
-        """Compositions that the base may become, as facts (N, 2)."""
-        fact_F3 = self.fact_F3
-        (head, relation1, bridge), (_, relation2, answer) = fact_F3[first].tolist(), fact_F3[second].tolist()
+        """Compositions that the base may become, (N, 2)."""
+        (_, relation1, bridge), (_, relation2, answer) = (
+            self.first_C3[first].tolist(), self.second_C3[second].tolist(),
+        )  # fmt: skip
         rows_N2 = self.fresh_of_first[first] if arm == "relation2" else self.fresh_of_relation[relation2]
-        one_N3, two_N3 = fact_F3[rows_N2[:, 0]], fact_F3[rows_N2[:, 1]]
+        one_N3, two_N3 = self.first_C3[rows_N2[:, 0]], self.second_C3[rows_N2[:, 1]]
         fine_N: NDArray[np.bool_] = two_N3[:, 2] == answer
         if arm != "same_bridge":
-            fine_N = ~fine_N & (two_N3[:, 2] != self.guess_R[two_N3[:, 1]])
+            last_N = self.second.relation_CJ[rows_N2[:, 1], -1]
+            fine_N = ~fine_N & (two_N3[:, 2] != self.guess_R[last_N])
         if arm == "relation2":
             fine_N &= two_N3[:, 1] != relation2
         elif arm == "same_bridge":
-            fine_N &= (one_N3[:, 2] == bridge) & (one_N3[:, 0] != head) & (one_N3[:, 1] != relation1)
+            way_K, way_NK = self._ways(np.array([first]))[0], self._ways(rows_N2[:, 0])
+            fine_N &= (one_N3[:, 2] == bridge) & (way_NK != way_K).all(axis=1)
         else:
             fine_N &= one_N3[:, 2] != bridge
         if arm in ("other_bridge", "head"):
             fine_N &= one_N3[:, 1] == relation1
         if arm in ("bridge", "centroid", "same_bridge"):
-            fine_N &= ~self._was_trained(head, one_N3[:, 1], relation2)
-            fine_N &= ~self._was_trained(one_N3[:, 0], relation1, relation2)
+            for head_N, code_N in self._mixtures(first, rows_N2[:, 0]):
+                fine_N &= ~self._was_trained(head_N, code_N, relation2)
         return _where(rows_N2, fine_N)
+
+    def _ways(self, first_N: Ints) -> Ints:
+        """(N, 2 J) relations and entities on the way of some firsts, the bridge left out."""
+        one = self.first
+        entity_NJ = np.column_stack([self.first_C3[first_N, 0], one.path_CJ[first_N, :-1]])
+        return np.concatenate([one.relation_CJ[first_N], entity_NJ], axis=1)
+
+    def _mixtures(self, first: int, other_N: Ints) -> list[tuple[Any, Any]]:
+        """Head and relations of every chimera of a first with others."""
+        base, others = self.first_C3[first, 0], self.first_C3[other_N, 0]
+        base_J, other_NJ = self.first.relation_CJ[first], self.first.relation_CJ[other_N]
+        out = []
+        for from_other in product((False, True), repeat=self.hop + 1):
+            if any(from_other) and not all(from_other):
+                code_N = _code(np.where(from_other[1:], other_NJ, base_J), self.relations)
+                out.append((others if from_other[0] else base, code_N))
+        return out
 
     def _source(
         self, arm: Arm, natural: Ints, first: int, second: int, rng: np.random.Generator
     ) -> Ints | None:
-        """Facts of a source for one natural query, or None where the world has none."""
-        fact_F3 = self.fact_F3
-        (head, relation1, bridge), (_, relation2, answer) = fact_F3[first].tolist(), fact_F3[second].tolist()
-        banned = (answer, int(fact_F3[natural[1], 2]))
+        """A source for one natural query, or None where the world has none."""
+        (head, relation1, bridge), relation_C = self.first_C3[first].tolist(), self.second.relation_CJ[:, 0]
         if arm == "transport":
             return natural
         if arm == "relation2":
-            rows_N2 = self.every_of_relation[int(fact_F3[natural[1], 1])]
-            one_N3, two_N3 = fact_F3[rows_N2[:, 0]], fact_F3[rows_N2[:, 1]]
-            fine_N = (one_N3[:, 2] != bridge) & (one_N3[:, 0] != head) & ~_either(two_N3[:, 2], banned)
+            rows_N2 = self.every_of_relation[int(self.second_C3[natural[1], 1])]
+            one_N3 = self.first_C3[rows_N2[:, 0]]
+            fine_N = (one_N3[:, 2] != bridge) & (one_N3[:, 0] != head)
+            fine_N &= self._apart(rows_N2[:, 1], second, int(natural[1]))
             return _one_of(_where(rows_N2, fine_N), rng)
         firsts = [int(natural[0])]
         if arm == "head":
-            others_F = self.of_head[int(fact_F3[natural[0], 0])]
-            others_F = others_F[fact_F3[others_F, 1] != relation1]
-            firsts = rng.permutation(others_F).tolist()
+            others_C = self.firsts_of_head[int(self.first_C3[natural[0], 0])]
+            others_C = others_C[self.first_C3[others_C, 1] != relation1]
+            firsts = rng.permutation(others_C).tolist()
         for one in firsts:
-            fresh_F = self.fresh_of_first[one][:, 1]
-            seconds_F = fresh_F if arm == "same_bridge" else self.of_head[int(fact_F3[one, 2])]
-            fine_F = (fact_F3[seconds_F, 1] != relation2) & ~_either(fact_F3[seconds_F, 2], banned)
-            chosen = _one_of(seconds_F[fine_F], rng)
+            fresh_C = self.fresh_of_first[one][:, 1]
+            seconds_C = fresh_C if arm == "same_bridge" else self.of_head[int(self.first_C3[one, 2])]
+            fine_C = relation_C[seconds_C] != relation_C[second]
+            fine_C &= self._apart(seconds_C, second, int(natural[1]))
+            chosen = _one_of(seconds_C[fine_C], rng)
             if chosen is not None:
                 return np.array([one, int(chosen)])
         return None
 
+    def _apart(self, second_C: Ints, base: int, natural: int) -> NDArray[np.bool_]:
+        """(C,) whether these seconds pass no entity that the base's or the natural query's passes there."""
+        path_CJ = self.second.path_CJ
+        # `isin` takes ten times as long for a dozen entities.
+        met_CJ = (path_CJ[second_C] == path_CJ[base]) | (path_CJ[second_C] == path_CJ[natural])
+        out_C: NDArray[np.bool_] = ~met_CJ.any(axis=1)
+        return out_C
 
-def _address(fact_F3: Ints, fact_N2: NDArray[Any]) -> tuple[Ints, Ints, Ints]:
-    """Head, relation 1 and relation 2 of compositions."""
-    first_N3, second_N3 = fact_F3[fact_N2[:, 0]], fact_F3[fact_N2[:, 1]]
-    return first_N3[:, 0], first_N3[:, 1], second_N3[:, 1]
 
-
-def _either(entity_N: Ints, two: tuple[int, int]) -> NDArray[np.bool_]:
-    """Whether it is one of two: `isin` takes ten times as long for a dozen entities."""
-    out_N: NDArray[np.bool_] = (entity_N == two[0]) | (entity_N == two[1])
+def _code(number_NJ: Ints, radix: int) -> Ints:
+    """(N,) one number for J, each below the radix but for the first."""
+    out_N: Ints = number_NJ[:, 0]
+    for number_N in number_NJ[:, 1:].T:
+        out_N = out_N * radix + number_N
     return out_N
 
 
@@ -289,7 +358,9 @@ def _one_of(rows: Ints, rng: np.random.Generator) -> Ints | None:
     return np.asarray(rows[int(rng.integers(len(rows)))]) if len(rows) else None
 
 
-def _grouped(rows: Ints, key_N: NDArray[Any], groups: int) -> Sequence[Ints]:
-    """Rows by key."""
+def _grouped(rows: Ints, key_N: NDArray[Any]) -> Mapping[int, Ints]:
+    """Rows by key; none where there is no such key."""
     order_N = np.argsort(key_N, kind="stable")
-    return np.split(rows[order_N], np.cumsum(np.bincount(key_N, minlength=groups))[:-1])
+    keys, starts = np.unique(key_N[order_N], return_index=True)
+    groups = zip(keys.tolist(), np.split(rows[order_N], starts[1:]), strict=False)
+    return defaultdict(lambda: rows[:0], groups)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from grokscope.errors import InputError
 from grokscope.mechanics.patch.donors import ABSENT, DONOR_ARMS, Donors, DonorTable
 from grokscope.mechanics.patch.engine import Source
 from grokscope.mechanics.patch.maps import DEFAULT_BUDGET
@@ -22,7 +23,7 @@ from grokscope.seeds import generator
 from grokscope.world.format import Encoded, FormatSpec, encode
 from grokscope.world.graph import World
 from grokscope.world.probes import ProbeSet
-from grokscope.world.queries import Queries, queries_of
+from grokscope.world.queries import Queries, bridges, queries_of
 
 RANDOM = "random"
 """The control arm that patches noise with the norm of the bridge arm's source."""
@@ -41,16 +42,31 @@ class Setting:
 
     world: World
     trained: Queries
-    """The two-hop queries that were trained."""
+    """The queries of two hops or more that were trained."""
     format: FormatSpec
     seed: int = 0
     """Draws the donors and the noise."""
     budget: int = DEFAULT_BUDGET
     """Bytes for states and activations."""
+    hop: int = 1
+    """The bridge that is exchanged and judged is the entity after this hop; a two-hop query has only one."""
+
+    @property
+    def latent(self) -> str:
+        """Name of that bridge."""
+        return bridges(self.trained.hops)[self.hop - 1]
+
+    def check(self, probe_set: ProbeSet) -> None:
+        """Raises InputError: the probes do not have as many hops as what was trained."""
+        if probe_set.queries.hops != self.trained.hops:
+            raise InputError(
+                f"probe set {probe_set.name!r} has {probe_set.queries.hops}-hop queries: "
+                f"{self.trained.hops} are needed."
+            )
 
     def encode(self, queries: Queries) -> Encoded:
-        """Tokens of queries, padded as two-hop queries are."""
-        return encode(queries, self.world.vocabulary, self.format, hops=2)
+        """Tokens of queries, padded as the trained ones are."""
+        return encode(queries, self.world.vocabulary, self.format, self.trained.hops)
 
     def tokens_of(self, entity: NDArray[Any]) -> NDArray[np.int64]:
         """Token ids of entity numbers; `ABSENT` stays."""
@@ -88,15 +104,17 @@ class Drawn:
 
     def source_right(self, arm: str) -> NDArray[np.bool_]:
         """(P,) whether the donor's own query is answered right."""
-        return self.asked.right(self.donors[arm].source_PM2[:, 0])
+        return self.asked.right(self.donors[arm].source_PMK[:, 0])
 
     def natural_right(self, arm: str) -> NDArray[np.bool_]:
         """(P,) whether so is the query that a successful patch makes the base into."""
-        return self.asked.right(self.donors[arm].natural_PM2[:, 0])
+        return self.asked.right(self.donors[arm].natural_PMK[:, 0])
 
     def atom_right(self, arm: str) -> NDArray[np.bool_]:
-        """(P,) and its second fact."""
-        return self.asked.right(self.donors[arm].natural_PM2[:, 0, 1:])
+        """(P,) and so is each of its facts after the bridge."""
+        after_PJ = self.donors[arm].natural_PMK[:, 0, self.asked.setting.hop :]
+        asked = [self.asked.right(fact_P[:, None]) for fact_P in after_PJ.T]
+        return np.asarray(np.logical_and.reduce(asked))
 
 
 def draw(
@@ -128,7 +146,7 @@ def candidates(setting: Setting, probe_set: ProbeSet, arms: Sequence[str]) -> di
     """Donors per arm, whatever the model: of same_bridge all that may count, in order. Each arm has its own
     stream of draws, so that leaving one out changes no other; transport and noise reuse the bridge arm's.
     """
-    table = DonorTable(setting.world, setting.trained)
+    table = DonorTable(setting.world, setting.trained, setting.hop)
     out: dict[str, Donors] = {}
     for number, arm in enumerate(DONOR_ARMS):
         wanted: tuple[str, ...] = (arm, "transport", RANDOM) if arm == "bridge" else (arm,)
@@ -138,7 +156,7 @@ def candidates(setting: Setting, probe_set: ProbeSet, arms: Sequence[str]) -> di
             out[arm] = table.draw(arm, probe_set.fact_PK, rng, most)
     if "bridge" in out:
         bridge = out["bridge"]
-        out["transport"] = Donors(bridge.natural_PM2, bridge.natural_PM2, bridge.expected_P)
+        out["transport"] = Donors(bridge.natural_PMK, bridge.natural_PMK, bridge.expected_P)
         out[RANDOM] = bridge
     return out
 
@@ -151,8 +169,8 @@ def _settled(lenders: Mapping[str, Donors], asked: Asked) -> dict[str, Donors]:
         six = out[SAME_BRIDGE]
         first_P = np.zeros(len(six.expected_P), dtype=np.int64)
         open_P = np.arange(len(first_P))
-        for number in range(six.source_PM2.shape[1]):
-            right_P = asked.right(six.source_PM2[open_P, number])
+        for number in range(six.source_PMK.shape[1]):
+            right_P = asked.right(six.source_PMK[open_P, number])
             first_P[open_P[right_P]] = number
             open_P = open_P[~right_P]
         out[SAME_BRIDGE] = six.choose(first_P)

@@ -27,21 +27,23 @@ def tokens_alone(model: Reasoner, positions: int) -> dict[str, Column]:
 
 def columns_of(model: Reasoner, encoded: Encoded, fmt: FormatSpec) -> dict[str, Column]:
     """Every input position alone; with full attention also every prefix position alone, and groups by role:
-    what the first hop is asked with ("head+relation1"), the slots, the prefix, unions of these, all. From
-    small to large, each group once.
+    what the first hop is asked with (of more hops what each is but the last, with all before it), the slots,
+    the prefix, unions of these, all. From small to large, each group once.
     """
     out = tokens_alone(model, len(encoded.roles))
     if fmt.attention == "causal":
         return out
     out |= {f"{PREFIX}{p}": (p,) for p in range(model.prefix)}
-    asked = _roles(encoded.roles, "relation")[:-1]
-    first = ("+".join(["head", *asked]), _where(model, encoded.roles, ["head", *asked]))
+    asked = ["head", *_roles(encoded.roles, "relation")]
+    firsts = [
+        ("+".join(asked[:end]), _where(model, encoded.roles, asked[:end])) for end in range(2, len(asked))
+    ]
     slots = (
         SLOTS,
         tuple(model.prefix + int(s) for s in np.flatnonzero((encoded.tokens_NS == 0).all(axis=0))),
     )
     prefix = (PREFIX, tuple(range(model.prefix)))
-    groups = [first, slots, prefix, _union(prefix, first), _union(prefix, slots)]
+    groups = [*firsts, slots, prefix, *(_union(prefix, one) for one in firsts), _union(prefix, slots)]
     groups.append((ALL, tuple(range(model.prefix + len(encoded.roles)))))
     for name, where in sorted(groups, key=lambda one: len(one[1])):
         if len(where) > 1 and where not in out.values():

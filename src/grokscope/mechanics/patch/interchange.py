@@ -56,7 +56,7 @@ def interchange(
     site: str = STATE,
     drawn: Drawn | None = None,
 ) -> xr.Dataset:
-    """The full interchange map of a set of two-hop probes.
+    """The full interchange map of a probe set.
 
     Args:
         model: any reasoner.
@@ -74,17 +74,15 @@ def interchange(
         `said` (arm, stage, position, probe) token with the highest logit; `margin`, logit of the right
         answer minus the highest other one; `run` (arm, stage, position) whether a cell was run for all
         probes; `present`, `source_right`, `natural_right`, `atom_right`, `expected` and `own` (tokens:
-        what a patch of the bridge gives, and the donor's own answer), `natural_fact` (the second fact of
-        the natural query) over (arm, probe); `clean_said`, `clean_margin`, `answer`, `guess` (tokens) over
-        (probe); `fact` (probe, hop).
+        what a patch of the bridge gives, and the donor's own answer), `natural_fact` (the facts of
+        the natural query after the bridge) over (arm, probe, after); `clean_said`, `clean_margin`, `answer`,
+        `guess` (tokens) over (probe); `fact` (probe, hop).
 
     Raises:
-        InputError: the probes do not have two hops, an arm does not exist, or the budget is too small.
+        InputError: the probes have other hops than what was trained, an arm does not exist, or the budget is
+            too small.
     """
-    if probe_set.queries.hops != 2:
-        raise InputError(
-            f"probe set {probe_set.name!r} has {probe_set.queries.hops}-hop queries: 2 are needed."
-        )
+    setting.check(probe_set)
     for arm in arms:
         if arm not in ARMS:
             raise InputError(f"arm = {arm!r}: allowed are {', '.join(ARMS)}.")
@@ -119,7 +117,7 @@ def patch_map(
         arm: source_of(setting, drawn.donors[arm], setting.seed if arm == RANDOM else None) for arm in arms
     }
     columns = tokens_alone(model, len(base.roles)) if columns is None else columns
-    answer_P = setting.tokens_of(probe_set.queries.path_NK[:, 1])
+    answer_P = setting.tokens_of(probe_set.queries.path_NK[:, -1])
     return PatchMap(
         model, base.tokens_NS, base.answer_position, answer_P, sources, columns, sites, setting.budget
     )
@@ -163,10 +161,13 @@ def as_map(
             "present": (pairs, np.stack([one.present_PM[:, 0] for one in donors])),
             "expected": (pairs, np.stack([setting.tokens_of(one.expected_P) for one in donors])),
             "own": (pairs, np.stack([setting.tokens_of(_own_answer(one, setting)) for one in donors])),
-            "natural_fact": (pairs, np.stack([one.natural_PM2[:, 0, 1] for one in donors])),
+            "natural_fact": (
+                (*pairs, "after"),
+                np.stack([one.natural_PMK[:, 0, setting.hop :] for one in donors]),
+            ),
             "clean_said": ("probe", patches.clean_said_P),
             "clean_margin": ("probe", patches.clean_margin_P),
-            "answer": ("probe", setting.tokens_of(probe_set.queries.path_NK[:, 1])),
+            "answer": ("probe", setting.tokens_of(probe_set.queries.path_NK[:, -1])),
             "guess": ("probe", setting.tokens_of(probe_set.guess_P)),
         },
         coords={
@@ -178,15 +179,20 @@ def as_map(
             "probe": np.asarray(probe_set.id_P, dtype=np.int64),
             "fact": (("probe", "hop"), np.asarray(probe_set.fact_PK, dtype=np.int64)),
         },
-        attrs={"probe_set": probe_set.name, "pattern": probe_set.pattern, "site": site},
+        attrs={
+            "probe_set": probe_set.name,
+            "pattern": probe_set.pattern,
+            "site": site,
+            "latent": setting.latent,
+        },
     )
 
 
 def _own_answer(donors: Donors, setting: Setting) -> NDArray[np.int64]:
     """(P,) the entity that the first donor's own query asks for."""
-    second_P = donors.source_PM2[:, 0, 1]
-    tail_P: NDArray[np.int64] = setting.world.fact_F3[np.maximum(second_P, 0), 2].astype(np.int64)
-    return np.where(second_P == ABSENT, ABSENT, tail_P)
+    last_P = donors.source_PMK[:, 0, -1]
+    tail_P: NDArray[np.int64] = setting.world.fact_F3[np.maximum(last_P, 0), 2].astype(np.int64)
+    return np.where(last_P == ABSENT, ABSENT, tail_P)
 
 
 def usable(maps: xr.Dataset, arm: str, conditioned: bool = True) -> NDArray[np.bool_]:
@@ -249,9 +255,8 @@ def accuracy_in(
 
 
 def cluster_facts(maps: xr.Dataset, arm: str) -> NDArray[np.int64]:
-    """(P, 3) the facts that a pair rests on: both of the base, and the natural query's second."""
-    extra_P1 = maps["natural_fact"].sel(arm=arm).values[:, None]
-    return np.concatenate([maps["fact"].values, extra_P1], axis=1)
+    """(P, K + J) the facts that a pair rests on: the base's, and the natural query's after the bridge."""
+    return np.concatenate([maps["fact"].values, maps["natural_fact"].sel(arm=arm).values], axis=1)
 
 
 def _guessed(maps: xr.Dataset, arm: str, rows_P: NDArray[np.bool_]) -> NDArray[np.float64]:

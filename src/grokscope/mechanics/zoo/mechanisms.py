@@ -4,6 +4,9 @@ Spaces, beside those every program has: "prev" (E) what the position before hold
 the output head reads and no other position does; "relay_entity", "relay_relation" copies that appear one
 pass later; "head" with "head_const", "first" with "first_const" what r2's position has read of h and r1;
 "bridge" (E) a bridge in a space of its own; "code" with "code_const" one coordinate per fact.
+In chains of three hops "asker" (E), "asked0" and "asked1" (R) what a memory has read, "ripe1" and "ripe2" (1) how
+many passes have been made, "spent" (1) that r1's position has looked up, "found_const" (1) the reference of
+what it found.
 
 A head that copies a reference ("const") along with its values keeps conditions on them exact at any scale.
 
@@ -12,13 +15,13 @@ Shape suffixes: F facts, N compositions, E entities, R relations.
 
 import numpy as np
 
-from grokscope.mechanics.zoo.wiring import FloatArray, Tap, Units, Wiring, at, is_true, never_at
+from grokscope.mechanics.zoo.wiring import GATE, FloatArray, Tap, Units, Wiring, at, is_true, never_at
 from grokscope.world.arrays import BoolArray
 from grokscope.world.graph import World
 from grokscope.world.queries import Queries
 
-HEAD, FIRST, SECOND = 0, 1, 2
-"""Positions of h, r1 and r2."""
+HEAD, FIRST, SECOND, THIRD = range(4)
+"""Positions of h, r1, r2 and r3."""
 R2_EVIDENCE = 0.03
 """What r2 alone adds for every composition of it that a voting memoriser holds; the pair (h, r1) adds 1."""
 CODE_THRESHOLD = 0.4
@@ -37,6 +40,7 @@ def facts(
     held_F: BoolArray | None = None,
     readable_F: BoolArray | None = None,
     only_first: bool = False,
+    never: tuple[Tap, ...] = (),
     source: str = "prev",
     into: str = "entity",
 ) -> None:
@@ -46,6 +50,7 @@ def facts(
         held_F: facts that work as second hop; the others are silent at r2's position. None: all.
         readable_F: facts whose tail goes where the next position reads; the others' goes aside. None: all.
         only_first: no unit works at r2's position.
+        never: where these say so, no unit works.
     """
     head_F, relation_F, tail_F = world.fact_F3.T
     size = len(head_F)
@@ -55,6 +60,7 @@ def facts(
         Tap(source, head_F),
         *is_true("relation", relation_F),
         Tap(silence.space, silence.index, np.where(silent_F, silence.weight, 0.0)),
+        *never,
     )
     open_F = np.ones(size) if readable_F is None else readable_F.astype(float)
     writes: tuple[Tap, ...] = (Tap(into, tail_F, open_F),)
@@ -112,6 +118,51 @@ def memory(wiring: Wiring, memorised: Queries, strength: float = 1.0) -> None:
     )
     writes = (Tap("entity", memorised.path_NK[:, 1], strength),)
     wiring.units.append(Units("memory", len(memorised), reads, writes))
+
+
+def chain(wiring: Wiring, world: World, recalled: tuple[int, int], memorised: Queries) -> None:
+    """Three hops, one per pass, each at its relation's position: looked up, but for some that are remembered.
+
+    r1's position looks up in the first pass only: in a third pass a second resolved bridge would still be read.
+
+    Args:
+        recalled: those after the first number, up to the second. memorised: what is remembered of them.
+    """
+    after, until = recalled
+    wiring.space("spent", 1)
+    spent = Tap("spent", 0, -GATE)
+    previous_token(wiring)
+    wiring.copy("const", "prev_const", {FIRST: HEAD})
+    # Atoms are looked up by all.
+    never = tuple(never_at(place) for place in range(max(after, FIRST) + 1, until + 1))
+    facts(wiring, world, never=(spent, *never))
+    found: tuple[Tap, ...] = (Tap("prev_const", 0), spent, *at(FIRST))
+    wiring.space("found_const", 1)
+    wiring.units.append(Units("found_const", 1, found, (Tap("found_const", 0),)))
+    wiring.units.append(Units("spent", 1, (Tap("const", 0), *at(FIRST)), (Tap("spent", 0),)))
+    if len(memorised):
+        recall(wiring, memorised, until)
+
+
+def recall(wiring: Wiring, memorised: Queries, place: int) -> None:
+    """One unit per query, at a position, in the pass of its number: (entity as many positions earlier as there
+    are hops, the relations from there to here) -> its answer."""
+    hops = memorised.hops
+    reference = "const" if place == hops else "found_const"
+    wiring.copy(("entity", reference), ("asker", "asker_const"), {place: place - hops})
+    reads: tuple[Tap, ...] = (*is_true("asker", memorised.head_N, "asker_const"), *at(place))
+    for k in range(hops - 1):
+        names = (f"asked{k}", f"asked{k}_const")
+        wiring.copy(("relation", "const"), names, {place: place - hops + 1 + k})
+        reads = (*reads, *is_true(names[0], memorised.relation_NK[:, k], names[1]))
+    before = "const"
+    for k in range(1, place):
+        wiring.space(f"ripe{k}", 1)
+        ripe = (Tap(before, 0), Tap(f"ripe{k}", 0, -GATE), *at(place))
+        wiring.units.append(Units(f"ripe{k}", 1, ripe, (Tap(f"ripe{k}", 0),)))
+        before = f"ripe{k}"
+    reads = (Tap(before, 0), *reads, *is_true("relation", memorised.relation_NK[:, -1]))
+    wiring.units.append(Units("memory", len(memorised), reads, (Tap("entity", memorised.path_NK[:, -1]),)))
 
 
 def pair_code(wiring: Wiring, world: World, memorised: Queries, votes: bool) -> None:

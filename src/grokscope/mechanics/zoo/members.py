@@ -17,17 +17,19 @@ from grokscope.mechanics.zoo.weights import BODIES, Body, write_model
 from grokscope.mechanics.zoo.wiring import Wiring
 from grokscope.models.protocol import Reasoner
 from grokscope.seeds import Seeds, generator
-from grokscope.world.arrays import BoolArray
+from grokscope.world.arrays import BoolArray, IntArray
 from grokscope.world.corpus import Corpus, build_corpus
 from grokscope.world.format import FormatSpec, encode, positions
 from grokscope.world.graph import World, build_world
-from grokscope.world.queries import Queries
+from grokscope.world.queries import Queries, bridges
 from grokscope.world.spec import REGIMES, CorpusSpec, WorldSpec
 
 WORLD = WorldSpec(entities=30, relations=12, degree=8, ood_fraction=0.1)
 """240 facts, about 1,900 compositions."""
 CORPUS = CorpusSpec(phi=4.0, iid_fraction=0.1)
 """Half of the ID compositions are trained, so that every (b, r2) has trained and never trained sources."""
+CORPORA = {2: CORPUS, 3: CorpusSpec(phi=20.0, iid_fraction=0.02, hops=3)}
+"""By hops; of three, two fifths of the ID compositions are trained."""
 PROBES = "train_inferred"
 """The probe set on which shares are planted: what a memory can know is what was trained."""
 OVERRIDE = 8.0
@@ -80,6 +82,8 @@ class Wired:
     though nothing uses it (idle). None: no bridge is read or used."""
     answers: Callable[[Queries], BoolArray] = field(repr=False)
     """(N,) per query of one or two hops: does the model answer it right?"""
+    of_bridge: dict[str, Mechanism]
+    """The same verdict for every bridge by name: whether a right answer is lost without it."""
     parts: dict[str, slice] = field(repr=False)
     """Hidden units of the block by role ("facts": those of both hops; "memory"), for independent
     ablations."""
@@ -89,25 +93,34 @@ class Wired:
 class Truth:
     """What a program knows: which facts its circuit can use, and which compositions it holds."""
 
+    world: World
     circuit: bool
     held_F: BoolArray
     readable_F: BoolArray
-    memorised_ERR: BoolArray
+    recalls: tuple[int, int]
+    """The hops that are remembered."""
+    recalled_N: IntArray
+    """Stable ids of what is."""
 
-    def resolves(self, world: World, queries: Queries) -> BoolArray:
+    def resolves(self, queries: Queries) -> BoolArray:
         """(N,) whether the circuit can answer."""
-        fact_N2 = queries.fact_NK(world)
+        fact_NK = queries.fact_NK(self.world)
         if not self.circuit:
             return np.zeros(len(queries), dtype=bool)
-        out_N: BoolArray = self.readable_F[fact_N2[:, 0]] & self.held_F[fact_N2[:, 1]]
+        out_N: BoolArray = self.readable_F[fact_NK[:, 0]] & self.held_F[fact_NK[:, 1]]
         return out_N
 
     def remembers(self, queries: Queries) -> BoolArray:
-        """(N,) whether the memory can answer."""
-        out_N: BoolArray = self.memorised_ERR[
-            queries.head_N, queries.relation_NK[:, 0], queries.relation_NK[:, 1]
-        ]
+        """(N,) whether the memory can answer, or the part that it has of an answer."""
+        part = _between(queries, *self.recalls)
+        out_N: BoolArray = np.isin(part.stable_id(self.world.entities, self.world.relations), self.recalled_N)
         return out_N
+
+
+def _between(queries: Queries, after: int, until: int) -> Queries:
+    """What queries ask from one hop on, up to another."""
+    head_N = queries.path_NK[:, after - 1] if after else queries.head_N
+    return Queries(head_N, queries.relation_NK[:, after:until], queries.path_NK[:, after:until])
 
 
 @dataclass(frozen=True)
@@ -123,6 +136,15 @@ class Member:
     shown: Reading | None = "visible"
     loops: int = 2
     full: bool = False
+    bridges: tuple[Mechanism, ...] = ()
+    """Of several bridges each its own verdict; empty: there is one, and it has the member's."""
+    recalls: tuple[int, int] | None = None
+    """Of three hops, which are remembered: those after the first number, up to the second; None: none are."""
+
+    @property
+    def hops(self) -> int:
+        """Of its queries."""
+        return 1 + max(1, len(self.bridges))
 
 
 def _table() -> dict[str, Member]:
@@ -157,6 +179,19 @@ def _table() -> dict[str, Member]:
         out[f"redundant_{percent}"] = replace(
             circuit, kind="redundant", mechanism="redundant", share=percent / 100
         )
+    three = replace(circuit, kind="three_hops", loops=3, held=(), bridges=("circuit", "circuit"))
+    out |= {
+        "three_hops": three,
+        "three_hops_memoriser": replace(
+            three, mechanism="memorised", share=0.0, bridges=("memorised", "memorised"), recalls=(0, 3)
+        ),
+        "three_hops_first": replace(
+            three, mechanism="partial", bridges=("circuit", "memorised"), recalls=(1, 3)
+        ),
+        "three_hops_last": replace(
+            three, mechanism="partial", bridges=("memorised", "circuit"), recalls=(0, 2)
+        ),
+    }
     return out | _with_registers()
 
 
@@ -187,9 +222,9 @@ def _with_registers() -> dict[str, Member]:
 MEMBERS = _table()
 
 
-def members() -> tuple[str, ...]:
-    """Names of all members."""
-    return tuple(MEMBERS)
+def members(hops: int = 2) -> tuple[str, ...]:
+    """Names of all members whose queries have so many hops."""
+    return tuple(name for name, member in MEMBERS.items() if member.hops == hops)
 
 
 def wire(
@@ -200,29 +235,33 @@ def wire(
     body: Body | None = None,
     share: float | None = None,
     world_spec: WorldSpec = WORLD,
-    corpus_spec: CorpusSpec = CORPUS,
+    corpus_spec: CorpusSpec | None = None,
 ) -> Wired:
     """Build one member.
 
     Args:
-        name: one of `members()`.
+        name: one of `members()`, of any number of hops.
         seed: draws what is trained (and so remembered), what of it is mixed, and the rotation of the spaces.
         world: draws the facts and the split; None: `seed`. Two members of one world and two seeds compare.
         body: another architecture than the member's own; "trm" for members that work at r1's position only.
         share: another planted p for a mixture or a redundant member.
-        world_spec, corpus_spec: another size.
+        world_spec, corpus_spec: another size; None: `CORPORA`.
 
     Raises:
-        InputError: an unknown name or body, a share outside (0, 1) or for a member that has none.
+        InputError: an unknown name or body, a share outside (0, 1) or for a member that has none, a corpus of
+            other hops.
     """
     member = _chosen(name, body, share)
     world_seed = seed if world is None else world
     seeds = Seeds(world=world_seed, split=world_seed, corpus=seed, init=seed)
     facts = build_world(world_spec, seeds)
+    corpus_spec = corpus_spec or CORPORA[member.hops]
+    if corpus_spec.hops != member.hops:
+        raise InputError(f"corpus.hops = {corpus_spec.hops}: zoo member {name!r} has {member.hops}.")
     corpus = build_corpus(facts, corpus_spec, REGIMES["natural"], seeds)
     full = member.full or member.body == "trm"
     fmt = FormatSpec(attention="full" if full else "causal", output="answer")
-    wiring = Wiring(facts.entities, facts.relations, positions(fmt))
+    wiring = Wiring(facts.entities, facts.relations, positions(fmt, member.hops))
     if member.body == "registers":
         wiring = Wiring(facts.entities, facts.relations, r.POSITIONS, prefix=r.PREFIX, floor=0.0)
     rng = np.random.default_rng(generator("init", seed).integers(2**63))
@@ -234,13 +273,13 @@ def wire(
     model = write_model(wiring, facts.vocabulary, fmt, member.body, member.loops, seed)
 
     def through_circuit(queries: Queries) -> BoolArray:
-        out_N: BoolArray = truth.resolves(facts, queries) & ~truth.remembers(queries)
+        out_N: BoolArray = truth.resolves(queries) & ~truth.remembers(queries)
         return out_N
 
     def answers(queries: Queries) -> BoolArray:
         if queries.hops == 1:
             return np.ones(len(queries), dtype=bool)
-        out_N: BoolArray = truth.resolves(facts, queries) | truth.remembers(queries)
+        out_N: BoolArray = truth.resolves(queries) | truth.remembers(queries)
         return out_N
 
     wired = Wired(
@@ -255,6 +294,7 @@ def wire(
         holds=tuple((stage.name, held) for stage, held in zip(model.stages[1:], member.held, strict=False)),
         reading_kind=member.shown,
         answers=answers,
+        of_bridge=dict(zip(bridges(member.hops), member.bridges or (member.mechanism,), strict=True)),
         parts=wiring.parts(),
     )
     _check(wired)
@@ -263,7 +303,7 @@ def wire(
 
 def right(wired: Wired, queries: Queries) -> BoolArray:
     """(N,) whether the model's argmax is the answer."""
-    encoded = encode(queries, wired.corpus.world.vocabulary, wired.format)
+    encoded = encode(queries, wired.corpus.world.vocabulary, wired.format, wired.corpus.spec.hops)
     with torch.inference_mode():
         logits_NSV = wired.model(torch.from_numpy(encoded.tokens_NS))
     said_N = logits_NSV[:, encoded.answer_position].argmax(-1).numpy()
@@ -298,18 +338,19 @@ def _knowledge(member: Member, corpus: Corpus, rng: np.random.Generator) -> tupl
     drawn_F = rng.random(len(every_F)) < member.share
     held_F = {"deleted": drawn_F, "id_only": ~world.ood_F}.get(kind, every_F)
     readable_F = {"unreadable": drawn_F, "id_only": ~world.ood_F}.get(kind, every_F)
-    fact_N2 = trained.fact_NK(world)
+    fact_NK = trained.fact_NK(world)
     nobody_N = np.zeros(len(trained), dtype=bool)
     recalled_N = {
         "overridden": rng.random(len(trained)) >= member.share,
-        "deleted": ~held_F[fact_N2[:, 1]],
-        "unreadable": ~readable_F[fact_N2[:, 0]],
+        "deleted": ~held_F[fact_NK[:, 1]],
+        "unreadable": ~readable_F[fact_NK[:, 0]],
         **dict.fromkeys(("memoriser", "idle", "unread", "pair_code", "voting", "redundant"), ~nobody_N),
-    }.get(kind, nobody_N)
-    recalled = trained.take(np.flatnonzero(recalled_N))
-    memorised_ERR = np.zeros((world.entities, world.relations, world.relations), dtype=bool)
-    memorised_ERR[recalled.head_N, recalled.relation_NK[:, 0], recalled.relation_NK[:, 1]] = True
-    return Truth(bool(member.held), held_F, readable_F, memorised_ERR), recalled
+    }.get(kind, nobody_N if member.recalls is None else ~nobody_N)
+    recalls = member.recalls or (0, member.hops)
+    part = _between(trained.take(np.flatnonzero(recalled_N)), *recalls)
+    id_N, first_N = np.unique(part.stable_id(world.entities, world.relations), return_index=True)
+    circuit = member.recalls is None if member.bridges else bool(member.held)
+    return Truth(world, circuit, held_F, readable_F, recalls, id_N), part.take(first_N)
 
 
 def _program(
@@ -317,6 +358,9 @@ def _program(
 ) -> None:
     """Write the program of a member into `wiring`."""
     kind = member.kind
+    if member.bridges:
+        m.chain(wiring, world, member.recalls or (0, 0), recalled)
+        return
     if kind == "rotated":
         turn_EE = np.linalg.qr(rng.standard_normal((world.entities, world.entities)))[0]
         m.rotated_circuit(wiring, world, turn_EE)
