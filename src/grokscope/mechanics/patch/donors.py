@@ -26,17 +26,18 @@ one: the arm is about that.
 A query of more hops has several bridges, and each is exchanged by the same rules. It is cut after the hop
 that resolves the bridge: r1 stands for all relations up to the cut and r2 for all after it, a "first" is a
 chain of facts from h to the bridge, a "second" one from the bridge to t. What same_bridge asks of h' != h and
-r1' != r1 holds for every entity and relation before the cut, r2'' != r2 for the relation right after it; the
-source passes none of the entities after the cut that the base or the natural query do; and the chimeras are
-all mixtures of the two ways to the bridge. So a state that holds another bridge, or the answer, is not taken
-for one that holds this bridge.
+r1' != r1 holds for every entity and relation before the cut, r2'' != r2 for every relation after it; the
+source passes none of the entities after the cut that the base or the natural query do; the chimeras are all
+mixtures of the two ways to the bridge; and neither they nor any other bridge of the source lead to t or to
+what is expected by the base's relations, nor the base's by the source's, for parts of a chain are looked up,
+or remembered, one by one. So a state that holds another bridge, or the answer, is not taken for one that holds this bridge.
 
 Shapes: P probes, M donors of a probe, K hops, N compositions of the pool (2: its first and its second), F
 facts, C chains, J hops of a chain.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal, TypeAlias, get_args
@@ -129,7 +130,7 @@ class DonorTable:
         self.hop, self.after = hop, trained.hops - hop
         self.first, self.second = Chains(world, hop), Chains(world, self.after)
         self.first_C3, self.second_C3 = self.first.chain_C3, self.second.chain_C3
-        self.relations = world.relations
+        self.relations, self.tail_of_ER = world.relations, world.tail_of_ER
         self.guess_R = guess_of_relation(world)
         ids_N = _code(np.column_stack([trained.head_N, trained.relation_NK]).astype(np.int64), self.relations)
         # -1 is no composition's number: a search in it finds nothing, however little was trained.
@@ -283,8 +284,17 @@ class DonorTable:
         if arm in ("other_bridge", "head"):
             fine_N &= one_N3[:, 1] == relation1
         if arm in ("bridge", "centroid", "same_bridge"):
-            for head_N, code_N in self._mixtures(first, rows_N2[:, 0]):
-                fine_N &= ~self._was_trained(head_N, code_N, relation2)
+            relation_J, after_J = self.first.relation_CJ[first], self.second.relation_CJ[second]
+            ends = [
+                self._led(bridge_N, [*relation_J[hop:], *after_J])
+                for hop, bridge_N in enumerate(self.first.path_CJ[rows_N2[:, 0], :-1].T, start=1)
+            ]
+            for head_N, relation_NJ in self._mixtures(first, rows_N2[:, 0]):
+                fine_N &= ~self._was_trained(head_N, _code(relation_NJ, self.relations), relation2)
+                if self.hop + self.after > 2:
+                    ends.append(self._led(head_N, [*relation_NJ.T, *after_J]))
+            for end_N in ends:
+                fine_N &= (end_N != answer) & (end_N != two_N3[:, 2])
         return _where(rows_N2, fine_N)
 
     def _ways(self, first_N: Ints) -> Ints:
@@ -293,22 +303,24 @@ class DonorTable:
         entity_NJ = np.column_stack([self.first_C3[first_N, 0], one.path_CJ[first_N, :-1]])
         return np.concatenate([one.relation_CJ[first_N], entity_NJ], axis=1)
 
-    def _mixtures(self, first: int, other_N: Ints) -> list[tuple[Any, Any]]:
-        """Head and relations of every chimera of a first with others."""
-        base, others = self.first_C3[first, 0], self.first_C3[other_N, 0]
+    def _mixtures(self, first: int, other_N: Ints) -> list[tuple[Ints, Ints]]:
+        """Heads and relations (N, J) of every chimera of a first with others."""
+        others = self.first_C3[other_N, 0]
+        base = np.full_like(others, self.first_C3[first, 0])
         base_J, other_NJ = self.first.relation_CJ[first], self.first.relation_CJ[other_N]
         out = []
         for from_other in product((False, True), repeat=self.hop + 1):
             if any(from_other) and not all(from_other):
-                code_N = _code(np.where(from_other[1:], other_NJ, base_J), self.relations)
-                out.append((others if from_other[0] else base, code_N))
+                relation_NJ = np.where(from_other[1:], other_NJ, base_J)
+                out.append((others if from_other[0] else base, relation_NJ))
         return out
 
     def _source(
         self, arm: Arm, natural: Ints, first: int, second: int, rng: np.random.Generator
     ) -> Ints | None:
         """A source for one natural query, or None where the world has none."""
-        (head, relation1, bridge), relation_C = self.first_C3[first].tolist(), self.second.relation_CJ[:, 0]
+        head, relation1, bridge = self.first_C3[first].tolist()
+        relation_CJ = self.second.relation_CJ
         if arm == "transport":
             return natural
         if arm == "relation2":
@@ -325,7 +337,7 @@ class DonorTable:
         for one in firsts:
             fresh_C = self.fresh_of_first[one][:, 1]
             seconds_C = fresh_C if arm == "same_bridge" else self.of_head[int(self.first_C3[one, 2])]
-            fine_C = relation_C[seconds_C] != relation_C[second]
+            fine_C = (relation_CJ[seconds_C] != relation_CJ[second]).all(axis=1)
             fine_C &= self._apart(seconds_C, second, int(natural[1]))
             chosen = _one_of(seconds_C[fine_C], rng)
             if chosen is not None:
@@ -333,12 +345,26 @@ class DonorTable:
         return None
 
     def _apart(self, second_C: Ints, base: int, natural: int) -> NDArray[np.bool_]:
-        """(C,) whether these seconds pass no entity that the base's or the natural query's passes there."""
-        path_CJ = self.second.path_CJ
+        """(C,) whether these seconds pass no entity that the base's or the natural query's passes there, nor
+        one that leads to where these end by the base's relations, nor lead there from one of theirs."""
+        path_CJ, relation_CJ = self.second.path_CJ, self.second.relation_CJ
         # `isin` takes ten times as long for a dozen entities.
         met_CJ = (path_CJ[second_C] == path_CJ[base]) | (path_CJ[second_C] == path_CJ[natural])
         out_C: NDArray[np.bool_] = ~met_CJ.any(axis=1)
+        for hop in range(1, self.after):
+            own_C, others = path_CJ[second_C, hop - 1], (path_CJ[base, hop - 1], path_CJ[natural, hop - 1])
+            ends = [self._led(own_C, relation_CJ[base, hop:])]
+            relations = relation_CJ[second_C, hop:].T
+            ends += [self._led(np.full_like(own_C, other), relations) for other in others]
+            for end_C in ends:
+                out_C &= (end_C != path_CJ[base, -1]) & (end_C != path_CJ[natural, -1])
         return out_C
+
+    def _led(self, entity_N: Ints, relations: Sequence[Any] | Ints) -> Ints:
+        """(N,) where these relations, one or one per entity each, lead; `ABSENT`: nowhere."""
+        for relation in relations:
+            entity_N = np.where(entity_N == ABSENT, ABSENT, self.tail_of_ER[entity_N, relation])
+        return entity_N
 
 
 def _code(number_NJ: Ints, radix: int) -> Ints:

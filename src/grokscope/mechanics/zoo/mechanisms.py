@@ -4,9 +4,9 @@ Spaces, beside those every program has: "prev" (E) what the position before hold
 the output head reads and no other position does; "relay_entity", "relay_relation" copies that appear one
 pass later; "head" with "head_const", "first" with "first_const" what r2's position has read of h and r1;
 "bridge" (E) a bridge in a space of its own; "code" with "code_const" one coordinate per fact.
-In chains of three hops "asker" (E), "asked0" and "asked1" (R) what a memory has read, "ripe1" and "ripe2" (1) how
-many passes have been made, "spent" (1) that r1's position has looked up, "found_const" (1) the reference of
-what it found.
+In chains of three hops "asker" (E), "asked0" and "asked1" (R) what a memory has read, "ripe1" and "ripe2" (1)
+how many passes have been made, "spent" (1) that r1's position has looked up, "found_const" (1) the
+reference of what it found.
 
 A head that copies a reference ("const") along with its values keeps conditions on them exact at any scale.
 
@@ -123,7 +123,7 @@ def memory(wiring: Wiring, memorised: Queries, strength: float = 1.0) -> None:
 def chain(wiring: Wiring, world: World, recalled: tuple[int, int], memorised: Queries) -> None:
     """Three hops, one per pass, each at its relation's position: looked up, but for some that are remembered.
 
-    r1's position looks up in the first pass only: in a third pass a second resolved bridge would still be read.
+    r1's position looks up in the first pass only: a bridge resolved twice would be read twice, and add up.
 
     Args:
         recalled: those after the first number, up to the second. memorised: what is remembered of them.
@@ -145,8 +145,8 @@ def chain(wiring: Wiring, world: World, recalled: tuple[int, int], memorised: Qu
 
 
 def recall(wiring: Wiring, memorised: Queries, place: int) -> None:
-    """One unit per query, at a position, in the pass of its number: (entity as many positions earlier as there
-    are hops, the relations from there to here) -> its answer."""
+    """One unit per query, at a position, in the pass of its number: (entity as many positions earlier as
+    there are hops, the relations from there to here) -> its answer."""
     hops = memorised.hops
     reference = "const" if place == hops else "found_const"
     wiring.copy(("entity", reference), ("asker", "asker_const"), {place: place - hops})
