@@ -55,7 +55,7 @@ def test_without_a_terminal_there_are_plain_lines(
 ) -> None:
     monkeypatch.setattr("grokscope.runs.progress.LINE_SECONDS", 0.0)
     text = shown(runs, 40, terminal=False)
-    assert "natural-s0: step 40/100, 2.0 steps/s, ID atoms 0.987, OOD two-hop 0.123, 0:00:30 left\n" in text
+    assert "natural-s0: step 40/100, 2.0 steps/s, ID atoms 0.987, OOD queries 0.123, 0:00:30 left\n" in text
     assert "both_hops_full-s0: it went wrong\n" in text
     assert "\x1b" not in text
 

@@ -30,7 +30,8 @@ r1' != r1 holds for every entity and relation before the cut, r2'' != r2 for eve
 source passes none of the entities after the cut that the base or the natural query do; the chimeras are all
 mixtures of the two ways to the bridge; and neither they nor any other bridge of the source lead to t or to
 what is expected by the base's relations, nor the base's by the source's, for parts of a chain are looked up,
-or remembered, one by one. So a state that holds another bridge, or the answer, is not taken for one that holds this bridge.
+or remembered, one by one. So a state that holds another bridge, or the answer, is not taken for one that
+holds this bridge.
 
 Shapes: P probes, M donors of a probe, K hops, N compositions of the pool (2: its first and its second), F
 facts, C chains, J hops of a chain.
