@@ -12,9 +12,14 @@ def asked(wired: Wired, *names: str) -> tuple[float, dict[str, Realigned]]:
     setting = Setting(wired.corpus.world, wired.corpus.composition, wired.format)
     probes = wired.corpus.probes
     cell, found = realign(wired.model, probes["train_inferred"], [probes[name] for name in names], setting)
-    assert wired.reading is None or wired.mechanism == "memorised" or (cell.stage, cell.group) == (
-        wired.reading[0],
-        str(wired.reading[1]),
+    assert (
+        wired.reading is None
+        or wired.mechanism == "memorised"
+        or (cell.stage, cell.group)
+        == (
+            wired.reading[0],
+            str(wired.reading[1]),
+        )
     )
     return cell.followed, {one.probe_set: one for one in found}
 

@@ -192,7 +192,7 @@ class _Means:
 
 
 def _chosen(means: _Means, trained: ProbeSet, columns: Mapping[str, Column]) -> Cell:
-    """Where another bridge's mean state is followed most often; of equals the smallest group, the last stage."""
+    """Where another bridge's mean is followed most often; of equals the smallest group, the last stage."""
     queries, world = trained.queries, means.setting.world
     rng = generator("interchange", means.setting.seed, 301)
     # Another bridge, which has r2 as an ID fact that leads elsewhere.
