@@ -84,16 +84,7 @@ def test_fifty_steps_are_those_of_a_run_alone(tmp_path, kind, changes):
     members = [one(tmp_path / "many", seed, **wanted) for seed in (0, 1, 2)]
     for member, result in zip(members, together(members), strict=True):
         alone = one(tmp_path / "alone", member.seeds.order, **wanted)
-        said = train(
-            alone.model,
-            alone.data,
-            alone.probes,
-            alone.spec,
-            alone.seeds,
-            alone.directory,
-            threads=1,
-            say=print,
-        )
+        said = train(alone, threads=1, say=print)
         assert isinstance(result, TrainingResult)
         assert (result.manifest.members, said.manifest.members) == (3, 1)
         assert (result.manifest.backend, said.manifest.backend) == ("population-eager", "eager")
@@ -211,7 +202,7 @@ def test_what_cannot_be_trained_together_is_refused(tmp_path):
     together([one(tmp_path, 0, steps=2)], 2)
     alone = one(tmp_path, 0)
     with pytest.raises(InputError, match="was 'population-eager' and is now 'eager'"):
-        train(alone.model, alone.data, {}, alone.spec, alone.seeds, alone.directory, threads=1)
+        train(alone, threads=1)
 
 
 if __name__ == "__main__":

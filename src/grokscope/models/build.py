@@ -11,7 +11,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def build_model(
-    spec: ModelSpec, vocab: int, positions: int, fmt: FormatSpec, seed: int, dtype: str = "float32"
+    spec: ModelSpec, vocab: int, positions: int, fmt: FormatSpec, seed: int, dtype: str
 ) -> Reasoner:
     """A freshly initialised model on the CPU. Same arguments, same bytes; the global random state is not
     touched.
