@@ -36,11 +36,15 @@ def do(command: Findings) -> int:
     study = open_directory(command.directory)
     if not isinstance(study, Study):
         raise InputError(f"{command.directory} holds one {type(study).__name__.lower()}, not a study.")
-    found = evaluate(study)
-    if command.page is not None:
+    if command.page is None:
+        found = evaluate(study)
+    else:
         from grokscope.report.finding_page import write_page
+        from grokscope.report.gather import gather
 
-        write_page(study, found, command.page)
+        view = gather(study)
+        found = view.found or evaluate(study)
+        write_page(study, view, found, command.page)
     if command.json:
         print(json.dumps(found.tree(), indent=1, allow_nan=False))
     else:
