@@ -42,15 +42,8 @@ class Price:
     """Print JSON."""
 
 
-COMMANDS = (Worthwhile, Price)
-
-
-def do(command: Worthwhile | Price) -> int:
-    """Run a command; returns the exit code."""
-    return _price(command) if isinstance(command, Price) else _worthwhile(command)
-
-
-def _price(command: Price) -> int:
+def price(command: Price) -> int:
+    """Run the command; returns the exit code."""
     from grokscope.files import whole
     from grokscope.findings.price import ENDS, HEADS, cells, ends, prices, rows, rung_table, rungs, table
     from grokscope.report.printed import print_table
@@ -81,7 +74,8 @@ def _price(command: Price) -> int:
     return 0
 
 
-def _worthwhile(command: Worthwhile) -> int:
+def worthwhile(command: Worthwhile) -> int:
+    """Run the command; returns the exit code."""
     from grokscope.files import whole
     from grokscope.findings import bought
     from grokscope.findings.transfers import transferred
