@@ -32,13 +32,11 @@ from tests.runs.tiny import tiny_study, trained
 class GruSpec(ModelSpec):
     """A gated recurrent unit at every position, which sees the mean of what stands before it."""
 
+    MODEL: ClassVar[str] = f"{__name__}:GruModel"
     kind: Literal["gru"] = "gru"
     width: int = Field(16, ge=1)
     loops: int = Field(3, ge=1)
     inference_loops: int | None = Field(None, ge=1)
-
-    def build(self, vocab: int, positions: int, fmt: FormatSpec, seed: int, dtype: torch.dtype) -> "GruModel":
-        return GruModel(self, vocab, positions, seed, dtype)
 
 
 class GruCarry(NamedTuple):
@@ -50,7 +48,9 @@ class GruModel(Reasoner):
     spec: GruSpec
     groups: ClassVar[Mapping[str, Group]] = {"table": "embedding", "gates": "blocks", "candidate": "blocks"}
 
-    def __init__(self, spec: GruSpec, vocab: int, positions: int, seed: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, spec: GruSpec, vocab: int, positions: int, fmt: FormatSpec, seed: int, dtype: torch.dtype
+    ) -> None:
         loops = spec.inference_loops or spec.loops
         super().__init__(
             vocab=vocab,

@@ -12,6 +12,7 @@ import torch
 
 from grokscope.errors import InputError
 from grokscope.models.build import build_model
+from grokscope.models.tensor_file import read_tensors
 from grokscope.seeds import Seeds
 from grokscope.training import keeper
 from grokscope.training.checkpoint import find_state, kept_steps, weights_path
@@ -23,7 +24,6 @@ from grokscope.training.metrics import read_metrics
 from grokscope.training.population import train_together
 from grokscope.training.spec import OptimizerSpec
 from grokscope.training.stops import Diverged, Interrupted
-from grokscope.training.tensors import read_tensors
 from grokscope.training.trainer import TrainingResult
 from grokscope.world import positions
 from tests.training import tiny

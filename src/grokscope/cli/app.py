@@ -227,9 +227,8 @@ def default_out(study: StudySpec) -> Path:
 
 
 def _run(study: StudySpec, command: Run) -> int:
+    from grokscope.report.printed import print_summary, print_transfers
     from grokscope.runs.execute import RunsFailed, run_study
-    from grokscope.runs.summary import print_summary
-    from grokscope.runs.transfer_summary import print_transfers
 
     out = command.out or default_out(study)
     failed: RunsFailed | None = None

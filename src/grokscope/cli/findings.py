@@ -29,13 +29,11 @@ class Findings:
 def do(command: Findings) -> int:
     """Run the command; returns the exit code."""
     from grokscope.findings import evaluate
-    from grokscope.runs.study import Study, open_directory
+    from grokscope.runs.study import open_study
 
     if command.page is not None and command.page.suffix != ".md":
         raise InputError(f"page = {command.page}: allowed are names that end in .md.")
-    study = open_directory(command.directory)
-    if not isinstance(study, Study):
-        raise InputError(f"{command.directory} holds one {type(study).__name__.lower()}, not a study.")
+    study = open_study(command.directory)
     if command.page is None:
         found = evaluate(study)
     else:

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from grokscope.errors import InputError
 from grokscope.runs.devices import DEVICES, UTILISATION, device_of
@@ -147,20 +145,16 @@ def _ratio(number: float) -> str:
 
 
 def _print(found: "StudyEstimate", alone: "StudyEstimate | None", study: StudySpec) -> None:
+    from grokscope.report.printed import print_rows
     from grokscope.runs.cost import bytes_text
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, 110))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("run", "steps", "FLOP", "time", "memory", "disk"):
-        table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
-    for run in found.all:
-        table.add_row(
-            run.name, f"{run.steps:,}", f"{run.flop:.2e}", _time(run.total_seconds),
-            bytes_text(found.memory), bytes_text(run.disk),
-        )  # fmt: skip
-    console.print(table)
+    heads = ("run", "steps", "FLOP", "time", "memory", "disk")
+    rows = [
+        (run.name, f"{run.steps:,}", f"{run.flop:.2e}", _time(run.total_seconds), bytes_text(found.memory),
+         bytes_text(run.disk))
+        for run in found.all
+    ]  # fmt: skip
+    console = print_rows(heads, rows, width=110, whole=heads, right=heads[1:])
     for sentence in sentences(found, alone, study):
         console.print(sentence, highlight=False, soft_wrap=True)
 

@@ -16,7 +16,7 @@ from grokscope.findings.comparisons import (
     same_path,
 )
 from grokscope.findings.measured import Evidence, Measured, Missing, of
-from grokscope.findings.published import paper_rate, paper_time, paper_tuned
+from grokscope.findings.paper import paper_rate, paper_time, paper_tuned
 from grokscope.findings.rules import Claim, Finding, Outcome
 from grokscope.findings.transfers import Transferred
 from grokscope.findings.values import Number, plain

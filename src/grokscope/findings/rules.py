@@ -15,8 +15,7 @@ from typing import Literal, TypeAlias
 
 from grokscope.findings.measured import Evidence, Missing
 from grokscope.findings.values import ClaimResult, FindingResult, Number, Result, Unit, plain
-from grokscope.statistics.exact import FEWEST_RUNS, Effect, Equivalence
-from grokscope.statistics.multiple import holm
+from grokscope.statistics.exact import FEWEST_RUNS, Effect, Equivalence, holm
 
 ALPHA = 0.05
 

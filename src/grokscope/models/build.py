@@ -1,5 +1,7 @@
 """From a spec to a model."""
 
+from importlib import import_module
+
 import torch
 
 from grokscope.errors import InputError
@@ -33,7 +35,11 @@ def build_model(
     if vocab < 1 or positions < 1:
         raise InputError(f"vocab = {vocab}, positions = {positions}: both must be at least 1.")
     try:
-        return spec.build(vocab, positions, fmt, seed, DTYPES[dtype])
+        module, _, name = spec.MODEL.partition(":")
+        made: Reasoner = getattr(import_module(module), name)(
+            spec, vocab, positions, fmt, seed, DTYPES[dtype]
+        )
+        return made
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
             raise
