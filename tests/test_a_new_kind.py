@@ -155,8 +155,8 @@ def test_it_is_planned(study: StudySpec) -> None:
     mean, maps = 2 * size * size * width, 12 * size * width * width
     vocab = build_world(study.world, Seeds()).vocabulary.size
     newton_schulz = 5 * sum(4 * r * r * c + 2 * r**3 for r, c in ((64, 64), (32, 64)))
-    assert work.step_flop == 32 * (3 * (2 * mean + 3 * maps) + 6 * width * vocab) + newton_schulz
-    assert estimate_device(study, work, DEVICES["H100"], 0.4).flop > 150 * work.step_flop
+    assert work.runs[0].step_flop == 32 * (3 * (2 * mean + 3 * maps) + 6 * width * vocab) + newton_schulz
+    assert estimate_device(study, work, DEVICES["H100"], 0.4).flop > 150 * work.runs[0].step_flop
 
 
 def test_it_is_kept_and_found_again(run: Run, tmp_path: Path) -> None:
