@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -100,13 +100,7 @@ class Diagnose:
     """Which checkpoints; None: as the run's spec says."""
 
 
-COMMANDS = (Trace, Patch, Compare, Diagnose)
-UNION: Any = (
-    Annotated[Trace, tyro.conf.subcommand("trace")]
-    | Annotated[Patch, tyro.conf.subcommand("patch")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
-)
+COMMANDS: dict[str, type] = {"trace": Trace, "patch": Patch, "compare": Compare, "diagnose": Diagnose}
 
 
 def do(command: Any) -> int:

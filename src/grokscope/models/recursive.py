@@ -32,6 +32,7 @@ from grokscope.models.protocol import Group, Reasoner
 from grokscope.models.spec import RecursiveSpec
 from grokscope.models.stages import recursive_stages
 from grokscope.models.taps import Tap, tapped, within
+from grokscope.world.format import FormatSpec
 
 HALT_BIAS = -5.0
 POSITION_SCALE = 0.707106781
@@ -111,6 +112,17 @@ class Level(nn.Module):
         for index, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, within(tap, f"block{index}"), at if index == last else None)
         return x_BTD
+
+
+def build(
+    spec: RecursiveSpec, vocab: int, positions: int, fmt: FormatSpec, seed: int, dtype: torch.dtype
+) -> "RecursiveModel":
+    """The model in a format, which must let all positions see all."""
+    if fmt.attention == "causal":
+        raise InputError(
+            "format.attention = 'causal': a recursive model sees all positions, so it must be 'full'."
+        )
+    return RecursiveModel(spec, vocab, positions, seed, dtype)
 
 
 class RecursiveModel(Reasoner):
