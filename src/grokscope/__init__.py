@@ -24,22 +24,9 @@ if TYPE_CHECKING:  # at run time a name is imported when it is first asked for: 
 
 __version__ = "0.1.0"
 __all__ = [
-    "InputError",
-    "Intervention",
-    "Run",
-    "Study",
-    "Transfer",
-    "__version__",
-    "accuracy",
-    "interchange",
-    "intervene",
-    "lens",
-    "load",
-    "new",
-    "open",
-    "select",
-    "train",
-]
+    "InputError", "Intervention", "Run", "Study", "Transfer", "__version__", "accuracy", "interchange",
+    "intervene", "lens", "load", "new", "open", "select", "train",
+]  # fmt: skip
 
 _HOMES = {
     "errors": ("InputError",),
