@@ -62,6 +62,8 @@ def test_what_cannot_be_honoured_is_one_sentence() -> None:
         gs.new("runs", "none")
     with pytest.raises(gs.InputError, match="unknown field 'modle'"):
         gs.new("runs", modle={"width": 32})
+    with pytest.raises(gs.InputError, match=r"seeds = \[0, 1\]: is of a study"):
+        gs.new("runs", seeds=[0, 1])
 
 
 def test_every_name_is_there() -> None:

@@ -24,22 +24,9 @@ if TYPE_CHECKING:  # at run time a name is imported when it is first asked for: 
 
 __version__ = "0.1.0"
 __all__ = [
-    "InputError",
-    "Intervention",
-    "Run",
-    "Study",
-    "Transfer",
-    "__version__",
-    "accuracy",
-    "interchange",
-    "intervene",
-    "lens",
-    "load",
-    "new",
-    "open",
-    "select",
-    "train",
-]
+    "InputError", "Intervention", "Run", "Study", "Transfer", "__version__", "accuracy", "interchange",
+    "intervene", "lens", "load", "new", "open", "select", "train",
+]  # fmt: skip
 
 _HOMES = {
     "errors": ("InputError",),
@@ -70,12 +57,19 @@ def new(folder: str | Path, regime: str = "natural", seed: int = 0, **settings: 
             of the fields that are not to have their defaults; `grokscope show STUDY` prints them all.
 
     Raises:
-        InputError: a field does not exist, or its value cannot be honoured.
+        InputError: a field does not exist or is not a run's, or its value cannot be honoured.
     """
+    from grokscope.errors import InputError
     from grokscope.runs.spec import StudySpec
     from grokscope.runs.study import Study
 
-    (run,) = Study(Path(folder), StudySpec.parse({**settings, "regimes": [regime], "seeds": [seed]})).run_jobs
+    for name in ("name", "family", "regimes", "seeds", "transfer"):
+        if name in settings:
+            raise InputError(
+                f"{name} = {settings[name]!r}: is of a study; a run has one regime and one seed."
+            )
+    spec = StudySpec.parse({**settings, "regimes": [regime], "seeds": [seed]})
+    (run,) = Study(Path(folder), spec).run_jobs
     return run
 
 

@@ -75,7 +75,7 @@ def price(command: Price) -> int:
 def worthwhile(command: Worthwhile) -> int:
     """Run the command; returns the exit code."""
     from grokscope.files import whole
-    from grokscope.findings.transfers import BOUGHT_HEADS, bought, bought_cells, bought_table, transferred
+    from grokscope.findings.transfers import RATE_HEADS, mix_rates, rate_cells, rate_table, transferred
     from grokscope.findings.worthwhile import worthwhile
     from grokscope.findings.worthwhile_text import HEADS, rows, sentences
     from grokscope.report.printed import print_table
@@ -92,14 +92,14 @@ def worthwhile(command: Worthwhile) -> int:
     study = open_study(command.directory)
     found = worthwhile(study, command.levels, command.probe_set)
     transfers, remarks = transferred(study)
-    buys = bought(transfers)
+    buys = mix_rates(transfers)
     if command.out is not None:
         from grokscope.report import style
         from grokscope.report.worthwhile_figure import iso_accuracy
 
         tables = {"worthwhile": found.table(), "worthwhile_runs": found.run_table()}
         if buys:
-            tables["worthwhile_transfer"] = bought_table(buys)
+            tables["worthwhile_transfer"] = rate_table(buys)
         for name, table in tables.items():
             with whole(command.out / f"{name}.csv") as draft:
                 table.write_csv(draft)
@@ -111,7 +111,7 @@ def worthwhile(command: Worthwhile) -> int:
             "probe_set": found.probe_set,
             "ways": found.table().to_dicts(),
             "runs": found.run_table().to_dicts(),
-            "transfer": bought_table(buys).to_dicts(),
+            "transfer": rate_table(buys).to_dicts(),
             "sentences": sentences(found),
         }
         print(json.dumps(tree, indent=1, allow_nan=False))
@@ -124,7 +124,7 @@ def worthwhile(command: Worthwhile) -> int:
         print(sentence)
     if buys:
         title = "what each buys in transfer: accuracy on new facts' compositions, atoms known"
-        print_table(title, BOUGHT_HEADS, bought_cells(buys))
+        print_table(title, RATE_HEADS, rate_cells(buys))
     for remark in remarks:
         print(remark)
     return 0

@@ -79,41 +79,22 @@ SAME_CIRCUIT = Finding(
     "The path of ID queries forms before training saturates; grokking brings OOD facts into it; full "
     "compositional supervision (both_hops_full) reaches the same path earlier.",
     [
-        Claim(
-            "1.1 early",
-            f"In {WAITED} runs the bridge is decoded on held-out ID queries before training saturates.",
-            "more",
-            lambda e: later(e[WAITED], "saturation", e[WAITED], f"bridge_before_last.{ID_SET}"),
-        ),
-        Claim(
-            "1.2 late",
-            f"OOD queries are answered later in {WAITED} than in {SUPERVISED}.",
-            "more",
-            lambda e: later(
-                e[WAITED], GENERALISATION, e[SUPERVISED], GENERALISATION, _paper_found(WAITED, SUPERVISED)
-            ),
-        ),
-        Claim(
-            "1.3 inside",
-            f"At the end of {WAITED} runs, OOD queries take the path of ID queries.",
-            "same",
-            lambda e: same_path(e[WAITED], e[WAITED], (ID_SET, VERDICT_SET)),
-        ),
-        Claim(
-            "1.4 across",
-            f"At the end, OOD queries take the same path in {WAITED} and {SUPERVISED}.",
-            "same",
-            lambda e: same_path(e[WAITED], e[SUPERVISED], (VERDICT_SET, VERDICT_SET)),
-        ),
-        Claim(
-            "1.5 used",
-            f"The same share of OOD answers goes through the bridge in {WAITED} and {SUPERVISED}.",
-            "same",
-            lambda e: rates_differ(
-                e[WAITED], e[SUPERVISED], _share, "share through the bridge", SHARE,
-                _paper_rates((WAITED, SUPERVISED), "bridge found (not its use)"),
-            ),
-        ),
+        Claim("1.1 early",
+              f"In {WAITED} runs the bridge is decoded on held-out ID queries before training saturates.",
+              "more",
+              lambda e: later(e[WAITED], "saturation", e[WAITED], f"bridge_before_last.{ID_SET}")),
+        Claim("1.2 late", f"OOD queries are answered later in {WAITED} than in {SUPERVISED}.", "more",
+              lambda e: later(e[WAITED], GENERALISATION, e[SUPERVISED], GENERALISATION,
+                              _paper_found(WAITED, SUPERVISED))),
+        Claim("1.3 inside", f"At the end of {WAITED} runs, OOD queries take the path of ID queries.", "same",
+              lambda e: same_path(e[WAITED], e[WAITED], (ID_SET, VERDICT_SET))),
+        Claim("1.4 across",
+              f"At the end, OOD queries take the same path in {WAITED} and {SUPERVISED}.", "same",
+              lambda e: same_path(e[WAITED], e[SUPERVISED], (VERDICT_SET, VERDICT_SET))),
+        Claim("1.5 used",
+              f"The same share of OOD answers goes through the bridge in {WAITED} and {SUPERVISED}.", "same",
+              lambda e: rates_differ(e[WAITED], e[SUPERVISED], _share, "share through the bridge", SHARE,
+                                     _paper_rates((WAITED, SUPERVISED), "bridge found (not its use)"))),
     ],
     (WAITED, SUPERVISED),
     _not_grokked,
@@ -127,35 +108,18 @@ FAKE_GROKKING = Finding(
     "second_hop_full reaches OOD accuracy late, as if it grokked, while the bridge is recovered less than in "
     "both_hops_full and most OOD answers do not go through it.",
     [
-        Claim(
-            "2.1 late",
-            f"OOD queries are answered later in {FAKE} than in {SUPERVISED}.",
-            "more",
-            lambda e: later(e[FAKE], GENERALISATION, e[SUPERVISED], GENERALISATION),
-        ),
-        Claim(
-            "2.2 curve",
-            f"In {FAKE} OOD accuracy comes after a delay: later than twice saturation.",
-            "more",
-            lambda e: delayed(
-                e[FAKE], (*paper_time(FAKE, "train_accuracy", 0.99, "saturation"), *_paper_found(FAKE))
-            ),
-        ),
-        Claim(
-            "2.3 bridge",
-            f"At the end the bridge is found on fewer OOD queries in {FAKE} than in {SUPERVISED}.",
-            "less",
-            lambda e: rates_differ(
-                e[FAKE], e[SUPERVISED], _found, "bridge found anywhere",
-                paper=_paper_rates((FAKE, SUPERVISED), "bridge found anywhere"),
-            ),
-        ),
-        Claim(
-            "2.4 used",
-            f"In {FAKE} less than half of the right OOD answers go through the bridge.",
-            "less",
-            lambda e: rate_against(e[FAKE], _share, "share through the bridge", 0.5),
-        ),
+        Claim("2.1 late", f"OOD queries are answered later in {FAKE} than in {SUPERVISED}.", "more",
+              lambda e: later(e[FAKE], GENERALISATION, e[SUPERVISED], GENERALISATION)),
+        Claim("2.2 curve",
+              f"In {FAKE} OOD accuracy comes after a delay: later than twice saturation.", "more",
+              lambda e: delayed(e[FAKE], (*paper_time(FAKE, "train_accuracy", 0.99, "saturation"),
+                                          *_paper_found(FAKE)))),
+        Claim("2.3 bridge",
+              f"At the end the bridge is found on fewer OOD queries in {FAKE} than in {SUPERVISED}.", "less",
+              lambda e: rates_differ(e[FAKE], e[SUPERVISED], _found, "bridge found anywhere",
+                                     paper=_paper_rates((FAKE, SUPERVISED), "bridge found anywhere"))),
+        Claim("2.4 used", f"In {FAKE} less than half of the right OOD answers go through the bridge.", "less",
+              lambda e: rate_against(e[FAKE], _share, "share through the bridge", 0.5)),
     ],
     (FAKE, SUPERVISED),
 )  # fmt: skip
@@ -261,26 +225,16 @@ TRANSFER = Finding(
     "After fine-tuning a grokked model on new facts, new-then-old queries are answered, old-then-new and "
     "new-then-new are not, although their bridge is recovered; a fake-grokked model answers none.",
     [
-        Claim(
-            "3.1 new, old", "Mature models answer most new-then-old queries.", "more",
-            lambda e: _most(_mature(e), NEW_OLD, "accuracy"),
-        ),
-        Claim(
-            "3.2 old, new", "Mature models do not answer most old-then-new queries.", "less",
-            lambda e: _most(_mature(e), OLD_NEW, "accuracy"),
-        ),
-        Claim(
-            "3.3 new, new", "Mature models do not answer most new-then-new queries.", "less",
-            lambda e: _most(_mature(e), NEW_NEW, "accuracy"),
-        ),
-        Claim(
-            "3.4 bridge", "On old-then-new queries mature models still resolve most bridges.", "more",
-            lambda e: _most(_mature(e), OLD_NEW, "bridge"),
-        ),
-        Claim(
-            "3.5 fake", f"{FAKE} models answer fewer new-then-old queries than mature ones.", "less",
-            lambda e: _fewer(_mature(e), bases(e, FAKE), NEW_OLD),
-        ),
+        Claim("3.1 new, old", "Mature models answer most new-then-old queries.", "more",
+              lambda e: _most(_mature(e), NEW_OLD, "accuracy")),
+        Claim("3.2 old, new", "Mature models do not answer most old-then-new queries.", "less",
+              lambda e: _most(_mature(e), OLD_NEW, "accuracy")),
+        Claim("3.3 new, new", "Mature models do not answer most new-then-new queries.", "less",
+              lambda e: _most(_mature(e), NEW_NEW, "accuracy")),
+        Claim("3.4 bridge", "On old-then-new queries mature models still resolve most bridges.", "more",
+              lambda e: _most(_mature(e), OLD_NEW, "bridge")),
+        Claim("3.5 fake", f"{FAKE} models answer fewer new-then-old queries than mature ones.", "less",
+              lambda e: _fewer(_mature(e), bases(e, FAKE), NEW_OLD)),
     ],
     (WAITED, FAKE),
     _maturity,

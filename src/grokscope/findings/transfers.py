@@ -15,8 +15,8 @@ from grokscope.statistics.rates import over_runs
 from grokscope.transfer.result import TransferResult
 from grokscope.world.probes import MIXES
 
-BOUGHT_HEADS = ("base", "mature", *MIXES)
-"""Of the columns of `bought_cells`."""
+RATE_HEADS = ("base", "mature", *MIXES)
+"""Of the columns of `rate_cells`."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def read(transfer: Transfer, result: TransferResult) -> Transferred:
 
 
 @dataclass(frozen=True)
-class Bought:
+class MixRate:
     """One mix of new and old facts, for all seeds of a base."""
 
     regime: str
@@ -97,7 +97,7 @@ class Bought:
     """Of their bases."""
 
 
-def bought(transfers: Sequence[Transferred], confidence: float = 0.95) -> list[Bought]:
+def mix_rates(transfers: Sequence[Transferred], confidence: float = 0.95) -> list[MixRate]:
     """One row per base and mix, in the order of the transfers."""
     groups: dict[tuple[str, str], list[Transferred]] = {}
     for one in transfers:
@@ -109,11 +109,11 @@ def bought(transfers: Sequence[Transferred], confidence: float = 0.95) -> list[B
             having = [one for one in group if mix in one.accuracy]
             rates, worlds = [one.accuracy[mix] for one in having], [one.world for one in having]
             rate = over_runs(rates, worlds, confidence) if having else None
-            out.append(Bought(regime, moment, mix, rate, len(having), len(group), mature))
+            out.append(MixRate(regime, moment, mix, rate, len(having), len(group), mature))
     return out
 
 
-def bought_table(rows: Sequence[Bought]) -> pl.DataFrame:
+def rate_table(rows: Sequence[MixRate]) -> pl.DataFrame:
     """The same as a table; null where it cannot be told."""
     names = dict.fromkeys(("regime", "moment", "mix"), pl.String)
     rates = dict.fromkeys(("accuracy", "low", "high"), pl.Float64)
@@ -129,9 +129,9 @@ def bought_table(rows: Sequence[Bought]) -> pl.DataFrame:
     return pl.DataFrame(found, schema={**names, **rates, **counts})
 
 
-def bought_cells(rows: Sequence[Bought]) -> list[tuple[str, ...]]:
+def rate_cells(rows: Sequence[MixRate]) -> list[tuple[str, ...]]:
     """Rows for people: base, mature bases, one column per mix."""
-    bases: dict[tuple[str, str], dict[str, Bought]] = {}
+    bases: dict[tuple[str, str], dict[str, MixRate]] = {}
     for one in rows:
         bases.setdefault((one.regime, one.moment), {})[one.mix] = one
     out = []
