@@ -1,6 +1,7 @@
 """Commands that look inside a run: trace, patch, compare, diagnose. Each prints a table, saves a picture."""
 
 import dataclasses
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -159,7 +160,7 @@ def _trace(command: Trace) -> None:
     heads = [f"{role} {token}".strip() for role, token in zip(sketch.roles, inputs, strict=False)]
     print_table(f"{sketch.title}: {sketch.subtitle}", ["stage (last on top)", *heads], rows)
     print(sketch.note)
-    _save(lambda: path_grid([sketch]), command.out or command.run / "figures" / f"{name}.png")
+    _save(lambda: path_grid([sketch]), command.out, command.run / "figures" / f"{name}.png")
 
 
 def _patch(command: Patch) -> None:
@@ -194,7 +195,7 @@ def _patch(command: Patch) -> None:
     print_table(f"{title}\n{n} (unconditioned rate in brackets)", ["stage (last on top)", *roles], rows)
     site = [] if command.site == "state" else [command.site]
     name = _file_name("patch", command.arm, *site, command.probe_set, f"step{step}")
-    _save(lambda: interchange_map(given, title, n), command.out or command.run / "figures" / name)
+    _save(lambda: interchange_map(given, title, n), command.out, command.run / "figures" / name)
 
 
 def _compare(command: Compare) -> None:
@@ -240,7 +241,7 @@ def _compare(command: Compare) -> None:
     if command.align != "stage":
         at.append(command.align)
     name = _file_name("compare", _group_name(sides[1]), *dict.fromkeys(sets), *at)
-    _save(lambda: distances(found, names), command.out or sides[0][0].directory / "figures" / name)
+    _save(lambda: distances(found, names), command.out, sides[0][0].directory / "figures" / name)
 
 
 def _diagnose(command: Diagnose) -> None:
@@ -262,7 +263,7 @@ def _diagnose(command: Diagnose) -> None:
     print_verdict(run.name, verdict)
     sketches = run_sketches(run.name, run.causal.to_dicts(), verdict, answer_position(run))
     if sketches:
-        _save(lambda: path_grid(sketches), command.run / "figures" / f"paths_step{verdict.step}.png")
+        _save(lambda: path_grid(sketches), None, command.run / "figures" / f"paths_step{verdict.step}.png")
 
 
 def _group_name(runs: "list[Run]") -> str:
@@ -304,11 +305,19 @@ def _file_name(*parts: str) -> str:
     return "_".join("".join(c if c.isalnum() or c in "-_" else "_" for c in part) for part in parts) + ".png"
 
 
-def _save(draw: Any, path: Path) -> None:
-    """Draw in the report's style, and write PNG and PDF."""
+def _save(draw: Any, out: Path | None, usual: Path) -> None:
+    """Draw in the report's style, and write PNG and PDF; the usual place may be in a run that is somebody
+    else's, or in an archive, which is no reason to fail."""
     from grokscope.report import style
 
+    path = out or usual
     with style.styled():
         figure: Figure = draw()
-        style.save(figure, path.with_suffix(""))
+        try:
+            style.save(figure, path.with_suffix(""))
+        except OSError as error:
+            if out is not None or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            print(f"picture: none, {path.parent} cannot be written ({error.strerror}): say where, --out.")
+            return
     print(f"picture: {path}")

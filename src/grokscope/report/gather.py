@@ -41,6 +41,7 @@ from grokscope.runs.spec import StudySpec
 from grokscope.runs.study import Study
 from grokscope.statistics.clustered import clustered_rate
 from grokscope.statistics.estimate import numbers
+from grokscope.world.source import kept
 
 STUDY_FILE = "study.yaml"
 """The study's settings are written beside the report under this name, so that they can be run again."""
@@ -67,7 +68,7 @@ def gather(study: Study) -> StudyView:
         emergence=table((row for part in parts for row in part[2]), EMERGENCE),
         events=table((row for part in parts for row in part[3]), EVENTS),
         causal=table((row for part in parts for row in part[4]), CAUSAL),
-        spec=spec.tree(),
+        spec=spec.with_world(kept(spec.world)).tree(),
         evidence=measured,
         found=evaluate(study, measured) if measured.runs else None,
         tuned=tuning_curves(study),
