@@ -62,7 +62,8 @@ SHAPES: dict[str, tuple[ModelSpec, FormatSpec]] = {
 }
 TRAINING = {
     "steps": 1000, "batch": 64, "warmup": 50, "dtype": "float32", "atom_repetition": 4, "ema": 0.99,
-    "first_checkpoint": 1000, "compile": "off", "optimizer": {"kind": "muon", "lr": 3e-3, "weight_decay": 0.0},
+    "first_checkpoint": 1000, "compile": "off",
+    "optimizer": {"kind": "muon", "lr": 3e-3, "weight_decay": 0.0},
 }  # fmt: skip
 
 

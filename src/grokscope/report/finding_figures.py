@@ -16,13 +16,15 @@ from grokscope.findings.paper import pretraining_curve
 from grokscope.report import style
 from grokscope.report.figures import median_over_seeds
 from grokscope.report.style import Pen
-from grokscope.report.tables import ACCURACY, ANYWHERE, select
+from grokscope.report.tables import ACCURACY, ANYWHERE, TOKENS, select
 from grokscope.statistics.times import Time, kaplan_meier
 
 BRIDGE = Pen("bridge found", "#D55E00", width=2.1)
+AT_TOKENS = Pen("bridge found at tokens (the paper's measure)", "#D55E00", (2, 1.6))
 LINES = (
     (style.TRAIN, ACCURACY, "", "train_inferred", "train_accuracy"),
     (BRIDGE, ANYWHERE, "bridge", "test_ood", "bridge_found_rate"),
+    (AT_TOKENS, TOKENS, "bridge", "test_ood", None),
     (style.TARGET, ANYWHERE, "answer", "test_ood", "target_found_rate"),
     (style.OOD, ACCURACY, "", "test_ood", None),
 )
@@ -50,9 +52,12 @@ def courses(curves: pl.DataFrame) -> Figure:
             style.rate_axis(ax, "" if column else "rate")
     axes[0, 0].set_ylabel("this study")
     axes[1, 0].set_ylabel("the paper (one run)")
-    handles = [axes[0, 0].plot([], [], color=pen.color, linewidth=pen.width)[0] for pen, *_ in LINES]
-    figure.legend(handles, [pen.label for pen, *_ in LINES], loc="outside lower center", ncols=len(LINES),
-                  frameon=False)  # fmt: skip
+    pens = [pen for pen, measure, *_ in LINES if measure != TOKENS or len(select(curves, TOKENS, "bridge"))]
+    handles = [
+        axes[0, 0].plot([], [], color=pen.color, linewidth=pen.width, linestyle=(0, pen.dashes or ()))[0]
+        for pen in pens
+    ]
+    figure.legend(handles, [pen.label for pen in pens], loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

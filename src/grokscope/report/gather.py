@@ -16,7 +16,7 @@ from grokscope.findings.measured import evidence
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET, Diagnosis, diagnose
 from grokscope.mechanics.read.layout import ranks, select
 from grokscope.mechanics.read.lens import CONTROL
-from grokscope.mechanics.read.rates import anywhere, emergence_map, in_cell, latents_of
+from grokscope.mechanics.read.rates import anywhere, emergence_map, in_cell, latents_of, registers
 from grokscope.report.tables import (
     ACCURACY,
     ANYWHERE,
@@ -28,6 +28,7 @@ from grokscope.report.tables import (
     EMERGENCE,
     EVENTS,
     GUESS,
+    TOKENS,
     Row,
     RunView,
     StudyView,
@@ -208,6 +209,9 @@ def _decoding(part: xr.Dataset, level: float) -> list[Row]:
     rows: list[Row] = []
     for variable in latents_of(part):
         rows += _rates(part, VERDICT_SET, ANYWHERE, variable, anywhere(part, variable), level)
+        if registers(part):
+            seen = anywhere(part, variable, tokens_only=True)
+            rows += _rates(part, VERDICT_SET, TOKENS, variable, seen, level)
         rows += _rates(part, VERDICT_SET, CHANCE, variable, anywhere(part, CONTROL + variable), level)
         for measure, before_last in ((CELL, False), (CELL_EARLY, True)):
             if before_last and part.sizes["stage"] < 2:
