@@ -34,8 +34,8 @@ GUESS = "guess"
 ANYWHERE = "anywhere"
 """The variable is the argmax at any stage and any position, registers included."""
 TOKENS = "tokens"
-"""The same at positions that hold a token alone: the paper's rate, as its evaluation cuts the prefix off. Only
-of models that have a prefix; of others `ANYWHERE` is it."""
+"""The same at positions that hold a token alone: the paper's rate, as its evaluation cuts the prefix off.
+Only of models that have a prefix; of others `ANYWHERE` is it."""
 CHANCE = "chance"
 """The same rate for the control entity: what `anywhere` gives for nothing."""
 CELL = "cell"
