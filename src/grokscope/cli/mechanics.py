@@ -128,10 +128,9 @@ def do(command: Any) -> int:
     """Run one of `COMMANDS`; returns the exit code."""
     for count in ("probes", "every", "step", "second_step", "seed"):
         value = getattr(command, count, None)
-        if value is not None and value < (1 if count in ("probes", "every") else 0):
-            raise InputError(
-                f"{count} = {value}: allowed is at least {1 if count in ('probes', 'every') else 0}."
-            )
+        least = 1 if count in ("probes", "every") else 0
+        if value is not None and value < least:
+            raise InputError(f"{count} = {value}: allowed is at least {least}.")
     out = getattr(command, "out", None)
     if out is not None and out.suffix not in (".png", ".pdf"):
         raise InputError(f"out = {out}: allowed are names that end in .png or .pdf.")
@@ -295,15 +294,18 @@ def _realign(command: Realign) -> None:
     from grokscope.files import write_text
     from grokscope.findings.measured import measure
     from grokscope.findings.waiting import ASKED, SETS, course, sentences, split
+    from grokscope.mechanics.judge.diagnosis import diagnose
     from grokscope.report.finding_figures import realigned
     from grokscope.report.printed import print_table
+    from grokscope.runs.causal import complete
     from grokscope.runs.study import runs_of
 
     runs, parts, saturated = runs_of(command.runs), [], {}
     for run in runs:
-        if run.diagnosis is None:
-            raise InputError(f"run {run.name} in {run.directory} has not finished: it has no diagnosis.")
-        saturated[run.name] = measure(run.name, run, run.diagnosis).time("saturation")
+        if (diagnosis := run.diagnosis) is None:
+            complete(run)
+            diagnosis = diagnose(run.metrics, run.traces, run.corpus.probes, run.spec.diagnosis)
+        saturated[run.name] = measure(run.name, run, diagnosis).time("saturation")
         steps = [*run.steps[:: command.every], *run.steps[-1:]]
         parts.append(course(run, command.probes, list(dict.fromkeys(steps))))
         print(f"{run.name}: {len(parts[-1]['step'].unique())} checkpoints", flush=True)
@@ -312,7 +314,7 @@ def _realign(command: Realign) -> None:
     shown = {(step, name, way): rate for step, name, way, rate in mean.iter_rows()}
     sets = [name for name in SETS if name in rows["probe_set"].unique()]
     print_table(
-        f"{_group_name(runs)}: accuracy as it is / with the bridge it reads / with the true one, realigned; mean",
+        f"{_group_name(runs)}: mean accuracy as it is / realigned, the bridge it reads / realigned, the true one",
         ["step", *(SETS[name] for name in sets)],
         [
             (

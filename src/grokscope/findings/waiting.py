@@ -1,9 +1,9 @@
 """Why grokking waits: how much of the delay is the form of the bridge, and how much the second lookup?
 
-At every checkpoint of a run its queries are asked with and without realignment (`mechanics/patch/realign.py`).
-Were the form of the bridge all that is missing, realigned answers would be right from saturation on; were the
-second lookup all, realignment would change nothing. So the delay, from saturation to OOD accuracy `LEVEL`, is
-split in steps' logarithm at the moment when realigned answers reach that level:
+At every checkpoint of a run its queries are asked with and without realignment
+(`mechanics/patch/realign.py`). Were the form of the bridge all that is missing, realigned answers would be
+right from saturation on; were the second lookup all, realignment would change nothing. So the delay, from
+saturation to OOD accuracy `LEVEL`, is split in steps' logarithm when realigned answers reach that level:
 
     saturation --lookup--> realigned answers at LEVEL --form--> answers at LEVEL
 
@@ -39,8 +39,8 @@ SCHEMA: dict[str, Any] = {
     "asked": pl.String, "rate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64,
     "stage": pl.String, "group": pl.String, "followed": pl.Float64,
 }  # fmt: skip
-"""Columns of realign.csv: one row per run, checkpoint, probe set and way of asking (`ASKED`; "read": how often
-the bridge is read right at the cell)."""
+"""Columns of realign.csv: one row per run, checkpoint, probe set and way of asking (`ASKED`; "read": how
+often the bridge is read right at the cell)."""
 
 
 def course(run: Run, most: int, steps: Iterable[int] | None = None) -> pl.DataFrame:

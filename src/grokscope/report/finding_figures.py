@@ -131,8 +131,8 @@ def plane(curves: pl.DataFrame, regimes: Sequence[str]) -> Figure:
 
 
 def realigned(rows: pl.DataFrame) -> Figure:
-    """Every probe set of realign.csv over training: answered as it is, with the bridge that is read put into the
-    form of trained queries, and with the true one. Median over runs, and their range."""
+    """Every probe set of realign.csv over training: answered as it is, with the bridge that is read put into
+    the form of trained queries, and with the true one. Median over runs, and their range."""
     sets = [name for name in SETS if name in rows["probe_set"].unique()]
     figure = style.new_figure(max(2.6 * len(sets), 4.5), 2.9)
     axes = figure.subplots(1, max(1, len(sets)), sharey=True, squeeze=False)[0]
