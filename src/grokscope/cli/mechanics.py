@@ -314,7 +314,7 @@ def _realign(command: Realign) -> None:
     shown = {(step, name, way): rate for step, name, way, rate in mean.iter_rows()}
     sets = [name for name in SETS if name in rows["probe_set"].unique()]
     print_table(
-        f"{_group_name(runs)}: mean accuracy as it is / realigned, the bridge it reads / realigned, the true one",
+        f"{_group_name(runs)}: mean accuracy, plain / realigned to the bridge it reads / to the true one",
         ["step", *(SETS[name] for name in sets)],
         [
             (
