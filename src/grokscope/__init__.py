@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grokscope._version import __version__
+
 if TYPE_CHECKING:  # at run time a name is imported when it is first asked for: `import grokscope` stays light
     from grokscope.errors import InputError
     from grokscope.mechanics.patch.interchange import accuracy, interchange
@@ -22,7 +24,6 @@ if TYPE_CHECKING:  # at run time a name is imported when it is first asked for: 
     from grokscope.runs.open import Run, Transfer
     from grokscope.runs.study import Study
 
-__version__ = "0.1.0"
 __all__ = [
     "InputError", "Intervention", "Run", "Study", "Transfer", "__version__", "accuracy", "interchange",
     "intervene", "lens", "load", "new", "open", "select", "train",
