@@ -157,3 +157,14 @@ def test_specs_refuse_what_cannot_be_honoured(
 ) -> None:
     with pytest.raises(InputError, match=match):
         kind.parse(tree)
+
+
+def test_a_tied_trm_differs_from_an_untied_one_by_its_head_alone() -> None:
+    """What is drawn for the head must not move what is drawn after it."""
+    spec = RecursiveSpec(width=16, prefix=2)
+    tied, own = (build_model(spec.replace(tied_head=on), 11, 5, FULL, 0, "float32") for on in (True, False))
+    one, two = tied.state_dict(), own.state_dict()
+    assert set(two) - set(one) == {"head.weight"}
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    state_BTD = torch.randn(2, 7, 16)
+    torch.testing.assert_close(tied.unembed(state_BTD), state_BTD @ one["token_embedding"].T)

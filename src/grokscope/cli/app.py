@@ -85,11 +85,12 @@ class Import:
     """Read a checkpoint of a reference codebase (TRM, recurrent GPT-2) and write it as a model of ours."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """safetensors, or a PyTorch file that holds tensors alone."""
+    """safetensors, a PyTorch file that holds tensors alone, the index of several, or their directory."""
     out: Path
     """Directory to write; it must not exist yet or be empty."""
     config: Path | None = None
-    """JSON file with the original's config keys; None: the metadata of a safetensors file, and options."""
+    """JSON or YAML file with the original's config keys; None: all_config.yaml or config.json beside the
+    checkpoint, the metadata of a safetensors file, and options."""
     shape: tyro.conf.OmitArgPrefixes[ShapeOptions] = dataclasses.field(default_factory=ShapeOptions)
 
 

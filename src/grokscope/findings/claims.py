@@ -73,6 +73,27 @@ def _not_grokked(evidence: Evidence) -> list[str]:
     return notes
 
 
+def _read_and_used(evidence: Evidence) -> list[str]:
+    """Run by run: where the bridge of OOD queries can be read at the end, beside what goes through it."""
+    notes = []
+    for run in (run for regime in (FAKE, SUPERVISED, WAITED) for run in of(evidence.runs, regime)):
+        found = run.verdict.of(VERDICT_SET) if run.verdict else None
+        if found is None or found.lens_tokens is None:
+            continue
+        said = [
+            f"{name} {text(rate, form='{} [{}, {}]', missing='-')}"
+            for name, rate in (
+                ("OOD accuracy", found.accuracy),
+                ("bridge read at tokens (the paper's measure)", found.lens_tokens),
+                ("registers too", found.lens_all),
+                ("by a linear map", found.linear),
+                ("share through it", found.share),
+            )
+        ]
+        notes.append(f"{run.name}: {', '.join(said)}: {found.bridge}.")
+    return notes
+
+
 SAME_CIRCUIT = Finding(
     1,
     "Grokked and supervised models take one path",
@@ -122,6 +143,7 @@ FAKE_GROKKING = Finding(
               lambda e: rate_against(e[FAKE], _share, "share through the bridge", 0.5)),
     ],
     (FAKE, SUPERVISED),
+    _read_and_used,
 )  # fmt: skip
 """With the second hop alone supervised a model shows the grokking curve while the bridge is mostly not
 recovered."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, ModelWrapValidatorHandler, SerializeAsAny, model_validator
 from pydantic_core import PydanticKnownError
 
-from grokscope.spec import Spec
+from grokscope.spec import Spec, later
 
 if TYPE_CHECKING:
     from grokscope.world.format import FormatSpec
@@ -122,6 +122,8 @@ class RecursiveSpec(ModelSpec):
     """Position code (rotary only with attention; attention with none cannot see the order of the tokens)."""
     prefix: int = Field(16, ge=0, le=MOST_WIDTH)
     """Learned prefix positions P."""
+    tied_head: bool = later(False)
+    """Whether the head is the token embedding, transposed."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

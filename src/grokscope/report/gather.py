@@ -16,7 +16,7 @@ from grokscope.findings.measured import evidence
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET, Diagnosis, diagnose
 from grokscope.mechanics.read.layout import ranks, select
 from grokscope.mechanics.read.lens import CONTROL
-from grokscope.mechanics.read.rates import anywhere, emergence_map, in_cell, latents_of
+from grokscope.mechanics.read.rates import anywhere, emergence_map, in_cell, latents_of, registers
 from grokscope.report.tables import (
     ACCURACY,
     ANYWHERE,
@@ -28,6 +28,7 @@ from grokscope.report.tables import (
     EMERGENCE,
     EVENTS,
     GUESS,
+    TOKENS,
     Row,
     RunView,
     StudyView,
@@ -41,6 +42,7 @@ from grokscope.runs.spec import StudySpec
 from grokscope.runs.study import Study
 from grokscope.statistics.clustered import clustered_rate
 from grokscope.statistics.estimate import numbers
+from grokscope.world.source import kept
 
 STUDY_FILE = "study.yaml"
 """The study's settings are written beside the report under this name, so that they can be run again."""
@@ -67,7 +69,7 @@ def gather(study: Study) -> StudyView:
         emergence=table((row for part in parts for row in part[2]), EMERGENCE),
         events=table((row for part in parts for row in part[3]), EVENTS),
         causal=table((row for part in parts for row in part[4]), CAUSAL),
-        spec=spec.tree(),
+        spec=spec.with_world(kept(spec.world)).tree(),
         evidence=measured,
         found=evaluate(study, measured) if measured.runs else None,
         tuned=tuning_curves(study),
@@ -207,6 +209,9 @@ def _decoding(part: xr.Dataset, level: float) -> list[Row]:
     rows: list[Row] = []
     for variable in latents_of(part):
         rows += _rates(part, VERDICT_SET, ANYWHERE, variable, anywhere(part, variable), level)
+        if registers(part):
+            seen = anywhere(part, variable, tokens_only=True)
+            rows += _rates(part, VERDICT_SET, TOKENS, variable, seen, level)
         rows += _rates(part, VERDICT_SET, CHANCE, variable, anywhere(part, CONTROL + variable), level)
         for measure, before_last in ((CELL, False), (CELL_EARLY, True)):
             if before_last and part.sizes["stage"] < 2:

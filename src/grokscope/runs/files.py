@@ -7,6 +7,7 @@ from typing import Any
 from grokscope.errors import InputError
 from grokscope.runs.spec import StudySpec
 from grokscope.spec import merge, read_yaml
+from grokscope.world.source import pinned
 
 
 def shipped_folder() -> Path:
@@ -83,4 +84,5 @@ def parse_study(tree: dict[str, Any], path: Path, family: str | None = None) -> 
     world = tree.get("world")
     if isinstance(world, dict) and isinstance(world.get("facts_file"), str):
         world["facts_file"] = str((path.parent / world["facts_file"]).resolve())
-    return StudySpec.parse(tree, str(path))
+    study = StudySpec.parse(tree, str(path))
+    return study.with_world(pinned(study.world))

@@ -3,7 +3,7 @@
 A job is a spec that says everything it depends on: any executor can take it, and nothing else is consulted.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -55,12 +55,18 @@ class RunSpec(Spec):
         """`<regime>-s<seed>`."""
         return f"{self.regime.name}-s{self.seed}"
 
+    def with_world(self, world: WorldSpec) -> Self:
+        """The same of another world, or of the same facts in another place."""
+        return self.model_copy(update={"world": world})
+
     @property
     def identity(self) -> str:
         """Hash of the spec without the number of steps, without what names the run or only reads it, and
         without fields that came later (`grokscope.spec.later`) as long as they have their default."""
         tree = self.essence()
         tree["training"].pop("steps")
+        if self.world.facts_sha256 is not None:  # its content says it all
+            tree["world"].pop("facts_file")
         for name in ("diagnosis", "sinks", "causal", "seed"):
             tree.pop(name)
         return digest(tree)
@@ -83,6 +89,14 @@ class TransferRunSpec(Spec):
     """What the step was asked for as: end, saturation, generalisation, untrained, or its number."""
     variant: str = ""
     """Which of a study's variants these settings are; empty: there is only one."""
+
+    @property
+    def world(self) -> WorldSpec:
+        return self.base.world
+
+    def with_world(self, world: WorldSpec) -> Self:
+        """The same of another world, or of the same facts in another place."""
+        return self.model_copy(update={"base": self.base.with_world(world)})
 
     @property
     def base_name(self) -> str:

@@ -8,6 +8,7 @@ from grokscope.files import read_json
 from grokscope.runs.directory import SPEC, STUDY, TRANSFERS, place_of
 from grokscope.runs.open import Run, Transfer, open_job
 from grokscope.runs.spec import StudySpec
+from grokscope.world.source import found
 
 
 class Study:
@@ -24,7 +25,8 @@ class Study:
             InputError: it holds no study, or one that cannot be read.
         """
         path = Path(directory) / STUDY
-        return cls(Path(directory), StudySpec.parse(read_json(path, "study"), str(path)))
+        spec = StudySpec.parse(read_json(path, "study"), str(path))
+        return cls(Path(directory), spec.with_world(found(spec.world, Path(directory))))
 
     def __repr__(self) -> str:
         runs = f"{len(self.runs)} of {len(self.spec.expand())} runs"

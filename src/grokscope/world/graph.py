@@ -12,6 +12,7 @@ from grokscope.errors import InputError
 from grokscope.seeds import Seeds, generator
 from grokscope.world.arrays import BoolArray, IntArray, fingerprint
 from grokscope.world.reference_read import read_reference
+from grokscope.world.source import pinned
 from grokscope.world.spec import WorldSpec
 from grokscope.world.triples import RawFacts, facts_of, read_triples
 from grokscope.world.vocabulary import Vocabulary, standard_vocabulary
@@ -53,8 +54,11 @@ def build_world(spec: WorldSpec, seeds: Seeds) -> World:
     split.
 
     Raises:
-        InputError: the size is impossible, or the file cannot be read as facts.
+        InputError: the size is impossible, the file cannot be read as facts, or is not the one that
+            `spec.facts_sha256` says.
     """
+    if spec.facts_sha256 is not None:
+        pinned(spec)
     raw = _generate(spec, seeds) if spec.facts_file is None else _read(Path(spec.facts_file), spec)
     facts = len(raw.fact_F3)
     ood_F = raw.ood_F

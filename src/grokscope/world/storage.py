@@ -132,7 +132,7 @@ def _head(corpus: Corpus, layout: Layout) -> dict[str, Any]:
         "world_fingerprint": corpus.world.fingerprint,
         "corpus": corpus.spec.tree(),
         "regime": corpus.regime.tree(),
-        "source": corpus.world.source,
+        "source": None if corpus.world.source is None else Path(corpus.world.source).name,
         "vocabulary": {
             "tokens": list(vocabulary.tokens),
             "entity_ids": vocabulary.entity_ids.tolist(),

@@ -56,7 +56,7 @@ def is_gpt2(names: list[str]) -> bool:
 
 
 def read_gpt2(tensors: dict[str, Tensor], keys: Keys) -> LoopedModel:
-    """The published model, its blocks run `loops` times (2, unless said otherwise), in float32.
+    """The published model, its blocks run `loops` times, in float32.
 
     Raises:
         InputError: tensors or keys that contradict each other, are missing, or cannot be represented.
@@ -73,15 +73,15 @@ def read_gpt2(tensors: dict[str, Tensor], keys: Keys) -> LoopedModel:
     keys.agree("n_layer", keys.integer("n_layer"), layers, "the names of the tensors")
     inner = dims(bare, "h.0.mlp.c_fc.weight")[1]
     keys.agree("n_inner", keys.integer("n_inner"), inner, "h.0.mlp.c_fc.weight")
-    heads = keys.needed(
-        "n_head", keys.integer("n_head"), "the tensors do not tell the number of attention heads"
-    )
+    _check_layout(bare, width)
+    heads, loops = keys.needed("n_head", "the attention heads"), _loops(keys)
+    keys.complete()
     spec = LoopedSpec.parse(
         {
             "width": width,
             "heads": heads,
             "layers": layers,
-            "loops": _loops(keys),
+            "loops": loops,
             "expansion": inner / width,
             "activation": keys.word("activation_function", ACTIVATIONS) or "gelu",
             "norm": "layernorm",
@@ -97,7 +97,8 @@ def read_gpt2(tensors: dict[str, Tensor], keys: Keys) -> LoopedModel:
     )
     _refuse_variants(keys)
     model = LoopedModel(spec, vocab, positions, causal=True, seed=0, dtype=torch.float32)
-    fill(model, _laid_out(bare, spec), _names(spec))
+    kept = {name: t for name, t in bare.items() if name != "lm_head.weight" or not spec.tied_head}
+    fill(model, kept, _names(spec), CONV1D)
     return model
 
 
@@ -105,7 +106,8 @@ def described(model: LoopedModel) -> str:
     """The model's size and passes."""
     spec = model.spec
     again = "" if spec.reembed_temperature is None else f", re-embedding at {spec.reembed_temperature}"
-    return f"GPT-2, {size(model, spec.width)}, {spec.layers} layers run {spec.loops} times{again}"
+    times = "once" if spec.loops == 1 else f"{spec.loops} times"
+    return f"GPT-2, {size(model, spec.width)}, {spec.layers} layers run {times}{again}"
 
 
 def hidden_states(model: LoopedModel, tokens_BS: Tensor) -> list[Tensor]:
@@ -152,10 +154,18 @@ def _names(spec: LoopedSpec) -> dict[str, str]:
     return names if spec.tied_head else {**names, "lm_head.weight": "head.weight"}
 
 
-def _laid_out(tensors: dict[str, Tensor], spec: LoopedSpec) -> dict[str, Tensor]:
-    """The tensors in our shapes: Conv1D weights transposed, a tied head left out."""
-    kept = {name: t for name, t in tensors.items() if name != "lm_head.weight" or not spec.tied_head}
-    return {name: t.T if CONV1D.fullmatch(name) and t.ndim == 2 else t for name, t in kept.items()}
+def _check_layout(tensors: dict[str, Tensor], width: int) -> None:
+    """Refuse nanoGPT's checkpoints, whose names are the same.
+
+    Raises:
+        InputError: a map has the layout of `nn.Linear`.
+    """
+    name = "h.0.attn.c_attn.weight"
+    if (shape := dims(tensors, name)) == (3 * width, width):
+        raise InputError(
+            f"tensor {name} has shape {shape}, the layout of nn.Linear (nanoGPT): Hugging Face's Conv1D has "
+            f"{shape[::-1]}, so transpose the matrices of attn and mlp."
+        )
 
 
 def _tied(tensors: dict[str, Tensor], keys: Keys) -> bool:
@@ -178,12 +188,13 @@ def _tied(tensors: dict[str, Tensor], keys: Keys) -> bool:
 
 
 def _loops(keys: Keys) -> int:
-    """Times the blocks run: as said; else once or twice by `add_recurrence`; else twice."""
+    """Times the blocks run: as said; else twice by `add_recurrence`, and once by a config without it."""
     loops, recurrent = keys.integer("loops"), keys.flag("add_recurrence")
-    implied = None if recurrent is None else 1 + recurrent
-    if implied and loops and implied != loops:
+    if recurrent is not None and loops and loops != 1 + recurrent:
         raise InputError(f"loops = {loops}: contradicts add_recurrence = {recurrent}.")
-    return loops or implied or 2
+    if loops is None and not keys.configured:
+        keys.missing("loops", "how often the blocks run")
+    return loops or 1 + bool(recurrent)
 
 
 def _temperature(keys: Keys) -> float | None:
