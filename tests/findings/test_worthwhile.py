@@ -49,6 +49,7 @@ def drawn(out: Path, reached: dict[str, list[int | None]], study: StudySpec | No
         write_json(directory / DONE, {"step": spec.training.steps})
         added = ADDED[spec.regime.name]
         counts = {
+            "fingerprint": "drawn",
             "train_compositions": 500 + added,
             "ood_facts": 10,
             "injected_hop1": 0,
