@@ -2,9 +2,9 @@
 
     python -m benchmarks.worlds
 
-FB15k-237's training file has 272,115 lines without a header, tabs between 14,505 entities and 237 relations, and
-many pairs of head and relation with several tails. The names here are as long as its own; heads, relations and
-tails are drawn by a power law.
+FB15k-237's training file has 272,115 lines without a header, tabs between 14,505 entities and 237 relations,
+and many pairs of head and relation with several tails. The names here are as long as its own; heads,
+relations and tails are drawn by a power law.
 """
 
 import resource
