@@ -26,12 +26,18 @@ def write_reference(corpus: "Corpus", directory: Path) -> None:
     """Write the six files into an existing directory.
 
     Raises:
-        InputError: the corpus trains an identity relation, for which the format has no place.
+        InputError: the corpus trains an identity relation, or has several tails for a head and a relation:
+            the format has no place for either.
     """
     if corpus.spec.identity_relation:
         raise InputError(
             "identity_relation = true: the reference format holds facts and compositions only; write the "
             "corpus as grokscope or parquet."
+        )
+    if len(corpus.world.further_G3):
+        raise InputError(
+            "several_tails = 'all': the reference format has one tail for a head and a relation; write "
+            "the corpus as grokscope or parquet."
         )
     world = corpus.world
     vocabulary = world.vocabulary

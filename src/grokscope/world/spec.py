@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from grokscope.spec import Spec, later
 
@@ -24,16 +24,9 @@ class WorldSpec(Spec):
     facts_sha256: str | None = later(None, pattern="^[0-9a-f]{64}$")
     """SHA-256 of the facts file, which it must have; None: as it is found. By it, and not by the file's name,
     a run is told from one of other facts."""
-    several_tails: Literal["refuse", "drop", "first"] = later("refuse")
+    several_tails: Literal["refuse", "drop", "first", "all"] = later("refuse")
     """Of a table in which a head and a relation have several tails: refuse it, drop all facts of such a pair,
-    or keep the first in the file."""
-
-    @field_validator("several_tails", mode="before")
-    @classmethod
-    def _one_tail(cls, value: object) -> object:
-        if value == "all":
-            raise ValueError("a question has one answer here, not a set; allowed are refuse, drop, first")
-        return value
+    keep the first in the file, or keep all: each is trained, and any of them answers."""
 
     @model_validator(mode="after")
     def _possible(self) -> "WorldSpec":
