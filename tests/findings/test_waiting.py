@@ -63,5 +63,6 @@ def test_the_command_asks_every_checkpoint(tmp_path: Path, capsys: pytest.Captur
     assert "natural-s1: 4 checkpoints" in said
     assert "Delay, saturation to OOD accuracy 0.9: cannot tell (2 runs)" in said
     table = pl.read_csv(out.with_suffix(".csv"))
-    assert table["step"].n_unique() == 4 and set(table["run"]) == {"natural-s0", "natural-s1"}
+    assert table["step"].n_unique() == 4
+    assert set(table["run"]) == {"natural-s0", "natural-s1"}
     assert out.is_file()
