@@ -35,8 +35,8 @@ def test_any_looped_language_model_in_ten_lines() -> None:
         (
             inkling.configuration_inkling2_loop.Inkling2LoopTextConfig(
                 vocab_size=19, unpadded_vocab_size=19, hidden_size=16, num_hidden_layers=3,
-                num_attention_heads=2, num_key_value_heads=1, head_dim=8,
-                swa_num_attention_heads=2, swa_num_key_value_heads=1,
+                num_attention_heads=2, num_key_value_heads=1, head_dim=8, swa_num_attention_heads=2,
+                swa_num_key_value_heads=1,
                 swa_head_dim=8, sliding_window_size=4, d_rel=4, rel_extent=16, moe_intermediate_size=16,
                 n_routed_experts=4, num_experts_per_tok=2, n_layers_per_attn_res_block=1, loop_gate_rank=4,
                 loop_layer_index_start=1, loop_layer_index_end=2, loop_num_passes=3, eos_token_id=None,

@@ -17,6 +17,7 @@ from grokscope.training.data import Batches, loops_at
 from grokscope.training.evaluate import correct
 from grokscope.training.loop import train
 from grokscope.training.loss import Objective
+from grokscope.training.member import Member
 from grokscope.training.optim import Optimizer, Tensors
 from grokscope.training.progress import Lines
 from grokscope.training.sinks import make_sinks, scalars_of
@@ -98,7 +99,9 @@ def test_it_learns(tmp_path, kind):
         dense_every=120,
     )
     shown = {"train": tiny.Encoded(few.tokens_NS.numpy(), few.labels_NS.numpy(), 0, ())}
-    end = train(tiny.model(kind), few, shown, wanted, tiny.SEEDS, tmp_path, threads=1, say=lambda _: None)
+    end = train(
+        Member(tiny.model(kind), few, shown, wanted, tiny.SEEDS, tmp_path), threads=1, say=lambda _: None
+    )
     assert end.metrics["accuracy.train"][0] < 0.3
     assert end.metrics["accuracy.train"][-1] > 0.6
 
@@ -175,9 +178,17 @@ def test_what_an_observer_has_read_is_not_evaluated_again(tmp_path, monkeypatch)
 
     wanted = tiny.spec(steps=4)
     train(
-        tiny.model(), tiny.data(), tiny.probes(), wanted, tiny.SEEDS, tmp_path, [Reader()],
-        report=lambda _: None,
-    )  # fmt: skip
+        Member(
+            tiny.model(),
+            tiny.data(),
+            tiny.probes(),
+            wanted,
+            tiny.SEEDS,
+            tmp_path,
+            [Reader()],
+            report=lambda _: None,
+        )
+    )
     rows = [json.loads(line)["accuracy"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [list(row) for row in rows] == [list(tiny.probes())] * 2
     assert rows[1]["test_ood"] == 0.25 != rows[0]["test_ood"]
@@ -187,7 +198,7 @@ def test_what_an_observer_has_read_is_not_evaluated_again(tmp_path, monkeypatch)
 def test_report_replaces_the_display(tmp_path):
     news: list[dict] = []
     wanted = tiny.spec(steps=8)
-    train(tiny.model(), tiny.data(), tiny.probes(), wanted, tiny.SEEDS, tmp_path, report=news.append)
+    train(Member(tiny.model(), tiny.data(), tiny.probes(), wanted, tiny.SEEDS, tmp_path, report=news.append))
     assert news[-1]["step"] == news[-1]["steps"] == 8
     assert set(news[-1]) == {"step", "steps", "seconds", "rate", "eta", "loss", "accuracy"}
     assert set(news[-1]["accuracy"]) == set(tiny.probes())
@@ -224,9 +235,18 @@ def test_sinks_get_every_line_and_extras_are_named(tmp_path):
     keep = Keep()
     for steps in (8, 11):
         train(
-            tiny.model(), tiny.data(), {}, tiny.spec(steps=steps), tiny.SEEDS, tmp_path, (), [keep],
-            report=lambda _: None,
-        )  # fmt: skip
+            Member(
+                tiny.model(),
+                tiny.data(),
+                {},
+                tiny.spec(steps=steps),
+                tiny.SEEDS,
+                tmp_path,
+                (),
+                [keep],
+                report=lambda _: None,
+            )
+        )
     assert [row["step"] for row in keep.rows] == [0, 4, 8, 11]
     assert keep.calls == [-1, "closed", 8, "closed"]
     assert dict(scalars_of({"step": 1, "loss": 0.5, "accuracy": {"a": 0.1}})) == {

@@ -4,7 +4,7 @@ import dataclasses
 import errno
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -101,26 +101,42 @@ class Diagnose:
     """Which checkpoints; None: as the run's spec says."""
 
 
-COMMANDS = (Trace, Patch, Compare, Diagnose)
-UNION: Any = (
-    Annotated[Trace, tyro.conf.subcommand("trace")]
-    | Annotated[Patch, tyro.conf.subcommand("patch")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
-)
+@dataclasses.dataclass(frozen=True)
+class Realign:
+    """Why grokking waits: ask every checkpoint with its bridge in the form of trained queries.
+
+    RUNS is a run's directory, STUDY:REGIME (all seeds of the regime), or several of these joined by commas.
+    Writes the courses beside the picture, as CSV.
+    """
+
+    runs: tyro.conf.Positional[str]
+    """Such as runs/findings:natural."""
+    out: Path
+    """The picture, .png or .pdf (both are written); the table is beside it."""
+    probes: int = 240
+    """Most probes per set."""
+    every: int = 1
+    """Every so manieth checkpoint, and the last."""
+
+
+COMMANDS: dict[str, type] = {
+    "trace": Trace, "patch": Patch, "compare": Compare, "diagnose": Diagnose, "realign": Realign,
+}  # fmt: skip
 
 
 def do(command: Any) -> int:
     """Run one of `COMMANDS`; returns the exit code."""
-    for count in ("probes", "step", "second_step", "seed"):
+    for count in ("probes", "every", "step", "second_step", "seed"):
         value = getattr(command, count, None)
-        if value is not None and value < (1 if count == "probes" else 0):
-            raise InputError(f"{count} = {value}: allowed is at least {1 if count == 'probes' else 0}.")
+        least = 1 if count in ("probes", "every") else 0
+        if value is not None and value < least:
+            raise InputError(f"{count} = {value}: allowed is at least {least}.")
     out = getattr(command, "out", None)
     if out is not None and out.suffix not in (".png", ".pdf"):
         raise InputError(f"out = {out}: allowed are names that end in .png or .pdf.")
     done: dict[type, Callable[[Any], None]] = {
         Trace: _trace, Patch: _patch, Compare: _compare, Diagnose: _diagnose,
+        Realign: _realign,
     }  # fmt: skip
     done[type(command)](command)
     return 0
@@ -270,6 +286,48 @@ def _diagnose(command: Diagnose) -> None:
     sketches = run_sketches(run.name, run.causal.to_dicts(), verdict, answer_position(run))
     if sketches:
         _save(lambda: path_grid(sketches), None, command.run / "figures" / f"paths_step{verdict.step}.png")
+
+
+def _realign(command: Realign) -> None:
+    import polars as pl
+
+    from grokscope.files import write_text
+    from grokscope.findings.measured import measure
+    from grokscope.findings.waiting import ASKED, SETS, course, sentences, split
+    from grokscope.mechanics.judge.diagnosis import diagnose
+    from grokscope.report.finding_figures import realigned
+    from grokscope.report.printed import print_table
+    from grokscope.runs.causal import complete
+    from grokscope.runs.study import runs_of
+
+    runs, parts, saturated = runs_of(command.runs), [], {}
+    for run in runs:
+        if (diagnosis := run.diagnosis) is None:
+            complete(run)
+            diagnosis = diagnose(run.metrics, run.traces, run.corpus.probes, run.spec.diagnosis)
+        saturated[run.name] = measure(run.name, run, diagnosis).time("saturation")
+        steps = [*run.steps[:: command.every], *run.steps[-1:]]
+        parts.append(course(run, command.probes, list(dict.fromkeys(steps))))
+        print(f"{run.name}: {len(parts[-1]['step'].unique())} checkpoints", flush=True)
+    rows = pl.concat(parts)
+    mean = rows.group_by("step", "probe_set", "asked", maintain_order=True).agg(pl.col("rate").mean())
+    shown = {(step, name, way): rate for step, name, way, rate in mean.iter_rows()}
+    sets = [name for name in SETS if name in rows["probe_set"].unique()]
+    print_table(
+        f"{_group_name(runs)}: mean accuracy, plain / realigned to the bridge it reads / to the true one",
+        ["step", *(SETS[name] for name in sets)],
+        [
+            (
+                f"{step:,}",
+                *(" / ".join(f"{shown[step, name, way]:.2f}" for way in ASKED[:3]) for name in sets),
+            )
+            for step in sorted(rows["step"].unique())
+        ],
+    )
+    window = runs[0].spec.diagnosis.window
+    print("\n".join(sentences(split(rows, saturated, window), len(runs))))
+    write_text(command.out.with_suffix(".csv"), rows.write_csv(float_precision=4))
+    _save(lambda: realigned(rows), command.out, command.out)
 
 
 def _group_name(runs: "list[Run]") -> str:

@@ -99,6 +99,18 @@ def open_directory(directory: str | Path) -> Run | Study | Transfer:
     raise InputError(f"{directory} is neither a run ({SPEC}) nor a study ({STUDY}).")
 
 
+def open_study(directory: str | Path) -> Study:
+    """The study of a directory.
+
+    Raises:
+        InputError: it is none, or cannot be read.
+    """
+    found = open_directory(directory)
+    if not isinstance(found, Study):
+        raise InputError(f"{directory} holds one {type(found).__name__.lower()}, not a study.")
+    return found
+
+
 def runs_of(group: str) -> list[Run]:
     """The runs that `group` names, in that order.
 

@@ -1,7 +1,6 @@
 """What the bits of a run depend on beside its spec. A run is resumed under the same, or not at all."""
 
 import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from grokscope._version import __version__
 from grokscope.errors import InputError, quoted
 from grokscope.files import read_json
 from grokscope.kernels.library import VARIABLE, available
@@ -65,7 +65,7 @@ def manifest_here(
         kernels="c++" if kernels else "",
         torch=torch.__version__,
         numpy=np.__version__,
-        grokscope=version("grokscope"),
+        grokscope=__version__,
         python=platform.python_version(),
         platform=platform.platform(),
         members=members,
