@@ -21,12 +21,14 @@ if TYPE_CHECKING:  # at run time a name is imported when it is first asked for: 
     from grokscope.mechanics.read.layout import select
     from grokscope.mechanics.read.lens import lens
     from grokscope.models.protocol import Reasoner
+    from grokscope.runs.hub import from_pretrained, push_to_hub
     from grokscope.runs.open import Run, Transfer
     from grokscope.runs.study import Study
 
 __all__ = [
-    "InputError", "Intervention", "Run", "Study", "Transfer", "__version__", "accuracy", "interchange",
-    "intervene", "lens", "load", "new", "open", "select", "train",
+    "InputError", "Intervention", "Run", "Study", "Transfer", "__version__", "accuracy",
+    "from_pretrained", "interchange", "intervene", "lens", "load", "new", "open", "push_to_hub", "select",
+    "train",
 ]  # fmt: skip
 
 _HOMES = {
@@ -35,6 +37,7 @@ _HOMES = {
     "mechanics.patch.interventions": ("Intervention", "intervene"),
     "mechanics.read.layout": ("select",),
     "mechanics.read.lens": ("lens",),
+    "runs.hub": ("from_pretrained", "push_to_hub"),
     "runs.open": ("Run", "Transfer"),
     "runs.study": ("Study",),
 }
@@ -63,6 +66,7 @@ def new(folder: str | Path, regime: str = "natural", seed: int = 0, **settings: 
     from grokscope.errors import InputError
     from grokscope.runs.spec import StudySpec
     from grokscope.runs.study import Study
+    from grokscope.world.source import pinned
 
     for name in ("name", "family", "regimes", "seeds", "transfer"):
         if name in settings:
@@ -70,7 +74,7 @@ def new(folder: str | Path, regime: str = "natural", seed: int = 0, **settings: 
                 f"{name} = {settings[name]!r}: is of a study; a run has one regime and one seed."
             )
     spec = StudySpec.parse({**settings, "regimes": [regime], "seeds": [seed]})
-    (run,) = Study(Path(folder), spec).run_jobs
+    (run,) = Study(Path(folder), spec.with_world(pinned(spec.world))).run_jobs
     return run
 
 

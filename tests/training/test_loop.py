@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -253,15 +254,75 @@ def test_sinks_get_every_line_and_extras_are_named(tmp_path):
         "loss": 0.5,
         "accuracy/a": 0.1,
     }
-    with pytest.raises(InputError, match="tensorboard, wandb"):
+    with pytest.raises(InputError, match="tensorboard, wandb, mlflow, trackio"):
         make_sinks(("paper",), tmp_path)
 
 
-@pytest.mark.parametrize(("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("tensorboard", "torch.utils.tensorboard"), *((name, name) for name in ("wandb", "mlflow", "trackio"))],
+)
 def test_a_sink_that_is_not_installed_is_named(tmp_path, monkeypatch, name, module):
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(InputError, match=rf"grokscope\[{name}\]"):
         make_sinks((name,), tmp_path)
+
+
+class Elsewhere:
+    """MLflow's client and trackio, as far as a sink knows them: everything that is sent is kept."""
+
+    def __init__(self):
+        self.sent, self.runs, self.ended = [], [], 0
+        self.MlflowClient = lambda: self
+
+    def get_experiment_by_name(self, name):
+        return SimpleNamespace(experiment_id="7") if self.runs else None
+
+    def create_experiment(self, name):
+        return "7"
+
+    def create_run(self, experiment_id, *, run_name):
+        assert experiment_id == "7"
+        self.runs.append(run_name)
+        return SimpleNamespace(info=SimpleNamespace(run_id="r1"))
+
+    def log_metric(self, run_id, name, value, *, step):
+        assert run_id == "r1"
+        self.sent.append((step, name))
+
+    def set_terminated(self, run_id):
+        self.ended += 1
+
+    def init(self, *, project, name, resume):
+        assert resume == "allow"
+        self.runs.append(name)
+        return self
+
+    def log(self, metrics, *, step):
+        self.sent += [(step, name) for name in metrics]
+
+    def finish(self):
+        self.ended += 1
+
+
+@pytest.mark.parametrize("name", ["mlflow", "trackio"])
+def test_what_keeps_everything_is_sent_every_line_once(tmp_path, monkeypatch, name):
+    """Interrupted at step 8 and gone on with from 4: the lines of 8 come again and are not sent again."""
+    there, directory = Elsewhere(), tmp_path / "study" / "run"
+    directory.mkdir(parents=True)
+    monkeypatch.setitem(sys.modules, name, there)
+    for steps in ([0, 4, 8], [8, 12]):
+        (sink,) = make_sinks((name,), directory)
+        sink.forget_after(4)
+        for step in steps:
+            sink.append({"step": step, "loss": 0.5, "accuracy": {"test_ood": 0.1}})
+        sink.close()
+    assert there.sent == [(step, one) for step in (0, 4, 8, 12) for one in ("loss", "accuracy/test_ood")]
+    assert set(there.runs) == {"study-run"}
+    assert there.ended == 2
+    (directory / f"{name}.json").write_text("[]")
+    with pytest.raises(InputError, match="is damaged"):
+        make_sinks((name,), directory)
 
 
 def test_the_trial_of_a_step_leaves_the_state_alone():

@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, quoted, shortened
 from grokscope.runs.spec import StudySpec
 from grokscope.spec import merge, read_yaml
 from grokscope.world.source import pinned
@@ -70,12 +70,14 @@ def parse_study(tree: dict[str, Any], path: Path, family: str | None = None) -> 
         raise InputError(f"{path}: families must be a mapping of names to mappings of fields.")
     wanted = family if family is not None else tree.get("family")
     if wanted is not None and not isinstance(wanted, str):
-        raise InputError(f"{path}: family = {wanted!r}: must be the name of one of the families.")
+        raise InputError(f"{path}: family = {quoted(wanted)}: must be the name of one of the families.")
     if families:
         if wanted is None and len(families) == 1:
             wanted = next(iter(families))
         if wanted not in families:
-            raise InputError(f"{path}: family = {wanted!r}: this study has {', '.join(families)}.")
+            raise InputError(
+                f"{path}: family = {quoted(wanted)}: this study has {shortened(', '.join(families))}."
+            )
         tree = merge(tree, families[wanted])
     elif family is not None and family != tree.get("family", "default"):
         raise InputError(f"{path}: family = {family!r}: this study has no families.")

@@ -16,7 +16,7 @@ from grokscope.transfer.spec import TransferSpec
 from grokscope.world.format import FormatSpec
 from grokscope.world.spec import CorpusSpec, Regime, WorldSpec
 
-SinkName = Literal["tensorboard", "wandb"]
+SinkName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 UNTRAINED = "untrained"
 """The moment of a control that was not trained."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, quoted
 from grokscope.mechanics.spec import CausalSpec, DiagnosisSpec, LensSpec
 from grokscope.models.spec import AnyModel, LoopedSpec
 from grokscope.runs.job import UNTRAINED, RunSpec, SinkName, TransferRunSpec
@@ -57,7 +57,7 @@ class StudyTransfers(TransferSpec):
         found = {}
         for name, over in self.variants.items():
             if not re.fullmatch(r"\w+", name, re.ASCII):
-                raise InputError(f"transfer.variants = {name!r}: names are letters, digits and _.")
+                raise InputError(f"transfer.variants = {quoted(name)}: names are letters, digits and _.")
             found[name] = TransferSpec.parse(merge(own.tree(), over), f"transfer.variants.{name}")
         return found
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from grokscope._version import __version__
-from grokscope.errors import InputError
+from grokscope.errors import InputError, quoted
 from grokscope.files import read_json
 from grokscope.kernels.library import VARIABLE, available
 from grokscope.native import compiler_version
@@ -92,7 +92,8 @@ def check_same(before: Manifest, now: Manifest, directory: Path) -> None:
         if old != new and name not in RECORDED_ONLY:
             off = f"set {VARIABLE}=off" if name == "kernels" and not old else "restore it"
             raise InputError(
-                f"{directory} cannot be resumed bit for bit: {name} was {old!r} and is now {new!r}; "
+                f"{directory} cannot be resumed bit for bit: {name} was {quoted(old)} and is now "
+                f"{quoted(new)}; "
                 f"{off}, or start again in another directory."
             )
 

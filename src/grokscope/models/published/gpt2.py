@@ -10,12 +10,16 @@ Shapes: B batch, T positions, D width.
 """
 
 import re
+from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from grokscope.errors import InputError
-from grokscope.models.looped import LoopedModel
+from grokscope.files import vacant, whole, write_json
+from grokscope.models.looped import Block, LoopedModel
+from grokscope.models.protocol import Reasoner
 from grokscope.models.published.options import Keys
 from grokscope.models.published.tensors import dims, fill, floats, layer_count, size, strip
 from grokscope.models.spec import LoopedSpec
@@ -108,6 +112,60 @@ def described(model: LoopedModel) -> str:
     again = "" if spec.reembed_temperature is None else f", re-embedding at {spec.reembed_temperature}"
     times = "once" if spec.loops == 1 else f"{spec.loops} times"
     return f"GPT-2, {size(model, spec.width)}, {spec.layers} layers run {times}{again}"
+
+
+def is_exportable(model: Reasoner) -> bool:
+    """Whether transformers' GPT-2 can hold the model: its blocks run once, and are GPT-2's."""
+    if not isinstance(model, LoopedModel) or model.inference_loops != 1:
+        return False
+    spec, block = model.spec, model.blocks[0]
+    return (
+        isinstance(block, Block)
+        and block.attention.causal
+        and (spec.norm, spec.norm_position, spec.positions) == ("layernorm", "pre", "learned")
+        and spec.bias
+        and spec.activation in ("gelu", "relu")
+    )
+
+
+def write_gpt2(model: Reasoner, directory: Path) -> None:
+    """Write a directory that transformers reads: `GPT2LMHeadModel.from_pretrained(directory)`.
+
+    Raises:
+        InputError: transformers' GPT-2 is another model, or the directory holds something.
+    """
+    if not is_exportable(model) or not isinstance(model, LoopedModel):
+        raise InputError(
+            f"{type(model).__name__}: transformers' GPT-2 holds a looped model with loops 1, norm layernorm "
+            "before each sublayer, learned positions, bias and causal attention."
+        )
+    spec, ours = model.spec, model.state_dict()
+    named = {theirs: ours[name] for theirs, name in _names(spec).items()}
+    tensors = {
+        name if name == "lm_head.weight" else f"transformer.{name}": (
+            tensor.T if CONV1D.fullmatch(name) else tensor
+        ).contiguous()
+        for name, tensor in named.items()
+    }
+    config = {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": model.vocab,
+        "n_positions": model.positions,
+        "n_embd": spec.width,
+        "n_layer": spec.layers,
+        "n_head": spec.heads,
+        "n_inner": ours["blocks.0.mlp.up.weight"].shape[0],
+        "activation_function": {"gelu": "gelu_new", "relu": "relu"}[spec.activation],
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": spec.tied_head,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    with whole(vacant(directory)) as draft:
+        draft.mkdir()
+        (draft / "model.safetensors").write_bytes(save(tensors, {"format": "pt"}))
+        write_json(draft / "config.json", config)
 
 
 def hidden_states(model: LoopedModel, tokens_BS: Tensor) -> list[Tensor]:
