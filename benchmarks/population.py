@@ -9,7 +9,7 @@ from benchmarks.machine import ceiling
 from benchmarks.shapes import Setup, build, setup, shape
 from benchmarks.steps import as_trained, stepper, variants
 from grokscope.training.data import Batches
-from grokscope.training.stacked import StackedBatches, stack, stacked_buffers
+from grokscope.training.population import StackedBatches, stack, stacked_buffers
 from grokscope.training.step import compiled_step, eager_step
 
 MEMBERS = {"cpu": (1, 8, 32), "cuda": (1, 8, 32, 64)}

@@ -36,7 +36,7 @@ def saving(quick: bool) -> list[dict[str, Any]]:
     The loop waits for the copy that is written beside the next steps; at a checkpoint (nothing evaluated, no
     observer) also for a look at the weights and for the line of metrics.
     """
-    model = build_model(SMALL if quick else LARGE, 50 if quick else 2207, 5, FormatSpec(), 0)
+    model = build_model(SMALL if quick else LARGE, 50 if quick else 2207, 5, FormatSpec(), 0, "float32")
     spec = TrainingSpec()
     state, rounds = Optimizer(spec, model).start(model), 2 if quick else 9
     with tempfile.TemporaryDirectory() as folder:

@@ -19,8 +19,7 @@ from benchmarks import machine
 from benchmarks.simulated import PROBES, Accuracy, Course, grid_of
 from grokscope.files import whole, write_text
 from grokscope.seeds import generator
-from grokscope.statistics.exact import difference, equivalence
-from grokscope.statistics.multiple import holm
+from grokscope.statistics.exact import difference, equivalence, holm
 from grokscope.statistics.rates import over_runs
 from grokscope.statistics.times import Time, compare_times, kaplan_meier, log_rank
 

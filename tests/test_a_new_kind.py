@@ -32,13 +32,11 @@ from tests.runs.tiny import tiny_study, trained
 class GruSpec(ModelSpec):
     """A gated recurrent unit at every position, which sees the mean of what stands before it."""
 
+    MODEL: ClassVar[str] = f"{__name__}:GruModel"
     kind: Literal["gru"] = "gru"
     width: int = Field(16, ge=1)
     loops: int = Field(3, ge=1)
     inference_loops: int | None = Field(None, ge=1)
-
-    def build(self, vocab: int, positions: int, fmt: FormatSpec, seed: int, dtype: torch.dtype) -> "GruModel":
-        return GruModel(self, vocab, positions, seed, dtype)
 
 
 class GruCarry(NamedTuple):
@@ -50,7 +48,9 @@ class GruModel(Reasoner):
     spec: GruSpec
     groups: ClassVar[Mapping[str, Group]] = {"table": "embedding", "gates": "blocks", "candidate": "blocks"}
 
-    def __init__(self, spec: GruSpec, vocab: int, positions: int, seed: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, spec: GruSpec, vocab: int, positions: int, fmt: FormatSpec, seed: int, dtype: torch.dtype
+    ) -> None:
         loops = spec.inference_loops or spec.loops
         super().__init__(
             vocab=vocab,
@@ -155,8 +155,8 @@ def test_it_is_planned(study: StudySpec) -> None:
     mean, maps = 2 * size * size * width, 12 * size * width * width
     vocab = build_world(study.world, Seeds()).vocabulary.size
     newton_schulz = 5 * sum(4 * r * r * c + 2 * r**3 for r, c in ((64, 64), (32, 64)))
-    assert work.step_flop == 32 * (3 * (2 * mean + 3 * maps) + 6 * width * vocab) + newton_schulz
-    assert estimate_device(study, work, DEVICES["H100"], 0.4).flop > 150 * work.step_flop
+    assert work.runs[0].step_flop == 32 * (3 * (2 * mean + 3 * maps) + 6 * width * vocab) + newton_schulz
+    assert estimate_device(study, work, DEVICES["H100"], 0.4).flop > 150 * work.runs[0].step_flop
 
 
 def test_it_is_kept_and_found_again(run: Run, tmp_path: Path) -> None:

@@ -18,6 +18,43 @@ def page() -> dict[str, Any]:
     return names
 
 
+def test_any_looped_language_model_in_ten_lines() -> None:
+    """Loop 2, layer 1 of transformers' own: exchanging all of it between queries exchanges their answers."""
+    transformers = pytest.importorskip("transformers")
+    (code,) = re.findall(r"```py\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 12
+    inkling = transformers.models.inkling2_loop
+    for config, kind in [
+        (
+            transformers.HrmTextConfig(
+                vocab_size=19, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+                num_attention_heads=2, head_dim=8, H_cycles=2, L_cycles=2,
+            ),
+            transformers.HrmTextForCausalLM,
+        ),
+        (
+            inkling.configuration_inkling2_loop.Inkling2LoopTextConfig(
+                vocab_size=19, unpadded_vocab_size=19, hidden_size=16, num_hidden_layers=3,
+                num_attention_heads=2, num_key_value_heads=1, head_dim=8, swa_num_attention_heads=2,
+                swa_num_key_value_heads=1,
+                swa_head_dim=8, sliding_window_size=4, d_rel=4, rel_extent=16, moe_intermediate_size=16,
+                n_routed_experts=4, num_experts_per_tok=2, n_layers_per_attn_res_block=1, loop_gate_rank=4,
+                loop_layer_index_start=1, loop_layer_index_end=2, loop_num_passes=3, eos_token_id=None,
+            ),
+            inkling.modeling_inkling2_loop.Inkling2LoopForCausalLM,
+        ),
+    ]:  # fmt: skip
+        torch.manual_seed(0)
+        theirs, tokens_BS = kind(config).eval(), torch.arange(12).view(2, 6)
+        names: dict[str, Any] = {"theirs": theirs, "tokens_BS": tokens_BS}
+        with torch.inference_mode():
+            exec(code, names)
+            truth = theirs(tokens_BS).logits
+        assert names["stage"].name in ("loop2.L_module.1", "loop2.layer1")
+        assert names["state_BTD"].shape == (2, 6, 16)
+        torch.testing.assert_close(names["logits_BSV"], truth.roll(1, 0).float(), atol=1e-4, rtol=1e-4)
+
+
 @pytest.fixture
 def adapter(page: dict[str, Any]) -> Any:
     torch.manual_seed(0)

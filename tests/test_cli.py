@@ -104,6 +104,7 @@ def test_a_facts_file_given_as_an_option_is_relative_to_here(
     tmp_path: Path, ran: list[tuple[StudySpec, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "facts.csv").write_text("a,b,c\n")
     assert cli.main(["run", "demo", "--world.facts-file", "facts.csv"]) == 0
     assert ran[0][0].world.facts_file == str(tmp_path / "facts.csv")
 

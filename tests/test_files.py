@@ -12,9 +12,8 @@ from safetensors.torch import save_file
 
 from grokscope.errors import InputError, quoted, shortened
 from grokscope.files import read_json, read_text, whole, write_json
-from grokscope.models.tensor_file import read_safetensors
+from grokscope.models.tensor_file import read_safetensors, write_tensors
 from grokscope.spec import read_yaml
-from grokscope.training.tensors import write_tensors
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])

@@ -63,7 +63,7 @@ def test_nnsight_reads_and_patches_a_trained_run(trained: Path) -> None:
 def test_nnsight_sees_every_pass_of_a_recursive_model() -> None:
     nnsight = pytest.importorskip("nnsight", reason=WITHOUT)
     spec = RecursiveSpec(width=16, h_cycles=2, l_cycles=2, prefix=2)
-    model = build_model(spec, 11, 5, FormatSpec(), seed=0).eval()
+    model = build_model(spec, 11, 5, FormatSpec(), seed=0, dtype="float32").eval()
     tokens_BS = torch.arange(10).view(2, 5)
     opened = nnsight.NNsight(model)
     with opened.trace(tokens_BS) as tracer:

@@ -2,13 +2,22 @@
 
 import pytest
 
-from grokscope.findings.fake import fake_grokking
-from grokscope.findings.same_circuit import same_circuit
-from grokscope.findings.values import Claim, Finding, number_text
+from grokscope.findings.claims import FAKE_GROKKING, SAME_CIRCUIT
+from grokscope.findings.measured import Evidence, Measured
+from grokscope.findings.rules import judge
+from grokscope.findings.values import ClaimResult, FindingResult, number_text
 from tests.findings.drawn import GRID, drawn, group, profile_of
 
 
-def claim(found: Finding, key: str) -> Claim:
+def same_circuit(runs: list[Measured]) -> FindingResult:
+    return judge(SAME_CIRCUIT, Evidence(runs))
+
+
+def fake_grokking(runs: list[Measured]) -> FindingResult:
+    return judge(FAKE_GROKKING, Evidence(runs))
+
+
+def claim(found: FindingResult, key: str) -> ClaimResult:
     return next(one for one in found.claims if one.key.startswith(key))
 
 
@@ -146,6 +155,6 @@ def test_worlds_that_do_not_pair_are_compared_as_groups() -> None:
 
 
 def test_a_distance_that_does_not_exist_is_a_sentence_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grokscope.findings.paths._in_margins", lambda first, second: float("nan"))
+    monkeypatch.setattr("grokscope.findings.comparisons._in_margins", lambda first, second: float("nan"))
     found = same_circuit(with_paths(seeds=3))
     assert any("distances do not exist" in one.reason for one in found.claims)

@@ -2,9 +2,11 @@
 
 import pytest
 
-from grokscope.findings.transfer import transfer
+from grokscope.findings.claims import TRANSFER
+from grokscope.findings.measured import Evidence
+from grokscope.findings.rules import judge
 from grokscope.findings.transfers import Transferred
-from grokscope.findings.values import Claim, Finding
+from grokscope.findings.values import ClaimResult, FindingResult
 from grokscope.world.probes import MIXES
 from tests.findings.drawn import rate
 
@@ -26,7 +28,11 @@ def as_published(seeds: int) -> list[Transferred]:
     return natural + [base("second_hop_full", s, (0.3 + s / 100, 0.0, 0.0), 0.2) for s in range(seeds)]
 
 
-def claim(found: Finding, key: str) -> Claim:
+def transfer(tuned: list[Transferred]) -> FindingResult:
+    return judge(TRANSFER, Evidence((), tuned))
+
+
+def claim(found: FindingResult, key: str) -> ClaimResult:
     return next(one for one in found.claims if one.key.startswith(key))
 
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from grokscope import cli
 from grokscope.errors import InputError
 from grokscope.files import write_json, write_text
-from grokscope.findings import bought
-from grokscope.findings.transfers import Transferred
+from grokscope.findings.transfers import Transferred, mix_rates, rate_cells, rate_table
 from grokscope.findings.ways import Reached, Worth
 from grokscope.findings.worthwhile import ways_of, worthwhile
 from grokscope.findings.worthwhile_text import rows, sentences
@@ -50,6 +49,7 @@ def drawn(out: Path, reached: dict[str, list[int | None]], study: StudySpec | No
         write_json(directory / DONE, {"step": spec.training.steps})
         added = ADDED[spec.regime.name]
         counts = {
+            "fingerprint": "drawn",
             "train_compositions": 500 + added,
             "ood_facts": 10,
             "injected_hop1": 0,
@@ -226,16 +226,16 @@ def test_what_a_way_buys_is_counted_over_runs() -> None:
         Transferred("natural", "end", seed, f"w{seed}", seed < 2, None, {"new_then_old": rate(value)}, {})
         for seed, value in enumerate((0.8, 0.9, 1.0))
     ]
-    rows = bought.bought([*given, Transferred("untrained", "untrained", 0, "w0", False, None, {}, {})])
+    rows = mix_rates([*given, Transferred("untrained", "untrained", 0, "w0", False, None, {}, {})])
     assert len(rows) == 6
     first = rows[0]
     assert first.rate is not None
     assert (first.rate.value, first.rated, first.rate.n) == (pytest.approx(0.9), 3, 300)
     assert (first.runs, first.mature) == (3, 2)
     assert [one.rate for one in rows[1:]] == [None] * 5
-    assert bought.table(rows)["accuracy"].null_count() == 5
-    assert bought.cells(rows)[0][:2] == ("natural@end", "2 of 3")
-    assert bought.cells(rows)[1][2:] == ("cannot tell",) * 3
+    assert rate_table(rows)["accuracy"].null_count() == 5
+    assert rate_cells(rows)[0][:2] == ("natural@end", "2 of 3")
+    assert rate_cells(rows)[1][2:] == ("cannot tell",) * 3
 
 
 def test_a_figure_of_runs_that_never_got_there_is_drawn(tmp_path: Path) -> None:

@@ -11,13 +11,11 @@ from grokscope.errors import InputError
 from grokscope.mechanics.judge.causal import KNOWN, Examined, combine, examine, judge_share
 from grokscope.mechanics.judge.paths import inference_path
 from grokscope.mechanics.judge.share import Share
-from grokscope.mechanics.patch.centroid import bridge_centroids
-from grokscope.mechanics.patch.donors import DonorTable
 from grokscope.mechanics.patch.interchange import interchange
 from grokscope.mechanics.patch.tracing import TOKENS, causal_trace, corrupt
 from grokscope.mechanics.read.lens import lens
 from grokscope.statistics.clustered import Rate, clustered_rate
-from tests.mechanics.causal_cases import model_of, probes, setting_of, wired_case
+from tests.mechanics.causal_cases import probes, setting_of, wired_case
 
 
 def share_of(value: float, low: float, high: float, n: int = 200) -> Share:
@@ -126,23 +124,6 @@ def test_a_memory_has_no_path():
     assert (path.position, path.read, path.stages_left) == (None, None, None)
     with pytest.raises(InputError, match="one checkpoint"):
         inference_path(trace.expand_dims("step"), interchange(wired.model, some, setting, ("bridge",)))
-
-
-def test_centroids_are_means_of_never_trained_donors():
-    kind = "looped"
-    model, setting = model_of(kind), setting_of(kind)
-    queries = probes(12).queries
-    found = bridge_centroids(model, setting, queries.path_NK[:, 0], queries.relation_NK[:, 1], most=3)
-    assert len(found.bridge_G) > 3
-    assert found.state_GLTD.shape == (len(found.bridge_G), len(model.stages), 3, 16)
-    assert ((found.donors_G >= 2) & (found.donors_G <= 3)).all()
-    table = DonorTable(setting.world, setting.trained)
-    facts = table.of_bridge(int(found.bridge_G[0]), int(found.relation2_G[0]), np.random.default_rng(0), 9)
-    heads, tails = setting.world.fact_F3[facts[:, 0], 0], setting.world.fact_F3[facts[:, 0], 2]
-    trained = set(zip(setting.trained.head_N, *setting.trained.relation_NK.T, strict=True))
-    firsts = setting.world.fact_F3[facts[:, 0], 1]
-    assert (tails == found.bridge_G[0]).all()
-    assert not {(h, r, found.relation2_G[0]) for h, r in zip(heads, firsts, strict=True)} & trained
 
 
 def test_corrupted_inputs_are_questions_with_another_answer():

@@ -15,6 +15,7 @@ from grokscope.seeds import Seeds
 from grokscope.training.data import training_data
 from grokscope.training.evaluate import correct
 from grokscope.training.loop import train
+from grokscope.training.member import Member
 from grokscope.training.spec import OptimizerSpec, TrainingSpec
 
 from .tiny import FORMATS, corpus, encoded, model
@@ -38,7 +39,7 @@ def run(tmp_path_factory):
     )
     reasoner, data = model("looped"), training_data(corpus(), FORMATS["looped"])
     writer = TraceWriter(directory / "traces", probes, tokens, corpus().world.vocabulary)
-    result = train(reasoner, data, tokens, spec, Seeds(), directory, [writer], report=lambda *_: None)
+    result = train(Member(reasoner, data, tokens, spec, Seeds(), directory, [writer], report=lambda *_: None))
     return reasoner, result.metrics, open_traces(directory / "traces")
 
 

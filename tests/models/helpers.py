@@ -72,6 +72,7 @@ recursive_specs = st.builds(
     inference_h_cycles=st.none() | st.integers(1, 3),
     expansion=st.sampled_from([1.0, 4.0]),
     prefix=st.integers(0, 2),
+    tied_head=st.booleans(),
 )
 
 

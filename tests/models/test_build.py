@@ -17,7 +17,7 @@ from tests.models.helpers import CAUSAL, FULL, looped_specs, recursive_specs
 def test_same_seed_same_bytes_and_the_global_stream_is_left_alone(spec: ModelSpec) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    a, b, c = (build_model(spec, 7, 3, FULL, seed).state_dict() for seed in (5, 5, 6))
+    a, b, c = (build_model(spec, 7, 3, FULL, seed, "float32").state_dict() for seed in (5, 5, 6))
     assert torch.equal(torch.get_rng_state(), before)
     assert list(a) == list(b) == list(c)
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -27,7 +27,7 @@ def test_same_seed_same_bytes_and_the_global_stream_is_left_alone(spec: ModelSpe
 
 def test_initial_weights_of_the_trm() -> None:
     spec = RecursiveSpec(width=256, heads=4, mixer=False, positions="learned", prefix=3)
-    state = build_model(spec, 500, 5, FULL, seed=0).state_dict()
+    state = build_model(spec, 500, 5, FULL, seed=0, dtype="float32").state_dict()
     for name, value in state.items():
         if name in ("prefix_embedding", "halting.weight"):
             assert not value.any()
@@ -45,7 +45,7 @@ def test_initial_weights_of_the_trm() -> None:
 def test_initial_weights_of_the_looped_model(init: str) -> None:
     tree = {"width": 128, "layers": 2, "loops": 3, "positions": "learned", "bias": True, "tied_head": False}
     spec = LoopedSpec.parse({**tree, "norm": "layernorm", "init": init})
-    for name, value in build_model(spec, 300, 5, CAUSAL, seed=0).state_dict().items():
+    for name, value in build_model(spec, 300, 5, CAUSAL, seed=0, dtype="float32").state_dict().items():
         if name.endswith("gain"):
             assert (value == 1).all()
         elif name.endswith("bias"):
@@ -61,7 +61,7 @@ def test_initial_weights_of_the_looped_model(init: str) -> None:
 def test_names_are_stable() -> None:
     """Checkpoints are read by these names."""
     looped = build_model(
-        LoopedSpec(width=16, layers=1, norm_position="pre", norm="layernorm"), 7, 3, CAUSAL, 0
+        LoopedSpec(width=16, layers=1, norm_position="pre", norm="layernorm"), 7, 3, CAUSAL, 0, "float32"
     )
     assert list(looped.state_dict()) == [
         "token_embedding",
@@ -76,7 +76,7 @@ def test_names_are_stable() -> None:
         "final_norm.gain",
         "final_norm.bias",
     ]
-    recursive = build_model(RecursiveSpec(width=12, layers=1), 7, 3, FULL, 0)
+    recursive = build_model(RecursiveSpec(width=12, layers=1), 7, 3, FULL, 0, "float32")
     assert set(recursive.state_dict()) == {
         "token_embedding",
         "prefix_embedding",
@@ -96,7 +96,7 @@ def test_names_are_stable() -> None:
 @given(looped_specs | recursive_specs)
 def test_every_parameter_has_the_group_that_its_name_says(spec: ModelSpec) -> None:
     """What a group is for (Muon, decay, freezing) follows from it."""
-    model = build_model(spec, 7, 3, FULL, 0)
+    model = build_model(spec, 7, 3, FULL, 0, "float32")
     for name, _ in model.named_parameters():
         first = name.split(".")[0]
         words = {"blocks": "blocks", "level": "blocks", "prefix_embedding": "prefix"}
@@ -106,7 +106,7 @@ def test_every_parameter_has_the_group_that_its_name_says(spec: ModelSpec) -> No
 
 
 def test_a_parameter_without_a_group_is_refused() -> None:
-    model = build_model(LoopedSpec(width=16), 7, 3, CAUSAL, 0)
+    model = build_model(LoopedSpec(width=16), 7, 3, CAUSAL, 0, "float32")
     model.register_parameter("blocks_gain", torch.nn.Parameter(torch.ones(1)))
     with pytest.raises(InputError, match=r"blocks_gain: LoopedModel\.groups"):
         model.group_of("blocks_gain")
@@ -114,28 +114,28 @@ def test_a_parameter_without_a_group_is_refused() -> None:
 
 def test_sizes() -> None:
     shared = LoopedSpec(width=16, layers=2, loops=3)
-    one, three = (build_model(s, 7, 3, CAUSAL, 0) for s in (shared, shared.replace(shared=False)))
+    one, three = (build_model(s, 7, 3, CAUSAL, 0, "float32") for s in (shared, shared.replace(shared=False)))
     block = 3 * 16 * 16 + 16 * 16 + 2 * 16 * 64
     assert count_parameters(one) == 7 * 16 + 2 * block
     assert count_parameters(three) == 7 * 16 + 6 * block
     # TRM inner widths: 64 and 13, both up to 256; 97 * 8 / 3 = 258.7, up to 512
-    trm = build_model(RecursiveSpec(width=24, prefix=2, layers=1), 7, 3, FULL, 0)
+    trm = build_model(RecursiveSpec(width=24, prefix=2, layers=1), 7, 3, FULL, 0, "float32")
     assert trm.get_parameter("level.blocks.0.mixer.gate_up.weight").shape == (512, 5)
     assert trm.get_parameter("level.blocks.0.mlp.down.weight").shape == (24, 256)
-    wide = build_model(RecursiveSpec(width=97, prefix=2, layers=1), 7, 3, FULL, 0)
+    wide = build_model(RecursiveSpec(width=97, prefix=2, layers=1), 7, 3, FULL, 0, "float32")
     assert wide.get_parameter("level.blocks.0.mlp.gate_up.weight").shape == (1024, 97)
 
 
 def test_refusals_of_what_cannot_be_built() -> None:
     with pytest.raises(InputError, match=r"format\.attention"):
-        build_model(RecursiveSpec(width=12), 7, 3, CAUSAL, 0)
+        build_model(RecursiveSpec(width=12), 7, 3, CAUSAL, 0, "float32")
     with pytest.raises(InputError, match="float16"):
         build_model(LoopedSpec(), 7, 3, CAUSAL, 0, "float16")
     for vocab, positions in ((0, 3), (7, 0)):
         with pytest.raises(InputError, match="at least 1"):
-            build_model(LoopedSpec(), vocab, positions, CAUSAL, 0)
+            build_model(LoopedSpec(), vocab, positions, CAUSAL, 0, "float32")
     with pytest.raises(InputError, match=r"model\.width = 65536.* do not fit this machine's memory"):
-        build_model(LoopedSpec(width=2**16), 2**40, 3, CAUSAL, 0)
+        build_model(LoopedSpec(width=2**16), 2**40, 3, CAUSAL, 0, "float32")
 
 
 @pytest.mark.parametrize(
@@ -157,3 +157,14 @@ def test_specs_refuse_what_cannot_be_honoured(
 ) -> None:
     with pytest.raises(InputError, match=match):
         kind.parse(tree)
+
+
+def test_a_tied_trm_differs_from_an_untied_one_by_its_head_alone() -> None:
+    """What is drawn for the head must not move what is drawn after it."""
+    spec = RecursiveSpec(width=16, prefix=2)
+    tied, own = (build_model(spec.replace(tied_head=on), 11, 5, FULL, 0, "float32") for on in (True, False))
+    one, two = tied.state_dict(), own.state_dict()
+    assert set(two) - set(one) == {"head.weight"}
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    state_BTD = torch.randn(2, 7, 16)
+    torch.testing.assert_close(tied.unembed(state_BTD), state_BTD @ one["token_embedding"].T)

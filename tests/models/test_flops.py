@@ -31,6 +31,6 @@ ATTENTION = 8 * T * D * D + 4 * T * T * D
     ],
 )
 def test_evaluation_and_lens_are_their_products(spec: ModelSpec, passes: int, states: int) -> None:
-    model = build_model(spec, V, T, FormatSpec(), 0)
+    model = build_model(spec, V, T, FormatSpec(), 0, "float32")
     assert evaluation_flops(model, 1) == passes + 2 * D * V
     assert lens_flops(model) == passes + states * T * 2 * D * V

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import grokscope
 from grokscope.cli import main
+from grokscope.errors import InputError
 from grokscope.models.looped import LoopedModel
 from grokscope.models.published.gpt2 import hidden_states
 from grokscope.models.published.importing import import_checkpoint
@@ -131,6 +133,85 @@ def test_options_alone_give_what_the_tensors_do_not_tell(tmp_path: Path) -> None
     same_trm(import_checkpoint(path, options=options).model, weights, config)
 
 
+@pytest.mark.parametrize("word", ["None", "none", "alibi", "nope"])
+def test_to_the_original_every_other_word_is_no_position_code(tmp_path: Path, word: str) -> None:
+    """The reference study's published command says arch.pos_encodings=None."""
+    for variant in ({"mlp_t": True}, ATTENTION):
+        config = trm_config(**{**variant, "pos_encodings": "none"})
+        weights = trm_weights(config)
+        said = {**config, "pos_encodings": word}
+        same_trm(import_checkpoint(*written(tmp_path, weights, said)).model, weights, config)
+
+
+@pytest.mark.parametrize("kind", ["yaml", "json"])
+def test_training_output_beside_its_config(tmp_path: Path, kind: str) -> None:
+    """`step_N` and `all_config.yaml`: the model's keys stand under `arch`, the training's do not matter."""
+    config = trm_config(**ATTENTION, name="recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1")
+    config |= {"loss": {"name": "losses@ACTLossHead"}, "no_ACT_continue": True, "hidden_size": 24}
+    weights = trm_weights(config, "module._orig_mod.model.")
+    said = {name: value for name, value in config.items() if name != "seq_len"}
+    tree = {"arch": {**said, "puzzle_emb_len": 3, "L_layers": 2}, "lr": 1e-4, "epochs": 10}
+    torch.save(weights, tmp_path / "step_10")
+    path = tmp_path / f"all_config.{kind}"
+    path.write_text(yaml.safe_dump(tree) if kind == "yaml" else json.dumps(tree))
+    config_path = None if kind == "yaml" else path
+    model = import_checkpoint(tmp_path / "step_10", config_path, ShapeOptions(seq_len=5)).model
+    same_trm(model, weights, config, "module._orig_mod.model.")
+
+
+def test_hydra_links_of_an_arch_file(tmp_path: Path) -> None:
+    config = trm_config(**ATTENTION, puzzle_emb_ndim=24)
+    weights = trm_weights(config)
+    written_ = written(tmp_path, weights, {**config, "puzzle_emb_ndim": "${.hidden_size}"})
+    same_trm(import_checkpoint(*written_).model, weights, config)
+
+
+def test_one_prefix_of_many(tmp_path: Path) -> None:
+    config = trm_config(num_puzzle_identifiers=3)
+    weights = trm_weights(config)
+    many = {
+        **weights,
+        "inner.puzzle_emb.weights": torch.cat([torch.zeros(2, 60), weights["inner.puzzle_emb.weights"]]),
+    }
+    model = import_checkpoint(*written(tmp_path, many, config), ShapeOptions(puzzle=2)).model
+    same_trm(model, weights, config)
+
+
+def test_evaluations_in_a_row_are_as_many_times_the_cycles(tmp_path: Path) -> None:
+    """The original goes on from the states of the evaluation before, with the same input embedding."""
+    config = trm_config()
+    weights = trm_weights(config)
+    model = import_checkpoint(*written(tmp_path, weights, config), ShapeOptions(evaluations=3)).model
+    more = {**config, "H_cycles": 6}
+    assert len(model.stages) == 1 + 6 * 4
+    torch.testing.assert_close(model(tokens(4, 5)), trm_truth(weights, more, tokens(4, 5))["logits"], **CLOSE)
+
+
+def test_a_directory_of_shards_with_its_index(tmp_path: Path) -> None:
+    config = gpt2_config()
+    weights = {n: t for n, t in gpt2_weights(config).items() if n != "lm_head.weight"}
+    names = sorted(weights)
+    places = {}
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file({n: weights[n] for n in part}, tmp_path / file)
+        places |= dict.fromkeys(part, file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    expected = gpt2_truth(gpt2_weights(config), config, tokens(4, 8), loops=1)[2]
+    for path in (tmp_path, tmp_path / "model.safetensors.index.json"):
+        torch.testing.assert_close(import_checkpoint(path).model(tokens(4, 8)), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["model", "state_dict", "model_state_dict"])
+def test_a_state_dict_among_other_things(tmp_path: Path, name: str) -> None:
+    config = trm_config()
+    weights = trm_weights(config)
+    path, config_path = written(tmp_path, weights, config)
+    torch.save({name: weights, "epoch": 3, "optimizer_states": [{"lr": 0.1}]}, path)
+    same_trm(import_checkpoint(path, config_path).model, weights, config)
+
+
 def test_half_precision_weights_are_widened(tmp_path: Path) -> None:
     config = trm_config()
     for dtype in (torch.bfloat16, torch.float16):
@@ -167,10 +248,14 @@ def test_recurrent_gpt2(
     torch.testing.assert_close(model(tokens_BT), logits, **CLOSE)
 
 
-def test_gpt2_runs_twice_unless_told_otherwise(tmp_path: Path) -> None:
+def test_gpt2_runs_as_often_as_its_config_says(tmp_path: Path) -> None:
+    """Without add_recurrence it is a plain GPT-2; without any config nobody can know."""
     weights = gpt2_weights(gpt2_config())
+    path, _ = written(tmp_path, weights, {})
+    with pytest.raises(InputError, match="loops is missing"):
+        import_checkpoint(path, options=ShapeOptions(n_head=2))
     for said, loops, temperature in [
-        ({}, 2, None),
+        ({}, 1, None),
         ({"add_recurrence": True}, 2, None),
         ({"add_recurrence": False}, 1, None),
         ({"add_recurrence": True, "re_embed": False, "re_embed_temp": 0.5}, 2, None),
@@ -184,7 +269,8 @@ def test_gpt2_with_a_head_of_its_own(tmp_path: Path) -> None:
     config = gpt2_config(tie_word_embeddings=False)
     weights = gpt2_weights(config)
     model = import_checkpoint(*written(tmp_path, weights, config)).model
-    torch.testing.assert_close(model(tokens(4, 8)), gpt2_truth(weights, config, tokens(4, 8))[2], **CLOSE)
+    expected = gpt2_truth(weights, config, tokens(4, 8), loops=1)[2]
+    torch.testing.assert_close(model(tokens(4, 8)), expected, **CLOSE)
 
 
 def test_metadata_of_a_safetensors_file_is_its_config(tmp_path: Path) -> None:
@@ -192,7 +278,7 @@ def test_metadata_of_a_safetensors_file_is_its_config(tmp_path: Path) -> None:
     weights = {n: t for n, t in gpt2_weights(config).items() if n != "lm_head.weight"}
     save_file(weights, tmp_path / "w.bin", metadata={"format": "pt", "config": json.dumps(config)})
     model = import_checkpoint(tmp_path / "w.bin").model
-    expected = gpt2_truth(gpt2_weights(config), config, tokens(4, 8))[2]
+    expected = gpt2_truth(gpt2_weights(config), config, tokens(4, 8), loops=1)[2]
     torch.testing.assert_close(model(tokens(4, 8)), expected, **CLOSE)
 
 
@@ -215,7 +301,7 @@ def test_import_writes_a_model_that_load_gives_back(
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.sampled_from(["_orig_mod.", "model."]), max_size=3), st.booleans())
+@given(st.lists(st.sampled_from(["_orig_mod.", "module.", "model."]), max_size=3), st.booleans())
 def test_only_leading_parts_are_stripped(parts: list[str], inner: bool) -> None:
     name = "L_level.layers.0.mlp.model._orig_mod.inner.weight"
     led = "".join(parts) + ("inner." if inner else "") + name

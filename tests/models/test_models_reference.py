@@ -22,7 +22,7 @@ def test_trm_is_the_original(
     spec = RecursiveSpec.parse(
         {"width": 24, "heads": 3, "mixer": mixer, "positions": positions, "prefix": prefix, **shape}
     )
-    model = shaken(build_model(spec, VOCAB, 5, FULL, seed=3))
+    model = shaken(build_model(spec, VOCAB, 5, FULL, seed=3, dtype="float32"))
     tokens_BS = tokens(4, 5)
     truth = reference.trm(
         dict(model.state_dict()), tokens_BS, heads=3, mixer=mixer, positions=positions, **shape
@@ -60,7 +60,7 @@ def test_recurrent_gpt2_is_the_original(
         reembed_temperature=temperature,
         init="gpt2",
     )
-    model = shaken(build_model(spec, VOCAB, positions, CAUSAL, seed=3))
+    model = shaken(build_model(spec, VOCAB, positions, CAUSAL, seed=3, dtype="float32"))
     tokens_BS = tokens(4, positions)
     truth = reference.gpt2(
         dict(model.state_dict()), tokens_BS, heads=2, layers=layers, loops=loops, temperature=temperature
@@ -73,7 +73,7 @@ def test_recurrent_gpt2_is_the_original(
 def test_post_norm_looped_model_is_the_universal_transformer() -> None:
     """Normalised embedding, injected before every loop but the first; norms after sums; tied head."""
     spec = LoopedSpec(width=16, heads=2, layers=2, loops=3, expansion=4.0)
-    model = shaken(build_model(spec, VOCAB, 3, CAUSAL, seed=3))
+    model = shaken(build_model(spec, VOCAB, 3, CAUSAL, seed=3, dtype="float32"))
     w, tokens_BS = dict(model.state_dict()), tokens(4, 3)
 
     def rms(x: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from grokscope.report.drawn import Drawn
 from grokscope.report.html import keep, render
 from grokscope.report.style import new_figure, styled
 from grokscope.report.tables import CURVES, EMERGENCE, EVENTS, StudyView, table
@@ -130,7 +131,7 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
         with styled():
             figure = new_figure(2, 2)
             figure.add_subplot(title="a").fill_between([0, 1], [0, 1])
-            uri = keep(figure, "a", "a", "a", folder).uri
+            uri = keep(Drawn("a", "a", "a", figure), folder).uri
         return uri, [(folder / name).read_bytes() for name in ("a.pdf", "a.png")]
 
     assert once(tmp_path / "1") == once(tmp_path / "2")

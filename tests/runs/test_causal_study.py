@@ -11,12 +11,12 @@ from grokscope.errors import InputError
 from grokscope.mechanics.spec import RULE, CausalSpec
 from grokscope.report.causal_context import causal_reasons, causal_sentences
 from grokscope.report.gather import gather
+from grokscope.report.printed import UNTESTED, print_summary, summary_rows
 from grokscope.runs.causal import SCHEMA, examined_steps
 from grokscope.runs.directory import CAUSAL, SPEC, VERDICT
 from grokscope.runs.job import RunSpec
 from grokscope.runs.open import Run
 from grokscope.runs.study import Study
-from grokscope.runs.summary import UNTESTED, print_summary, summary_rows
 from tests.runs.tiny import do_here, plan_runs, tiny_study, trained
 
 STUDY = tiny_study(regimes=["natural"], causal={"probes": 12, "steps": "all", "dense_probes": 6})

@@ -18,14 +18,17 @@ from grokscope.runs.cost import bytes_text, study_sentences
 from grokscope.runs.devices import DEVICES, device_of
 from grokscope.runs.directory import DONE, SPEC, place_of
 from grokscope.runs.estimate import (
+    JobWork,
     count_work,
     estimate_device,
     estimate_here,
     examinations,
+    job_seconds,
     makespan,
-    run_seconds,
+    saves,
 )
 from grokscope.runs.files import load_study
+from grokscope.runs.job import RunSpec
 from grokscope.runs.measured import Speed, measure, together
 from grokscope.runs.spec import StudySpec
 from grokscope.training.schedule import checkpoint_steps
@@ -45,6 +48,14 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 STUDY = StudySpec.parse(TINY)
 PROBES = {"train_inferred": 500, "test_iid": 100, "test_ood": 200, "id_atomic": 7}
+
+
+def job(spec: RunSpec) -> JobWork:
+    """What a run with `PROBES` does."""
+    training, examined = spec.training, tuple(examinations(spec, PROBES))
+    marks = len(checkpoint_steps(training))
+    counts = (sum(PROBES.values()), examined, 0, "")
+    return JobWork(spec.name, training.steps, marks, saves(training), 1.0, 1, training.batch, *counts)
 
 
 def speed(**changes: Any) -> Speed:
@@ -84,9 +95,9 @@ def test_every_save_and_checkpoint_of_the_loop_is_counted_once(
         .values()
     )
     marks = set(checkpoint_steps(spec.training))
-    saves = sum(step % resume == 0 and step not in marks for step in range(1, steps + 1))
-    parts = run_seconds(spec, speed(), PROBES)
-    assert parts["saves"] == pytest.approx(saves * 0.1)
+    between = sum(step % resume == 0 and step not in marks for step in range(1, steps + 1))
+    parts = job_seconds(job(spec), job(spec), speed())
+    assert parts["saves"] == pytest.approx(between * 0.1)
     assert parts["checkpoints"] == pytest.approx(len(marks) * 0.5)
     assert parts["steps"] == pytest.approx(steps * 0.02)
     assert parts["diagnosis"] == pytest.approx(1.0 + 0.05 * len(marks))
@@ -105,7 +116,7 @@ def test_examinations_of_the_verdict(causal: dict[str, Any], expected: list[int]
     spec = STUDY.replace(causal=causal).expand()["natural-s0"]
     assert examinations(spec, PROBES) == expected
     fixed_and_each = sum(2.0 + 0.1 * count for count in expected)
-    assert run_seconds(spec, speed(), PROBES)["verdict"] == pytest.approx(fixed_and_each)
+    assert job_seconds(job(spec), job(spec), speed())["verdict"] == pytest.approx(fixed_and_each)
 
 
 def test_a_study_is_the_sum_of_its_runs() -> None:
@@ -113,7 +124,7 @@ def test_a_study_is_the_sum_of_its_runs() -> None:
     here = estimate_here(STUDY, work, speed(step=1.0))
     assert [run.steps for run in here.runs] == [400, 200, 400, 200]
     assert here.flop == pytest.approx(
-        1200 * work.step_flop + sum(r.checkpoints for r in here.runs) * work.checkpoint_flop
+        1200 * work.runs[0].step_flop + sum(r.checkpoints for r in here.runs) * work.runs[0].checkpoint_flop
     )
     tree = here.tree()
     assert tree["total"]["run_seconds"] == pytest.approx(sum(run["seconds"] for run in tree["runs"]))

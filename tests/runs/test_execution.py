@@ -15,6 +15,7 @@ import grokscope
 from grokscope import cli
 from grokscope.cli import app
 from grokscope.errors import InputError
+from grokscope.report.printed import summary_rows
 from grokscope.runs.directory import DONE, SPEC, locked
 from grokscope.runs.execute import run_study
 from grokscope.runs.files import load_study
@@ -22,7 +23,6 @@ from grokscope.runs.open import Run
 from grokscope.runs.plan import start_order
 from grokscope.runs.spec import StudySpec
 from grokscope.runs.study import Study
-from grokscope.runs.summary import summary_rows
 from grokscope.seeds import Seeds
 from grokscope.world.corpus import Corpus, build_corpus
 from grokscope.world.graph import World

@@ -76,6 +76,7 @@ def test_a_model_that_cannot_see_the_order_of_the_tokens_is_warned_of(tmp_path: 
 
 
 def test_an_own_file_is_named_after_itself_and_its_facts_lie_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "facts.csv").write_text("a,b,c\n")
     study = load_study(write(tmp_path, "world: {facts_file: facts.csv}"))
     assert study.name == "mine"
     assert study.world.facts_file == str(tmp_path / "facts.csv")

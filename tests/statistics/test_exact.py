@@ -8,8 +8,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from grokscope.errors import InputError
-from grokscope.statistics.exact import difference, equivalence, location
-from grokscope.statistics.multiple import holm
+from grokscope.statistics.exact import difference, equivalence, holm, location
 
 # Whole numbers bring ties, which are where a permutation test goes wrong.
 group = st.lists(st.integers(-6, 6).map(float), min_size=2, max_size=5)

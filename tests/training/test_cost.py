@@ -18,7 +18,7 @@ from tests.training import tiny
 
 def test_forward_and_backward_of_a_looped_model_by_hand() -> None:
     """The last block has an output of attention and an MLP at the one labelled position alone."""
-    model = build_model(LoopedSpec(width=16, heads=2, layers=1, loops=2), 30, 3, FormatSpec(), 0)
+    model = build_model(LoopedSpec(width=16, heads=2, layers=1, loops=2), 30, 3, FormatSpec(), 0, "float32")
     whole, behind = 6 * 3 * 16 * 16, 4 * 3 * 16 + (2 + 16) * 16 * 16
     spec = TrainingSpec(batch=4, loss="softmax")
     forward = 2 * whole + 3 * behind + behind + 2 * 16 * 30
@@ -48,7 +48,7 @@ def test_the_layout_of_a_format_is_that_of_its_examples(kind: str) -> None:
 
 def test_newton_schulz_by_hand_and_whatever_the_batch() -> None:
     """Per iteration on an (r, c) matrix, r <= c: x x^T (2 r^2 c), its square (2 r^3), their sum times x."""
-    model = build_model(LoopedSpec(width=16, heads=2, layers=1, loops=2), 30, 3, FormatSpec(), 0)
+    model = build_model(LoopedSpec(width=16, heads=2, layers=1, loops=2), 30, 3, FormatSpec(), 0, "float32")
     spec = TrainingSpec(batch=4, optimizer=OptimizerSpec(kind="muon"))
     square, wide = (4 * 16 * 16 * columns + 2 * 16**3 for columns in (16, 64))
     qkv = 4 * 16 * 16 * 48 + 2 * 16**3
@@ -58,7 +58,7 @@ def test_newton_schulz_by_hand_and_whatever_the_batch() -> None:
 
 
 def test_the_mean_step_of_random_loop_counts() -> None:
-    model = build_model(LoopedSpec(width=32, heads=2, layers=1, loops=2), 20, 5, FormatSpec(), 0)
+    model = build_model(LoopedSpec(width=32, heads=2, layers=1, loops=2), 20, 5, FormatSpec(), 0, "float32")
     spec, layout = TrainingSpec(batch=4, loop_choices=(1, 3)), RowLayout(5, 5)
     assert examples_flops(model, spec, layout) == pytest.approx(
         examples_flops(model, spec.replace(loop_choices=None), layout)
@@ -67,7 +67,7 @@ def test_the_mean_step_of_random_loop_counts() -> None:
 
 def test_the_reference_step_by_hand() -> None:
     """Of its shape, at a twelfth of the width; at the whole one it is about 23 TFLOP."""
-    model = build_model(RecursiveSpec(width=128), 2207, 5, FormatSpec(), 0)
+    model = build_model(RecursiveSpec(width=128), 2207, 5, FormatSpec(), 0, "float32")
     inner, mixing = 512, 256  # of a width of 128, of 21 positions
     level = 2 * (6 * 21 * 128 * inner + 6 * 128 * 21 * mixing)
     wanted = 512 * ((7 + 3 * 7) * level + 3 * (5 * 2 * 128 * 2207 + 2 * 2 * 128))

@@ -20,6 +20,7 @@ from grokscope.training.checkpoint import find_state, kept_steps, load_weights, 
 from grokscope.training.data import TrainingData
 from grokscope.training.loop import train
 from grokscope.training.manifest import read_manifest
+from grokscope.training.member import Member
 from grokscope.training.metrics import MetricsFile, read_metrics
 from grokscope.training.spec import OptimizerSpec
 from grokscope.training.stops import Diverged, Interrupted, watch_signals
@@ -232,7 +233,9 @@ def test_without_a_compiler_it_says_so_once_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(step_module, "compiler", lambda: None)
     said: list[str] = []
     wanted = tiny.spec(compile="auto", steps=4)
-    end = train(tiny.model(), tiny.data(), {}, wanted, tiny.SEEDS, tmp_path, threads=1, say=said.append)
+    end = train(
+        Member(tiny.model(), tiny.data(), {}, wanted, tiny.SEEDS, tmp_path), threads=1, say=said.append
+    )
     assert end.manifest.backend == "eager"
     assert [line.split(":")[0] for line in said if "compile" in line] == [
         "torch.compile does not work here (there is no C++ compiler)"
@@ -263,7 +266,7 @@ def test_a_compiler_that_fails_is_no_compiler(tmp_path, monkeypatch):
 
 def test_settings_that_cannot_be_honoured(tmp_path):
     with pytest.raises(InputError, match=r"training\.dtype = 'bfloat16'.*'float32'"):
-        train(tiny.model(), tiny.data(), {}, tiny.spec(dtype="bfloat16"), tiny.SEEDS, tmp_path)
+        train(Member(tiny.model(), tiny.data(), {}, tiny.spec(dtype="bfloat16"), tiny.SEEDS, tmp_path))
     with pytest.raises(InputError, match=r"training\.batch = 100000"):
         tiny.run(tmp_path, batch=100_000)
     if not torch.cuda.is_available():
@@ -309,7 +312,10 @@ def test_a_signal_at_a_checkpoint_finishes_it(tmp_path):
 
     observers = [Stopper(tmp_path / "seen")]
     with pytest.raises(Interrupted, match="SIGTERM: stopped and saved at step 8 of 40") as caught:
-        train(tiny.model(), tiny.data(), {}, tiny.spec(), tiny.SEEDS, tmp_path, observers, say=lambda _: None)
+        train(
+            Member(tiny.model(), tiny.data(), {}, tiny.spec(), tiny.SEEDS, tmp_path, observers),
+            say=lambda _: None,
+        )
     assert caught.value.step == 8
     assert kept_steps(tmp_path) == [0, 4, 8]
 
@@ -317,4 +323,4 @@ def test_a_signal_at_a_checkpoint_finishes_it(tmp_path):
 def test_too_few_examples_is_an_input_error(tmp_path):
     few = TrainingData(tiny.data().tokens_NS[:5], tiny.data().labels_NS[:5])
     with pytest.raises(InputError, match="number of examples, 5"):
-        train(tiny.model(), few, {}, tiny.spec(), tiny.SEEDS, tmp_path)
+        train(Member(tiny.model(), few, {}, tiny.spec(), tiny.SEEDS, tmp_path))

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ from grokscope.training.data import Batches, loops_at
 from grokscope.training.evaluate import correct
 from grokscope.training.loop import train
 from grokscope.training.loss import Objective
+from grokscope.training.member import Member
 from grokscope.training.optim import Optimizer, Tensors
 from grokscope.training.progress import Lines
 from grokscope.training.sinks import make_sinks, scalars_of
@@ -98,7 +100,9 @@ def test_it_learns(tmp_path, kind):
         dense_every=120,
     )
     shown = {"train": tiny.Encoded(few.tokens_NS.numpy(), few.labels_NS.numpy(), 0, ())}
-    end = train(tiny.model(kind), few, shown, wanted, tiny.SEEDS, tmp_path, threads=1, say=lambda _: None)
+    end = train(
+        Member(tiny.model(kind), few, shown, wanted, tiny.SEEDS, tmp_path), threads=1, say=lambda _: None
+    )
     assert end.metrics["accuracy.train"][0] < 0.3
     assert end.metrics["accuracy.train"][-1] > 0.6
 
@@ -175,9 +179,17 @@ def test_what_an_observer_has_read_is_not_evaluated_again(tmp_path, monkeypatch)
 
     wanted = tiny.spec(steps=4)
     train(
-        tiny.model(), tiny.data(), tiny.probes(), wanted, tiny.SEEDS, tmp_path, [Reader()],
-        report=lambda _: None,
-    )  # fmt: skip
+        Member(
+            tiny.model(),
+            tiny.data(),
+            tiny.probes(),
+            wanted,
+            tiny.SEEDS,
+            tmp_path,
+            [Reader()],
+            report=lambda _: None,
+        )
+    )
     rows = [json.loads(line)["accuracy"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [list(row) for row in rows] == [list(tiny.probes())] * 2
     assert rows[1]["test_ood"] == 0.25 != rows[0]["test_ood"]
@@ -187,7 +199,7 @@ def test_what_an_observer_has_read_is_not_evaluated_again(tmp_path, monkeypatch)
 def test_report_replaces_the_display(tmp_path):
     news: list[dict] = []
     wanted = tiny.spec(steps=8)
-    train(tiny.model(), tiny.data(), tiny.probes(), wanted, tiny.SEEDS, tmp_path, report=news.append)
+    train(Member(tiny.model(), tiny.data(), tiny.probes(), wanted, tiny.SEEDS, tmp_path, report=news.append))
     assert news[-1]["step"] == news[-1]["steps"] == 8
     assert set(news[-1]) == {"step", "steps", "seconds", "rate", "eta", "loss", "accuracy"}
     assert set(news[-1]["accuracy"]) == set(tiny.probes())
@@ -224,24 +236,93 @@ def test_sinks_get_every_line_and_extras_are_named(tmp_path):
     keep = Keep()
     for steps in (8, 11):
         train(
-            tiny.model(), tiny.data(), {}, tiny.spec(steps=steps), tiny.SEEDS, tmp_path, (), [keep],
-            report=lambda _: None,
-        )  # fmt: skip
+            Member(
+                tiny.model(),
+                tiny.data(),
+                {},
+                tiny.spec(steps=steps),
+                tiny.SEEDS,
+                tmp_path,
+                (),
+                [keep],
+                report=lambda _: None,
+            )
+        )
     assert [row["step"] for row in keep.rows] == [0, 4, 8, 11]
     assert keep.calls == [-1, "closed", 8, "closed"]
     assert dict(scalars_of({"step": 1, "loss": 0.5, "accuracy": {"a": 0.1}})) == {
         "loss": 0.5,
         "accuracy/a": 0.1,
     }
-    with pytest.raises(InputError, match="tensorboard, wandb"):
+    with pytest.raises(InputError, match="tensorboard, wandb, mlflow, trackio"):
         make_sinks(("paper",), tmp_path)
 
 
-@pytest.mark.parametrize(("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("tensorboard", "torch.utils.tensorboard"), *((name, name) for name in ("wandb", "mlflow", "trackio"))],
+)
 def test_a_sink_that_is_not_installed_is_named(tmp_path, monkeypatch, name, module):
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(InputError, match=rf"grokscope\[{name}\]"):
         make_sinks((name,), tmp_path)
+
+
+class Elsewhere:
+    """MLflow's client and trackio, as far as a sink knows them: everything that is sent is kept."""
+
+    def __init__(self):
+        self.sent, self.runs, self.ended = [], [], 0
+        self.MlflowClient = lambda: self
+
+    def get_experiment_by_name(self, name):
+        return SimpleNamespace(experiment_id="7") if self.runs else None
+
+    def create_experiment(self, name):
+        return "7"
+
+    def create_run(self, experiment_id, *, run_name):
+        assert experiment_id == "7"
+        self.runs.append(run_name)
+        return SimpleNamespace(info=SimpleNamespace(run_id="r1"))
+
+    def log_metric(self, run_id, name, value, *, step):
+        assert run_id == "r1"
+        self.sent.append((step, name))
+
+    def set_terminated(self, run_id):
+        self.ended += 1
+
+    def init(self, *, project, name, resume):
+        assert resume == "allow"
+        self.runs.append(name)
+        return self
+
+    def log(self, metrics, *, step):
+        self.sent += [(step, name) for name in metrics]
+
+    def finish(self):
+        self.ended += 1
+
+
+@pytest.mark.parametrize("name", ["mlflow", "trackio"])
+def test_what_keeps_everything_is_sent_every_line_once(tmp_path, monkeypatch, name):
+    """Interrupted at step 8 and gone on with from 4: the lines of 8 come again and are not sent again."""
+    there, directory = Elsewhere(), tmp_path / "study" / "run"
+    directory.mkdir(parents=True)
+    monkeypatch.setitem(sys.modules, name, there)
+    for steps in ([0, 4, 8], [8, 12]):
+        (sink,) = make_sinks((name,), directory)
+        sink.forget_after(4)
+        for step in steps:
+            sink.append({"step": step, "loss": 0.5, "accuracy": {"test_ood": 0.1}})
+        sink.close()
+    assert there.sent == [(step, one) for step in (0, 4, 8, 12) for one in ("loss", "accuracy/test_ood")]
+    assert set(there.runs) == {"study-run"}
+    assert there.ended == 2
+    (directory / f"{name}.json").write_text("[]")
+    with pytest.raises(InputError, match="is damaged"):
+        make_sinks((name,), directory)
 
 
 def test_the_trial_of_a_step_leaves_the_state_alone():

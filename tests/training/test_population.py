@@ -12,6 +12,7 @@ import torch
 
 from grokscope.errors import InputError
 from grokscope.models.build import build_model
+from grokscope.models.tensor_file import read_tensors
 from grokscope.seeds import Seeds
 from grokscope.training import keeper
 from grokscope.training.checkpoint import find_state, kept_steps, weights_path
@@ -23,7 +24,6 @@ from grokscope.training.metrics import read_metrics
 from grokscope.training.population import train_together
 from grokscope.training.spec import OptimizerSpec
 from grokscope.training.stops import Diverged, Interrupted
-from grokscope.training.tensors import read_tensors
 from grokscope.training.trainer import TrainingResult
 from grokscope.world import positions
 from tests.training import tiny
@@ -84,16 +84,7 @@ def test_fifty_steps_are_those_of_a_run_alone(tmp_path, kind, changes):
     members = [one(tmp_path / "many", seed, **wanted) for seed in (0, 1, 2)]
     for member, result in zip(members, together(members), strict=True):
         alone = one(tmp_path / "alone", member.seeds.order, **wanted)
-        said = train(
-            alone.model,
-            alone.data,
-            alone.probes,
-            alone.spec,
-            alone.seeds,
-            alone.directory,
-            threads=1,
-            say=print,
-        )
+        said = train(alone, threads=1, say=print)
         assert isinstance(result, TrainingResult)
         assert (result.manifest.members, said.manifest.members) == (3, 1)
         assert (result.manifest.backend, said.manifest.backend) == ("population-eager", "eager")
@@ -211,7 +202,7 @@ def test_what_cannot_be_trained_together_is_refused(tmp_path):
     together([one(tmp_path, 0, steps=2)], 2)
     alone = one(tmp_path, 0)
     with pytest.raises(InputError, match="was 'population-eager' and is now 'eager'"):
-        train(alone.model, alone.data, {}, alone.spec, alone.seeds, alone.directory, threads=1)
+        train(alone, threads=1)
 
 
 if __name__ == "__main__":

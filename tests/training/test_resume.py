@@ -20,6 +20,7 @@ from grokscope.kernels.library import plainly
 from grokscope.training import checkpoint, keeper, writer
 from grokscope.training.checkpoint import find_state, kept_steps, load_weights, weights_path
 from grokscope.training.loop import train
+from grokscope.training.member import Member
 from grokscope.training.metrics import read_metrics
 from grokscope.training.optim import TrainState
 from grokscope.training.schedule import checkpoint_steps, thin
@@ -175,7 +176,9 @@ def test_same_seeds_same_bytes_other_seeds_other_bytes(tmp_path, monkeypatch):
 def test_the_model_holds_the_average_that_is_kept(tmp_path):
     wanted = tiny.spec()
     model = tiny.model()
-    train(model, tiny.data(), tiny.probes(), wanted, tiny.SEEDS, tmp_path, threads=1, say=lambda _: None)
+    train(
+        Member(model, tiny.data(), tiny.probes(), wanted, tiny.SEEDS, tmp_path), threads=1, say=lambda _: None
+    )
     other = tiny.model()
     load_weights(weights_path(tmp_path, 40), other)
     tokens = tiny.data().tokens_NS[:50].long()

@@ -13,6 +13,7 @@ from grokscope.models.spec import LoopedSpec, ModelSpec, RecursiveSpec
 from grokscope.seeds import Seeds
 from grokscope.training.data import TrainingData, training_data
 from grokscope.training.loop import train
+from grokscope.training.member import Member
 from grokscope.training.spec import OptimizerSpec, TrainingSpec
 from grokscope.training.stops import Interrupted
 from grokscope.training.trainer import TrainingResult
@@ -115,13 +116,15 @@ class Recorder:
 def run(directory: Path, kind: str = "looped", quiet: bool = True, **changes: Any) -> TrainingResult:
     wanted = spec(**changes)
     return train(
-        model(kind, wanted.dtype),
-        data(kind),
-        probes(kind),
-        wanted,
-        SEEDS,
-        directory,
-        observers=[Recorder(directory / "seen")],
+        Member(
+            model(kind, wanted.dtype),
+            data(kind),
+            probes(kind),
+            wanted,
+            SEEDS,
+            directory,
+            observers=[Recorder(directory / "seen")],
+        ),
         threads=1,
         say=lambda sentence: None if quiet else print(sentence),
     )

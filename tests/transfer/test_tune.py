@@ -14,6 +14,7 @@ from grokscope.seeds import Seeds
 from grokscope.training.checkpoint import load_weights, model_tensors, save_weights, weights_path
 from grokscope.training.evaluate import correct
 from grokscope.training.loop import train
+from grokscope.training.member import Member
 from grokscope.training.spec import OptimizerSpec, TrainingSpec
 from grokscope.transfer.outcome import curves_of, outcome_of
 from grokscope.transfer.result import BaseStanding, TransferResult
@@ -51,7 +52,9 @@ def tuned(directory, base=None, spec=SPEC):
     traces = TraceWriter(directory / TRACES, new.probes, encoded, vocabulary, LensSpec())
     data = tuning_data(new, wired.FORMAT, spec, training, Seeds())
     start = model() if base is None else base
-    return train(start, data, encoded, training, Seeds(), directory, [traces], threads=1, say=lambda _: None)
+    return train(
+        Member(start, data, encoded, training, Seeds(), directory, [traces]), threads=1, say=lambda _: None
+    )
 
 
 def rows(data):

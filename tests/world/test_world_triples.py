@@ -7,25 +7,38 @@ import json
 import time
 import tracemalloc
 import unicodedata
+from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from grokscope.cli import main
 from grokscope.errors import InputError
+from grokscope.mechanics.read.lens import _exact
+from grokscope.models.build import build_model
+from grokscope.models.spec import LoopedSpec
 from grokscope.seeds import Seeds
+from grokscope.training.data import training_data
+from grokscope.training.evaluate import correct
 from grokscope.world import (
+    REGIMES,
     CorpusSpec,
+    FormatSpec,
     Regime,
     WorldSpec,
+    atoms,
     build_corpus,
     build_world,
     inspect,
     read_corpus,
     write_corpus,
 )
+from grokscope.world.answers import answers, asked
+from grokscope.world.queries import queries_of
 from tests.world import brute
 
 FAMILY = """head,relation,tail
@@ -219,7 +232,7 @@ SEVERAL = FAMILY + "Ada,mother,Eve\nBea,mother,Dot\nDot,boss,Cy\nDot,boss,Bea\n"
 
 def test_several_tails_are_counted_and_something_is_chosen(tmp_path, capsys):
     said = "2 of 6 pairs of head and relation have several tails (5 facts)"
-    with pytest.raises(InputError, match="drop or first") as caught:
+    with pytest.raises(InputError, match="drop, first or all") as caught:
         world_of(tmp_path, SEVERAL)
     assert said in str(caught.value)
     assert "line 9: (Ada, mother) has the tail 'Eve', but 'Bea' in line 2" in str(caught.value)
@@ -235,10 +248,94 @@ def test_several_tails_are_counted_and_something_is_chosen(tmp_path, capsys):
     assert said in capsys.readouterr().out
 
 
+def all_tails(facts):
+    """Every tail of a head and a relation, by brute force."""
+    found = {}
+    for head, relation, tail in facts:
+        found.setdefault((head, relation), set()).add(tail)
+    return found
+
+
+names = st.sampled_from("abcdef")
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(facts=st.lists(st.tuples(names, st.sampled_from("rs"), names), min_size=1, max_size=30, unique=True))
+def test_any_tail_answers(tmp_path, facts):
+    """Of two hops, whatever some way through the tails leads to; the first tail is the fact."""
+    world = world_of(tmp_path, as_text(facts), several_tails="all", ood_fraction=0)
+    found, words = all_tails(facts), world.vocabulary
+    assert len(world.fact_F3) == len(found)
+    assert len(world.fact_F3) + len(world.further_G3) == len(facts)
+    entity = [words.tokens[at].removeprefix("<e_").removesuffix(">") for at in words.entity_ids]
+    relation = [words.tokens[at].removeprefix("<r_").removesuffix(">") for at in words.relation_ids]
+    one = atoms(world)
+    for row, (head, kind, tail) in zip(answers(one, world), world.fact_F3.tolist(), strict=True):
+        expected = found[entity[head], relation[kind]]
+        assert {entity[at] for at in row if at >= 0} == expected
+        assert entity[tail] == next(t for h, r, t in facts if (h, r) == (entity[head], relation[kind]))
+    numbered = list(enumerate(world.fact_F3.tolist()))
+    pairs = [(i, j) for i, (_, _, bridge) in numbered for j, (head, _, _) in numbered if head == bridge]
+    if not pairs:
+        return
+    two = queries_of(world, np.array(pairs, dtype=np.int32))
+    encoded = asked(two, world, FormatSpec(attention="causal", output="answer"))
+    for n, row in enumerate(answers(two, world)):
+        first = found[entity[two.head_N[n]], relation[two.relation_NK[n, 0]]]
+        expected = {t for b in first for t in found.get((b, relation[two.relation_NK[n, 1]]), ())}
+        assert [entity[at] for at in row if at >= 0] == sorted(expected)
+        if encoded.answers_NA is not None:
+            tokens_said = {words.tokens[at] for at in encoded.answers_NA[n] if at >= 0}
+            assert tokens_said == {f"<e_{tail}>" for tail in expected}
+
+
+def test_all_tails_are_trained_and_kept_and_none_is_wrong(tmp_path):
+    facts = [
+        (f"e{h}", f"r{r}", f"e{(3 * h + 5 * r + 7 * n) % 20}")
+        for h in range(20)
+        for r in range(4)
+        for n in range(1 + h % 2)
+    ]
+    world = world_of(tmp_path, as_text(facts), several_tails="all", ood_fraction=0.2)
+    corpus = build_corpus(world, CorpusSpec(phi=1.0), REGIMES["natural"], Seeds())
+    assert corpus.summary()["further_tails"] == 40
+    first = world_of(tmp_path, as_text(facts), several_tails="first", ood_fraction=0.2)
+    assert world.fingerprint != first.fingerprint
+    fmt = FormatSpec(attention="causal", output="answer")
+    data = training_data(corpus, fmt)
+    rows = zip(data.tokens_NS.tolist(), data.labels_NS.max(1).values.tolist(), strict=True)
+    token = world.vocabulary.tokens
+    shown = {(token[row[0]], token[row[1]], token[label]) for row, label in rows if row[2] == 0}
+    assert shown == {(f"<e_{h}>", f"<r_{r}>", f"<e_{t}>") for h, r, t in facts}
+    for layout in ("grokscope", "parquet"):
+        write_corpus(corpus, tmp_path / layout, layout)
+        assert read_corpus(tmp_path / layout).fingerprint == corpus.fingerprint
+    with pytest.raises(InputError, match="one tail for a head"):
+        write_corpus(corpus, tmp_path / "reference", "reference")
+
+
+def test_whichever_right_answer_is_said_counts(tmp_path):
+    """Both measures of accuracy: a model that says one tail of every pair, whichever, is always right."""
+    facts = [("a", "r", "b"), ("a", "r", "c"), ("b", "r", "a"), ("c", "r", "a"), ("c", "r", "b")]
+    world = world_of(tmp_path, as_text(facts), several_tails="all", ood_fraction=0)
+    fmt = FormatSpec(attention="causal", output="answer")
+    encoded = asked(atoms(world), world, fmt)
+    model = build_model(LoopedSpec(width=8, heads=2), world.vocabulary.size, 3, fmt, 0, "float32").eval()
+    with torch.no_grad():
+        said_P = model(torch.from_numpy(encoded.tokens_NS).long())[:, encoded.answer_position].argmax(-1)
+    right = [int(said) in row for said, row in zip(said_P, encoded.answers_NA, strict=True)]
+    assert correct(model, encoded).tolist() == right
+    every = replace(encoded, answers_NA=np.tile(said_P.numpy()[:, None], (1, 2)).astype(np.int32))
+    assert correct(model, every).all()
+    argmax_PS = np.tile(said_P.numpy()[:, None], (1, 3))
+    assert _exact(argmax_PS, every).all()
+    assert _exact(argmax_PS, encoded).tolist() == right
+
+
 def test_a_choice_that_does_not_exist_or_cannot_be_honoured(tmp_path):
     path = written(tmp_path, FAMILY)
-    with pytest.raises(InputError, match="one answer here, not a set; allowed are refuse, drop, first"):
-        WorldSpec.parse({"facts_file": str(path), "several_tails": "all"})
+    with pytest.raises(InputError, match="should be 'refuse', 'drop', 'first' or 'all'"):
+        WorldSpec.parse({"facts_file": str(path), "several_tails": "last"})
     with pytest.raises(InputError, match="needs a facts_file"):
         WorldSpec.parse({"several_tails": "drop"})
     with pytest.raises(InputError, match="is a directory"):

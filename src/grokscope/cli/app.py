@@ -10,9 +10,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Union
 
 import tyro
 import yaml
@@ -24,15 +24,14 @@ from grokscope.cli import parser as cli_parser
 from grokscope.cli import plan as cli_plan
 from grokscope.cli import transfer as cli_transfer
 from grokscope.cli import worthwhile as cli_worthwhile
+from grokscope.cli.plan import OfStudy
 from grokscope.errors import InputError
 from grokscope.files import safe_name
 from grokscope.models.published.options import ShapeOptions
-from grokscope.runs.files import load_study, shipped_studies
+from grokscope.runs.files import load_study
 from grokscope.runs.options import apply, option_fields
 from grokscope.runs.spec import StudySpec
 from grokscope.world.spec import REGIMES
-
-Help = tyro.conf.arg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +85,51 @@ class Import:
     """Read a checkpoint of a reference codebase (TRM, recurrent GPT-2) and write it as a model of ours."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """safetensors, or a PyTorch file that holds tensors alone."""
+    """safetensors, a PyTorch file that holds tensors alone, the index of several, or their directory."""
     out: Path
     """Directory to write; it must not exist yet or be empty."""
     config: Path | None = None
-    """JSON file with the original's config keys; None: the metadata of a safetensors file, and options."""
+    """JSON or YAML file with the original's config keys; None: all_config.yaml or config.json beside the
+    checkpoint, the metadata of a safetensors file, and options."""
     shape: tyro.conf.OmitArgPrefixes[ShapeOptions] = dataclasses.field(default_factory=ShapeOptions)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(OfStudy):
+    """Run a study, or go on with it: finished runs are skipped, interrupted ones resumed."""
+
+    out: Path | None = None
+    """The study's directory; None: runs/<study>, or runs/<study>-<family>."""
+    workers: int | None = None
+    """Runs at a time; None: one per usable core."""
+    threads: int | None = None
+    """Threads of each worker, part of what a run's bits depend on; None: usable cores // workers."""
+    population: int | Literal["auto", "off"] = "auto"
+    """How many new runs are trained together in one process: auto (many on a GPU, one on a CPU), off, or a
+    number."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Show(OfStudy):
+    """Print a study with every setting, what it will take on disk, and its cost."""
+
+
+def _commands() -> dict[str, tuple[type, Callable[..., int]]]:
+    """By name, what a command is given and the function that does it. One `OfStudy` has the study's options
+    too, and its function is given the study first."""
+    return {
+        "run": (Run, _run),
+        "world": (World, _world),
+        "report": (Report, lambda command: _report(command.directory)),
+        "import": (Import, _import),
+        **{name: (kind, cli_mechanics.do) for name, kind in cli_mechanics.COMMANDS.items()},
+        "transfer": (cli_transfer.Transfer, cli_transfer.transfer),
+        "findings": (cli_findings.Findings, cli_findings.do),
+        "show": (Show, _show),
+        "plan": (cli_plan.Plan, cli_plan.plan),
+        "worthwhile": (cli_worthwhile.Worthwhile, cli_worthwhile.worthwhile),
+        "price": (cli_worthwhile.Price, cli_worthwhile.price),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,36 +173,31 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"grokscope {__version__}")
         return 0
     study = _named_study(arguments)
-    options = option_fields(study or StudySpec())
+    options, kinds = option_fields(study or StudySpec()), []
+    functions: dict[type, Callable[..., int]] = {}
+    for name, (kind, function) in _commands().items():
+        if issubclass(kind, OfStudy):
+            doc = kind.__doc__
+            kind = dataclasses.make_dataclass(
+                kind.__name__, options, bases=(kind,), frozen=True, kw_only=True
+            )
+            kind.__doc__ = doc
+        functions[kind] = function
+        kinds.append(Annotated[kind, tyro.conf.subcommand(name)])
     try:
         command = cli_parser.parse(
-            _commands(options),
+            Union[tuple(kinds)],  # noqa: UP007
             arguments or ["--help"],
             prog="grokscope",
             description="Train transformers on worlds of facts, trace and diagnose how they answer.",
         )
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 2
-    if isinstance(command, World):
-        action = command.action
-        return _world_build(action) if isinstance(action, WorldBuild) else _world_inspect(action)
-    if isinstance(command, Report):
-        return _report(command.directory)
-    if isinstance(command, cli_mechanics.COMMANDS):
-        return cli_mechanics.do(command)
-    if isinstance(command, cli_findings.Findings):
-        return cli_findings.do(command)
-    if isinstance(command, Import):
-        return _import(command)
-    if isinstance(command, cli_transfer.Transfer):
-        return cli_transfer.transfer(command)
-    if isinstance(command, cli_worthwhile.COMMANDS):
-        return cli_worthwhile.do(command)
+    do = functions[type(command)]
+    if not isinstance(command, OfStudy):
+        return do(command)
     assert study is not None  # without one, these commands do not get past the parser
-    chosen = apply(study, command)
-    if type(command).__name__ == "Plan":
-        return cli_plan.plan(chosen, command)
-    return _show(chosen) if type(command).__name__ == "Show" else _run(chosen, command)
+    return do(apply(study, command), command)
 
 
 def _named_study(arguments: list[str]) -> StudySpec | None:
@@ -188,68 +221,15 @@ def _named_study(arguments: list[str]) -> StudySpec | None:
     return load_study(arguments[1], family)
 
 
-def _commands(options: list[tuple[str, Any, Any]]) -> Any:
-    """The type tyro parses: one dataclass per command; `run`, `show` and `plan` have the study's options."""
-    which = f"A shipped study ({', '.join(shipped_studies())}), or the path of a study file."
-    study = ("study", Annotated[tyro.conf.Positional[str], Help(help=which, metavar="STUDY")])
-    family_help = "Which of the file's model families; None: the file's own choice."
-    family = ("family", Annotated[str | None, Help(help=family_help)], dataclasses.field(default=None))
-    out_help = "The study's directory; None: runs/<study>, or runs/<study>-<family>."
-    workers_help = "Runs at a time; None: one per usable core."
-    threads_help = (
-        "Threads of each worker, part of what a run's bits depend on; None: usable cores // workers."
-    )
-    population_help = (
-        "How many new runs are trained together in one process: auto (many on a GPU, one on a CPU), off, or "
-        "a number."
-    )
-    run = dataclasses.make_dataclass(
-        "Run",
-        [
-            study,
-            family,
-            ("out", Annotated[Path | None, Help(help=out_help)], dataclasses.field(default=None)),
-            ("workers", Annotated[int | None, Help(help=workers_help)], dataclasses.field(default=None)),
-            ("threads", Annotated[int | None, Help(help=threads_help)], dataclasses.field(default=None)),
-            (
-                "population",
-                Annotated[int | Literal["auto", "off"], Help(help=population_help)],
-                dataclasses.field(default="auto"),
-            ),
-            *options,
-        ],
-        frozen=True,
-    )
-    run.__doc__ = "Run a study, or go on with it: finished runs are skipped, interrupted ones resumed."
-    show = dataclasses.make_dataclass("Show", [study, family, *options], frozen=True)
-    show.__doc__ = "Print a study with every setting, what it will take on disk, and its cost."
-    plan = dataclasses.make_dataclass("Plan", [study, family, *cli_plan.FIELDS, *options], frozen=True)
-    plan.__doc__ = "Say what a study will take before it runs: FLOP, hours, memory, disk, per run and in all."
-    return (
-        Annotated[run, tyro.conf.subcommand("run")]
-        | Annotated[World, tyro.conf.subcommand("world")]
-        | Annotated[Report, tyro.conf.subcommand("report")]
-        | Annotated[Import, tyro.conf.subcommand("import")]
-        | cli_mechanics.UNION
-        | Annotated[cli_transfer.Transfer, tyro.conf.subcommand("transfer")]
-        | Annotated[cli_findings.Findings, tyro.conf.subcommand("findings")]
-        | Annotated[show, tyro.conf.subcommand("show")]
-        | Annotated[plan, tyro.conf.subcommand("plan")]
-        | Annotated[cli_worthwhile.Worthwhile, tyro.conf.subcommand("worthwhile")]
-        | Annotated[cli_worthwhile.Price, tyro.conf.subcommand("price")]
-    )
-
-
 def default_out(study: StudySpec) -> Path:
     """`runs/<study>`, with the family where the study has one that is not its only one."""
     name = study.name if study.family == "default" else f"{study.name}-{study.family}"
     return Path("runs") / safe_name(name, "study name")
 
 
-def _run(study: StudySpec, command: Any) -> int:
+def _run(study: StudySpec, command: Run) -> int:
+    from grokscope.report.printed import print_summary, print_transfers
     from grokscope.runs.execute import RunsFailed, run_study
-    from grokscope.runs.summary import print_summary
-    from grokscope.runs.transfer_summary import print_transfers
 
     out = command.out or default_out(study)
     failed: RunsFailed | None = None
@@ -294,13 +274,18 @@ def _import(command: Import) -> int:
     return 0
 
 
-def _show(study: StudySpec) -> int:
+def _show(study: StudySpec, command: Show) -> int:
     from grokscope.runs.cost import study_sentences
 
     print(yaml.safe_dump(study.tree(), sort_keys=False, allow_unicode=True, width=110), end="")
     for line in study_sentences(study):
         print(f"# {line}")
     return 0
+
+
+def _world(command: World) -> int:
+    action = command.action
+    return _world_build(action) if isinstance(action, WorldBuild) else _world_inspect(action)
 
 
 def _world_build(command: WorldBuild) -> int:

@@ -29,18 +29,20 @@ class Findings:
 def do(command: Findings) -> int:
     """Run the command; returns the exit code."""
     from grokscope.findings import evaluate
-    from grokscope.runs.study import Study, open_directory
+    from grokscope.runs.study import open_study
 
     if command.page is not None and command.page.suffix != ".md":
         raise InputError(f"page = {command.page}: allowed are names that end in .md.")
-    study = open_directory(command.directory)
-    if not isinstance(study, Study):
-        raise InputError(f"{command.directory} holds one {type(study).__name__.lower()}, not a study.")
-    found = evaluate(study)
-    if command.page is not None:
+    study = open_study(command.directory)
+    if command.page is None:
+        found = evaluate(study)
+    else:
         from grokscope.report.finding_page import write_page
+        from grokscope.report.gather import gather
 
-        write_page(study, found, command.page)
+        view = gather(study)
+        found = view.found or evaluate(study)
+        write_page(study, view, found, command.page)
     if command.json:
         print(json.dumps(found.tree(), indent=1, allow_nan=False))
     else:

@@ -1,9 +1,10 @@
 """Commands that look inside a run: trace, patch, compare, diagnose. Each prints a table, saves a picture."""
 
 import dataclasses
+import errno
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -105,26 +106,42 @@ class Diagnose:
     """Which checkpoints; None: as the run's spec says."""
 
 
-COMMANDS = (Trace, Patch, Compare, Diagnose)
-UNION: Any = (
-    Annotated[Trace, tyro.conf.subcommand("trace")]
-    | Annotated[Patch, tyro.conf.subcommand("patch")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
-)
+@dataclasses.dataclass(frozen=True)
+class Realign:
+    """Why grokking waits: ask every checkpoint with its bridge in the form of trained queries.
+
+    RUNS is a run's directory, STUDY:REGIME (all seeds of the regime), or several of these joined by commas.
+    Writes the courses beside the picture, as CSV.
+    """
+
+    runs: tyro.conf.Positional[str]
+    """Such as runs/findings:natural."""
+    out: Path
+    """The picture, .png or .pdf (both are written); the table is beside it."""
+    probes: int = 240
+    """Most probes per set."""
+    every: int = 1
+    """Every so manieth checkpoint, and the last."""
+
+
+COMMANDS: dict[str, type] = {
+    "trace": Trace, "patch": Patch, "compare": Compare, "diagnose": Diagnose, "realign": Realign,
+}  # fmt: skip
 
 
 def do(command: Any) -> int:
     """Run one of `COMMANDS`; returns the exit code."""
-    for count in ("probes", "step", "second_step", "seed"):
+    for count in ("probes", "every", "step", "second_step", "seed"):
         value = getattr(command, count, None)
-        if value is not None and value < (1 if count == "probes" else 0):
-            raise InputError(f"{count} = {value}: allowed is at least {1 if count == 'probes' else 0}.")
+        least = 1 if count in ("probes", "every") else 0
+        if value is not None and value < least:
+            raise InputError(f"{count} = {value}: allowed is at least {least}.")
     out = getattr(command, "out", None)
     if out is not None and out.suffix not in (".png", ".pdf"):
         raise InputError(f"out = {out}: allowed are names that end in .png or .pdf.")
     done: dict[type, Callable[[Any], None]] = {
         Trace: _trace, Patch: _patch, Compare: _compare, Diagnose: _diagnose,
+        Realign: _realign,
     }  # fmt: skip
     done[type(command)](command)
     return 0
@@ -171,7 +188,7 @@ def _trace(command: Trace) -> None:
     heads = [f"{role} {token}".strip() for role, token in zip(sketch.roles, inputs, strict=False)]
     print_table(f"{sketch.title}: {sketch.subtitle}", ["stage (last on top)", *heads], rows)
     print(sketch.note)
-    _save(lambda: path_grid([sketch]), command.out or command.run / "figures" / f"{name}.png")
+    _save(lambda: path_grid([sketch]), command.out, command.run / "figures" / f"{name}.png")
 
 
 def _patch(command: Patch) -> None:
@@ -208,7 +225,7 @@ def _patch(command: Patch) -> None:
     print_table(f"{title}\n{n} (unconditioned rate in brackets)", ["stage (last on top)", *roles], rows)
     site = [] if command.site == "state" else [command.site]
     name = _file_name("patch", command.arm, *site, command.probe_set, *which, f"step{step}")
-    _save(lambda: interchange_map(given, title, n), command.out or command.run / "figures" / name)
+    _save(lambda: interchange_map(given, title, n), command.out, command.run / "figures" / name)
 
 
 def _compare(command: Compare) -> None:
@@ -254,7 +271,7 @@ def _compare(command: Compare) -> None:
     if command.align != "stage":
         at.append(command.align)
     name = _file_name("compare", _group_name(sides[1]), *dict.fromkeys(sets), *at)
-    _save(lambda: distances(found, names), command.out or sides[0][0].directory / "figures" / name)
+    _save(lambda: distances(found, names), command.out, sides[0][0].directory / "figures" / name)
 
 
 def _diagnose(command: Diagnose) -> None:
@@ -276,7 +293,49 @@ def _diagnose(command: Diagnose) -> None:
     print_verdict(run.name, verdict)
     sketches = run_sketches(run.name, run.causal.to_dicts(), verdict, answer_position(run))
     if sketches:
-        _save(lambda: path_grid(sketches), command.run / "figures" / f"paths_step{verdict.step}.png")
+        _save(lambda: path_grid(sketches), None, command.run / "figures" / f"paths_step{verdict.step}.png")
+
+
+def _realign(command: Realign) -> None:
+    import polars as pl
+
+    from grokscope.files import write_text
+    from grokscope.findings.measured import measure
+    from grokscope.findings.waiting import ASKED, SETS, course, sentences, split
+    from grokscope.mechanics.judge.diagnosis import diagnose
+    from grokscope.report.finding_figures import realigned
+    from grokscope.report.printed import print_table
+    from grokscope.runs.causal import complete
+    from grokscope.runs.study import runs_of
+
+    runs, parts, saturated = runs_of(command.runs), [], {}
+    for run in runs:
+        if (diagnosis := run.diagnosis) is None:
+            complete(run)
+            diagnosis = diagnose(run.metrics, run.traces, run.corpus.probes, run.spec.diagnosis)
+        saturated[run.name] = measure(run.name, run, diagnosis).time("saturation")
+        steps = [*run.steps[:: command.every], *run.steps[-1:]]
+        parts.append(course(run, command.probes, list(dict.fromkeys(steps))))
+        print(f"{run.name}: {len(parts[-1]['step'].unique())} checkpoints", flush=True)
+    rows = pl.concat(parts)
+    mean = rows.group_by("step", "probe_set", "asked", maintain_order=True).agg(pl.col("rate").mean())
+    shown = {(step, name, way): rate for step, name, way, rate in mean.iter_rows()}
+    sets = [name for name in SETS if name in rows["probe_set"].unique()]
+    print_table(
+        f"{_group_name(runs)}: mean accuracy, plain / realigned to the bridge it reads / to the true one",
+        ["step", *(SETS[name] for name in sets)],
+        [
+            (
+                f"{step:,}",
+                *(" / ".join(f"{shown[step, name, way]:.2f}" for way in ASKED[:3]) for name in sets),
+            )
+            for step in sorted(rows["step"].unique())
+        ],
+    )
+    window = runs[0].spec.diagnosis.window
+    print("\n".join(sentences(split(rows, saturated, window), len(runs))))
+    write_text(command.out.with_suffix(".csv"), rows.write_csv(float_precision=4))
+    _save(lambda: realigned(rows), command.out, command.out)
 
 
 def _group_name(runs: "list[Run]") -> str:
@@ -323,11 +382,19 @@ def _file_name(*parts: str) -> str:
     return "_".join("".join(c if c.isalnum() or c in "-_" else "_" for c in part) for part in parts) + ".png"
 
 
-def _save(draw: Any, path: Path) -> None:
-    """Draw in the report's style, and write PNG and PDF."""
+def _save(draw: Any, out: Path | None, usual: Path) -> None:
+    """Draw in the report's style, and write PNG and PDF; the usual place may be in a run that is somebody
+    else's, or in an archive, which is no reason to fail."""
     from grokscope.report import style
 
+    path = out or usual
     with style.styled():
         figure: Figure = draw()
-        style.save(figure, path.with_suffix(""))
+        try:
+            style.save(figure, path.with_suffix(""))
+        except OSError as error:
+            if out is not None or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            print(f"picture: none, {path.parent} cannot be written ({error.strerror}): say where, --out.")
+            return
     print(f"picture: {path}")

@@ -3,14 +3,13 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from grokscope.errors import InputError
 from grokscope.runs.devices import DEVICES, UTILISATION, device_of
+from grokscope.runs.files import shipped_studies
 from grokscope.runs.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -22,36 +21,42 @@ TRAINING = ("steps", "checkpoints", "saves")
 """Parts of a run that its recorded clock covers."""
 
 
-def _option(kind: Any, default: Any, text: str) -> tuple[Any, Any]:
-    return Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default)
+WHICH = f"A shipped study ({', '.join(shipped_studies())}), or the path of a study file."
 
 
-FIELDS: list[tuple[str, Any, Any]] = [
-    (name, *_option(kind, default, text))
-    for name, kind, default, text in (
-        ("device", str | None, None, f"Plan for one of {', '.join(DEVICES)}; None: measure this machine."),
-        (
-            "utilisation",
-            float | None,
-            None,
-            f"Share of the device's peak that is reached; None: {UTILISATION}.",
-        ),
-        ("workers", int | None, None, "Runs at a time on this machine; None: one per usable core."),
-        ("threads", int | None, None, "Threads of each worker; None: usable cores // workers."),
-        ("seconds", float, 30.0, "How long to measure this machine, once everything is compiled."),
-        (
-            "against",
-            Path | None,
-            None,
-            "Finished runs (a directory): what they took beside it.",
-        ),
-        ("json", bool, False, "Print JSON: seconds, bytes, FLOP."),
-    )
-]
-"""Options of the command beside the study's own."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfStudy:
+    """A command about a study, whose own fields are options too (`runs.options`)."""
+
+    study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help=WHICH, metavar="STUDY")]
+    family: str | None = None
+    """Which of the file's model families; None: the file's own choice."""
 
 
-def plan(study: StudySpec, command: Any) -> int:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(OfStudy):
+    """Say what a study will take before it runs: FLOP, hours, memory, disk, per run and in all."""
+
+    device: Annotated[
+        str | None, tyro.conf.arg(help=f"Plan for one of {', '.join(DEVICES)}; None: measure this machine.")
+    ] = None
+    utilisation: Annotated[
+        float | None,
+        tyro.conf.arg(help=f"Share of the device's peak that is reached; None: {UTILISATION}."),
+    ] = None
+    workers: int | None = None
+    """Runs at a time on this machine; None: one per usable core."""
+    threads: int | None = None
+    """Threads of each worker; None: usable cores // workers."""
+    seconds: float = 30.0
+    """How long to measure this machine, once everything is compiled."""
+    against: Path | None = None
+    """Finished runs (a directory): what they took beside it."""
+    json: bool = False
+    """Print JSON: seconds, bytes, FLOP."""
+
+
+def plan(study: StudySpec, command: Plan) -> int:
     """Count, measure if asked of this machine, and print."""
     recorded = {} if command.against is None else recorded_seconds(study, command.against)
     found, alone = _estimates(study, command)
@@ -95,7 +100,7 @@ def against_sentence(what: str, found: "StudyEstimate", recorded: dict[str, floa
     )
 
 
-def _estimates(study: StudySpec, command: Any) -> tuple["StudyEstimate", "StudyEstimate | None"]:
+def _estimates(study: StudySpec, command: Plan) -> tuple["StudyEstimate", "StudyEstimate | None"]:
     """The estimate, and what it would be with nobody else on the machine, where that can be said."""
     from grokscope.runs.estimate import count_work, estimate_device, estimate_here
     from grokscope.runs.execute import usable_cores
@@ -140,20 +145,16 @@ def _ratio(number: float) -> str:
 
 
 def _print(found: "StudyEstimate", alone: "StudyEstimate | None", study: StudySpec) -> None:
+    from grokscope.report.printed import print_rows
     from grokscope.runs.cost import bytes_text
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, 110))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("run", "steps", "FLOP", "time", "memory", "disk"):
-        table.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
-    for run in found.all:
-        table.add_row(
-            run.name, f"{run.steps:,}", f"{run.flop:.2e}", _time(run.total_seconds),
-            bytes_text(found.memory), bytes_text(run.disk),
-        )  # fmt: skip
-    console.print(table)
+    heads = ("run", "steps", "FLOP", "time", "memory", "disk")
+    rows = [
+        (run.name, f"{run.steps:,}", f"{run.flop:.2e}", _time(run.total_seconds), bytes_text(found.memory),
+         bytes_text(run.disk))
+        for run in found.all
+    ]  # fmt: skip
+    console = print_rows(heads, rows, width=110, whole=heads, right=heads[1:])
     for sentence in sentences(found, alone, study):
         console.print(sentence, highlight=False, soft_wrap=True)
 

@@ -60,13 +60,13 @@ def transfer(command: Transfer) -> int:
     Raises:
         InputError: there is no such run or base, or a setting cannot be honoured.
     """
+    from grokscope.report.printed import print_transfers
     from grokscope.runs.bases import step_of
     from grokscope.runs.directory import TRANSFERS, place_of
     from grokscope.runs.job import TransferRunSpec
     from grokscope.runs.open import Run
     from grokscope.runs.open import Transfer as Made
     from grokscope.runs.plan import plan, prepare_job
-    from grokscope.runs.transfer_summary import print_transfers
     from grokscope.runs.worker import do_job
     from grokscope.training.stops import Interrupted
     from grokscope.transfer.spec import TransferSpec

@@ -42,24 +42,15 @@ class Price:
     """Print JSON."""
 
 
-COMMANDS = (Worthwhile, Price)
-
-
-def do(command: Worthwhile | Price) -> int:
-    """Run a command; returns the exit code."""
-    return _price(command) if isinstance(command, Price) else _worthwhile(command)
-
-
-def _price(command: Price) -> int:
+def price(command: Price) -> int:
+    """Run the command; returns the exit code."""
     from grokscope.files import whole
     from grokscope.findings.price import ENDS, HEADS, cells, ends, prices, rows, rung_table, rungs, table
     from grokscope.report.printed import print_table
-    from grokscope.runs.study import Study, open_directory
+    from grokscope.runs.study import open_study
     from grokscope.statistics.exact import FEWEST_RUNS
 
-    study = open_directory(command.directory)
-    if not isinstance(study, Study):
-        raise InputError(f"{command.directory} holds one {type(study).__name__.lower()}, not a study.")
+    study = open_study(command.directory)
     found, notes = rungs(study)
     every = prices(found)
     if command.out is not None:
@@ -81,14 +72,14 @@ def _price(command: Price) -> int:
     return 0
 
 
-def _worthwhile(command: Worthwhile) -> int:
+def worthwhile(command: Worthwhile) -> int:
+    """Run the command; returns the exit code."""
     from grokscope.files import whole
-    from grokscope.findings import bought
-    from grokscope.findings.transfers import transferred
+    from grokscope.findings.transfers import RATE_HEADS, mix_rates, rate_cells, rate_table, transferred
     from grokscope.findings.worthwhile import worthwhile
     from grokscope.findings.worthwhile_text import HEADS, rows, sentences
     from grokscope.report.printed import print_table
-    from grokscope.runs.study import Study, open_directory
+    from grokscope.runs.study import open_study
 
     share = UTILISATION if command.utilisation is None else command.utilisation
     if not 0 < share <= 1:
@@ -98,19 +89,17 @@ def _worthwhile(command: Worthwhile) -> int:
     if not command.levels:
         raise InputError("levels = (): name at least one accuracy.")
     device = None if command.device is None else device_of(command.device)
-    study = open_directory(command.directory)
-    if not isinstance(study, Study):
-        raise InputError(f"{command.directory} holds one {type(study).__name__.lower()}, not a study.")
+    study = open_study(command.directory)
     found = worthwhile(study, command.levels, command.probe_set)
     transfers, remarks = transferred(study)
-    buys = bought.bought(transfers)
+    buys = mix_rates(transfers)
     if command.out is not None:
         from grokscope.report import style
         from grokscope.report.worthwhile_figure import iso_accuracy
 
         tables = {"worthwhile": found.table(), "worthwhile_runs": found.run_table()}
         if buys:
-            tables["worthwhile_transfer"] = bought.table(buys)
+            tables["worthwhile_transfer"] = rate_table(buys)
         for name, table in tables.items():
             with whole(command.out / f"{name}.csv") as draft:
                 table.write_csv(draft)
@@ -122,7 +111,7 @@ def _worthwhile(command: Worthwhile) -> int:
             "probe_set": found.probe_set,
             "ways": found.table().to_dicts(),
             "runs": found.run_table().to_dicts(),
-            "transfer": bought.table(buys).to_dicts(),
+            "transfer": rate_table(buys).to_dicts(),
             "sentences": sentences(found),
         }
         print(json.dumps(tree, indent=1, allow_nan=False))
@@ -135,7 +124,7 @@ def _worthwhile(command: Worthwhile) -> int:
         print(sentence)
     if buys:
         title = "what each buys in transfer: accuracy on new facts' compositions, atoms known"
-        print_table(title, bought.HEADS, bought.cells(buys))
+        print_table(title, RATE_HEADS, rate_cells(buys))
     for remark in remarks:
         print(remark)
     return 0

@@ -1,11 +1,15 @@
-"""What a finding needs to know of a run: its diagnosis, its verdict, and where its checkpoints lie."""
+"""What findings need to know of a study: of every run its diagnosis, its verdict, and where its checkpoints
+lie."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from grokscope.errors import InputError
+from grokscope.findings.transfers import Transferred, transferred
+from grokscope.findings.values import Result
 from grokscope.mechanics.judge.diagnosis import Diagnosis
 from grokscope.mechanics.judge.profile import Profile, profile
 from grokscope.mechanics.judge.verdict import CausalVerdict
@@ -72,10 +76,42 @@ class Measured:
         return found.share if found else None
 
 
-def measured(study: Study) -> tuple[list[Measured], list[str]]:
-    """All finished runs in the study's order, and sentences on what is missing."""
+class Missing(Exception):
+    """There is nothing to test a claim on, for the reason that is given; none: no finished run."""
+
+    def __init__(self, reason: str = "", result: Result = "not run") -> None:
+        super().__init__(reason)
+        self.result = result
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What findings are judged by: the finished runs and transfers of a study, measured once."""
+
+    runs: Sequence[Measured] = ()
+    tuned: Sequence[Transferred] = ()
+    notes: tuple[str, ...] = ()
+    """On what is missing."""
+
+    def __getitem__(self, regime: str) -> Sequence[Measured]:
+        """The finished runs of a regime, always the same ones; `Missing` if there is none."""
+        if regime not in self._of:
+            raise Missing
+        return self._of[regime]
+
+    @cached_property
+    def _of(self) -> dict[str, list[Measured]]:
+        return {run.regime: of(self.runs, run.regime) for run in self.runs}
+
+
+def evidence(study: Study, runs: Mapping[str, Run] | None = None) -> Evidence:
+    """Measure what a study has finished, in its order.
+
+    Args:
+        study: it. runs: its runs, where they have been opened; None: they are opened here.
+    """
     found, missing, unfinished, notes = [], list[str](), list[str](), list[str]()
-    runs = study.runs
+    runs = study.runs if runs is None else runs
     for name in study.spec.expand():
         run = runs.get(name)
         if run is None:
@@ -94,7 +130,8 @@ def measured(study: Study) -> tuple[list[Measured], list[str]]:
     untested = [one.name for one in found if one.verdict is None]
     if untested:
         notes.append(f"Without a causal verdict: {', '.join(untested)} (`grokscope diagnose RUN` makes one).")
-    return found, notes
+    tuned, tuned_notes = transferred(study)
+    return Evidence(found, tuned, (*notes, *tuned_notes))
 
 
 def measure(name: str, run: Run, diagnosis: Diagnosis) -> Measured:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from grokscope.findings.paper import CITATION
-from grokscope.findings.values import Claim, Finding, Findings, number_text
+from grokscope.findings.values import ClaimResult, FindingResult, Findings, number_text
 from grokscope.statistics.exact import FEWEST_RUNS
 
 
@@ -61,12 +61,12 @@ def summary_rows(found: Findings) -> list[tuple[str, ...]]:
     return rows
 
 
-def p_text(claim: Claim) -> str:
+def p_text(claim: ClaimResult) -> str:
     """The corrected p value."""
     return "" if claim.p_holm is None else f"{claim.p_holm:.3g}"
 
 
-def runs_text(claim: Claim) -> str:
+def runs_text(claim: ClaimResult) -> str:
     """Runs per group."""
     return " / ".join(map(str, claim.runs))
 
@@ -77,7 +77,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _finding(one: Finding, drawings: Sequence[Drawing]) -> list[str]:
+def _finding(one: FindingResult, drawings: Sequence[Drawing]) -> list[str]:
     claims = [
         [f"{claim.key}: {claim.hypothesis}", f"**{claim.result}**", _effect(claim), claim.test, p_text(claim),
          runs_text(claim), claim.reason]
@@ -103,5 +103,5 @@ def _finding(one: Finding, drawings: Sequence[Drawing]) -> list[str]:
     return out
 
 
-def _effect(claim: Claim) -> str:
+def _effect(claim: ClaimResult) -> str:
     return f"{claim.effect.label}: {number_text(claim.effect)}" if claim.effect else ""

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from grokscope.findings.values import Claim, Finding, Number, Result, Unit, plain
-from grokscope.statistics.exact import FEWEST_RUNS, Effect, Equivalence
-from grokscope.statistics.multiple import holm
+from grokscope.findings.measured import Evidence, Missing
+from grokscope.findings.values import ClaimResult, FindingResult, Number, Result, Unit, plain
+from grokscope.statistics.exact import FEWEST_RUNS, Effect, Equivalence, holm
 
 ALPHA = 0.05
 
@@ -24,17 +24,14 @@ Wanted: TypeAlias = Literal["more", "less", "same"]
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A claim before the finding's other tests are known."""
+class Outcome:
+    """What a test of a claim found, before the finding's other tests are known."""
 
-    key: str
-    hypothesis: str
-    wanted: Wanted
-    effect: Effect | None
+    effect: Effect | None = None
     """None: there was nothing to test, for `reason`."""
-    label: str
+    label: str = ""
     """Of it."""
-    unit: Unit
+    unit: Unit = "rate"
     reason: str = ""
     missing: Result = "cannot tell"
     """The result where there is no effect."""
@@ -48,25 +45,50 @@ class Draft:
     paper: tuple[Number, ...] = ()
 
 
-def settle(drafts: Sequence[Draft]) -> tuple[Claim, ...]:
-    """The claims of one finding, corrected for each other. Descriptive ones are no tests and cost nothing."""
-    tested = {one.key: one.effect.p_value for one in drafts if one.effect and _enough(one.effect)}
-    adjusted = holm(tested)
-    return tuple(_settled(one, adjusted.get(one.key), len(tested)) for one in drafts)
+@dataclass(frozen=True)
+class Claim:
+    """A claim: a sentence and its test."""
+
+    key: str
+    hypothesis: str
+    wanted: Wanted
+    """The direction that supports it."""
+    test: Callable[[Evidence], Outcome]
+    """May raise `Missing`."""
 
 
-def finding(
-    number: int, title: str, hypothesis: str, drafts: Sequence[Draft], notes: Sequence[str] = ()
-) -> Finding:
-    """A finding from its claims."""
-    claims = settle(drafts)
+@dataclass(frozen=True)
+class Finding:
+    """Claims that stand and fall together, and are corrected for each other."""
+
+    number: int
+    title: str
+    hypothesis: str
+    claims: list[Claim]
+    regimes: tuple[str, ...]
+    """Whose finished runs the claims are about."""
+    notes: Callable[[Evidence], Sequence[str]] = lambda evidence: ()
+    """What else is to be said of the evidence."""
+
+
+def judge(finding: Finding, evidence: Evidence) -> FindingResult:
+    """Test all claims of a finding. Descriptive ones are no tests and cost no correction."""
+    found = [_tested(claim, finding, evidence) for claim in finding.claims]
+    asked = [(claim.key, one.effect) for claim, one in zip(finding.claims, found, strict=True)]
+    p_values = {key: effect.p_value for key, effect in asked if effect and _enough(effect)}
+    adjusted = holm(p_values)
+    claims = tuple(
+        _settled(claim, one, adjusted.get(claim.key), len(p_values))
+        for claim, one in zip(finding.claims, found, strict=True)
+    )
     results = [claim.result for claim in claims]
 
     def named(*kinds: Result) -> str:
         return ", ".join(claim.key for claim in claims if claim.result in kinds)
 
-    def judged(result: Result, reason: str) -> Finding:
-        return Finding(number, title, hypothesis, result, reason, claims, tuple(notes))
+    def judged(result: Result, reason: str) -> FindingResult:
+        said, notes = (finding.number, finding.title, finding.hypothesis), tuple(finding.notes(evidence))
+        return FindingResult(*said, result, reason, claims, notes)
 
     if "contradicted" in results:
         return judged("contradicted", f"contradicted by: {named('contradicted')}.")
@@ -83,34 +105,44 @@ def finding(
     return judged("cannot tell", f"open: {open_claims}.")
 
 
+def _tested(claim: Claim, finding: Finding, evidence: Evidence) -> Outcome:
+    try:
+        return claim.test(evidence)
+    except Missing as missing:
+        reason = str(missing) or f"no finished run of {' or '.join(finding.regimes)}."
+        return Outcome(reason=reason, missing=missing.result)
+
+
 def _enough(effect: Effect) -> bool:
     return min(effect.n) >= FEWEST_RUNS
 
 
-def _settled(draft: Draft, p_holm: float | None, tests: int) -> Claim:
-    result, reason = _judged(draft, p_holm, tests)
-    effect, p_value = draft.effect, None
+def _settled(claim: Claim, tested: Outcome, p_holm: float | None, tests: int) -> ClaimResult:
+    result, reason = _judged(tested, claim.wanted, p_holm, tests)
+    effect, p_value = tested.effect, None
     shown, runs = None, tuple[int, ...]()
     if effect is not None:
         said = f"{effect.n[0]} pairs of runs" if effect.paired else f"{effect.n[0]} and {effect.n[1]} runs"
         level = f"{effect.confidence:.0%} interval"
-        shown = Number(draft.label, draft.unit, effect.scaled(draft.scale), f"{said}, {level}", draft.note)
+        shown = Number(
+            tested.label, tested.unit, effect.scaled(tested.scale), f"{said}, {level}", tested.note
+        )
         runs, p_value = effect.n, effect.p_value if _enough(effect) else None
-    return Claim(
-        draft.key, draft.hypothesis, _named(draft), result, reason, shown, p_value, p_holm, runs,
-        draft.groups, draft.paper,
+    return ClaimResult(
+        claim.key, claim.hypothesis, _named(tested), result, reason, shown, p_value, p_holm, runs,
+        tested.groups, tested.paper,
     )  # fmt: skip
 
 
-def _judged(draft: Draft, p_holm: float | None, tests: int) -> tuple[Result, str]:
-    effect = draft.effect
+def _judged(tested: Outcome, wanted: Wanted, p_holm: float | None, tests: int) -> tuple[Result, str]:
+    effect = tested.effect
     if effect is None:
-        return draft.missing, draft.reason
-    more = f" {draft.reason}" if draft.reason else ""
+        return tested.missing, tested.reason
+    more = f" {tested.reason}" if tested.reason else ""
     if p_holm is None:
         few = min(effect.n)
         runs = f"{few} run{'s' if few != 1 else ''} a group, {FEWEST_RUNS} are needed for a test."
-        return "descriptive", f"{runs}{_range(draft)}{more}"
+        return "descriptive", f"{runs}{_range(tested)}{more}"
     if isinstance(effect, Equivalence):
         if p_holm <= ALPHA:
             return "supported", f"within the margin, p = {p_holm:.3g} (Holm).{more}"
@@ -118,23 +150,23 @@ def _judged(draft: Draft, p_holm: float | None, tests: int) -> tuple[Result, str
             return "contradicted", f"beyond the margin, p = {beyond:.3g} (Bonferroni).{more}"
         return "cannot tell", f"neither within the margin (p = {p_holm:.3g}, Holm) nor beyond it.{more}"
     if p_holm <= ALPHA:
-        as_claimed = (effect.value > 0) == (draft.wanted == "more")
+        as_claimed = (effect.value > 0) == (wanted == "more")
         return ("supported" if as_claimed else "contradicted"), f"p = {p_holm:.3g} (Holm).{more}"
     least = min(1.0, effect.smallest_p * tests)
     limit = f" {tests} tests at this n cannot go below {least:.3g}." if least > ALPHA else ""
     return "cannot tell", f"p = {p_holm:.3g} (Holm).{limit}{more}"
 
 
-def _range(draft: Draft) -> str:
+def _range(tested: Outcome) -> str:
     """Lowest and highest of the pairs, where there is no interval to show."""
-    if len(draft.each) < 2:
+    if len(tested.each) < 2:
         return ""
-    low, high = (plain(draft.scale(end), draft.unit) for end in (min(draft.each), max(draft.each)))
+    low, high = (plain(tested.scale(end), tested.unit) for end in (min(tested.each), max(tested.each)))
     return f" Every pair: {low}." if low == high else f" Pairs from {low} to {high}."
 
 
-def _named(draft: Draft) -> str:
-    effect = draft.effect
+def _named(tested: Outcome) -> str:
+    effect = tested.effect
     if effect is None:
         return "none"
     how = "sign flips of pairs" if effect.paired else "exchange of runs"

@@ -26,8 +26,8 @@ class Number(Spread):
 
 
 @dataclass(frozen=True)
-class Claim:
-    """One hypothesis with its test."""
+class ClaimResult:
+    """One claim with its test."""
 
     key: str
     hypothesis: str
@@ -48,7 +48,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Finding:
+class FindingResult:
     """One of the reference's findings, judged by its claims."""
 
     number: int
@@ -57,7 +57,7 @@ class Finding:
     result: Result
     """Supported: all claims are. Contradicted: any is."""
     reason: str
-    claims: tuple[Claim, ...]
+    claims: tuple[ClaimResult, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -74,7 +74,7 @@ class Findings(Stored):
     """The random streams that differ between seeds."""
     seeds: Mapping[str, tuple[int, ...]]
     """Finished runs by regime."""
-    findings: tuple[Finding, ...]
+    findings: tuple[FindingResult, ...]
     notes: tuple[str, ...]
 
 

@@ -1,5 +1,7 @@
 """From a spec to a model."""
 
+from importlib import import_module
+
 import torch
 
 from grokscope.errors import InputError
@@ -11,7 +13,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def build_model(
-    spec: ModelSpec, vocab: int, positions: int, fmt: FormatSpec, seed: int, dtype: str = "float32"
+    spec: ModelSpec, vocab: int, positions: int, fmt: FormatSpec, seed: int, dtype: str
 ) -> Reasoner:
     """A freshly initialised model on the CPU. Same arguments, same bytes; the global random state is not
     touched.
@@ -33,7 +35,11 @@ def build_model(
     if vocab < 1 or positions < 1:
         raise InputError(f"vocab = {vocab}, positions = {positions}: both must be at least 1.")
     try:
-        return spec.build(vocab, positions, fmt, seed, DTYPES[dtype])
+        module, _, name = spec.MODEL.partition(":")
+        made: Reasoner = getattr(import_module(module), name)(
+            spec, vocab, positions, fmt, seed, DTYPES[dtype]
+        )
+        return made
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
             raise

@@ -30,6 +30,7 @@ from grokscope.models.protocol import Group, Reasoner
 from grokscope.models.spec import LoopedSpec
 from grokscope.models.stages import looped_stages
 from grokscope.models.taps import Tap, tapped, within
+from grokscope.world.format import FormatSpec
 
 
 class LoopedCarry(NamedTuple):
@@ -67,6 +68,13 @@ class Block(nn.Module):
             own_BTD = self.norm1(own_BTD + self.attention(x_BTD, tap, at))
             out = self.norm2(own_BTD + tapped(tap, "mlp", self.mlp(own_BTD)))
         return out
+
+
+def build(
+    spec: LoopedSpec, vocab: int, positions: int, fmt: FormatSpec, seed: int, dtype: torch.dtype
+) -> "LoopedModel":
+    """The model in a format."""
+    return LoopedModel(spec, vocab, positions, fmt.attention == "causal", seed, dtype)
 
 
 class LoopedModel(Reasoner):

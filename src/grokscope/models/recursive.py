@@ -32,6 +32,7 @@ from grokscope.models.protocol import Group, Reasoner
 from grokscope.models.spec import RecursiveSpec
 from grokscope.models.stages import recursive_stages
 from grokscope.models.taps import Tap, tapped, within
+from grokscope.world.format import FormatSpec
 
 HALT_BIAS = -5.0
 POSITION_SCALE = 0.707106781
@@ -113,6 +114,17 @@ class Level(nn.Module):
         return x_BTD
 
 
+def build(
+    spec: RecursiveSpec, vocab: int, positions: int, fmt: FormatSpec, seed: int, dtype: torch.dtype
+) -> "RecursiveModel":
+    """The model in a format, which must let all positions see all."""
+    if fmt.attention == "causal":
+        raise InputError(
+            "format.attention = 'causal': a recursive model sees all positions, so it must be 'full'."
+        )
+    return RecursiveModel(spec, vocab, positions, seed, dtype)
+
+
 class RecursiveModel(Reasoner):
     """The TRM of a `RecursiveSpec`.
 
@@ -156,7 +168,8 @@ class RecursiveModel(Reasoner):
         self.prefix_embedding = nn.Parameter(torch.zeros(spec.prefix, spec.width)) if spec.prefix else None
         self.position_embedding = init.table(total, spec.width) if spec.positions == "learned" else None
         self.level = Level(spec, total, init)
-        self.head = Linear(init.matrix(vocab, spec.width))
+        own_head = init.matrix(vocab, spec.width)  # drawn in any case: all else is then the same
+        self.head = None if spec.tied_head else Linear(own_head)
         self.halting = Linear(nn.Parameter(torch.zeros(2, spec.width)), bias=True)
         nn.init.constant_(self.halting.get_parameter("bias"), HALT_BIAS)
         self.register_buffer("h_init", init.state(spec.width))
@@ -212,7 +225,10 @@ class RecursiveModel(Reasoner):
 
     def unembed(self, state_BTD: Tensor) -> Tensor:
         # Of a slice of positions, PyTorch would make one product per row, each with a copy of the weight.
-        logits_BTV: Tensor = self.head(state_BTD.contiguous())
+        state_BTD = state_BTD.contiguous()
+        if self.head is None:
+            return F.linear(state_BTD, self.token_embedding.to(self.dtype)).float()
+        logits_BTV: Tensor = self.head(state_BTD)
         return logits_BTV.float()
 
     def hidden(self, tokens_BS: Tensor, loops: int | None = None) -> Tensor:

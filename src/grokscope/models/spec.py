@@ -1,20 +1,13 @@
-"""What can be said of a model. Every field is honoured or refused, never ignored.
-
-PyTorch is imported where a model is built: the command line reads specs and must not wait for it.
-"""
+"""What can be said of a model. Every field is honoured or refused, never ignored."""
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, SerializeAsAny, model_validator
 from pydantic_core import PydanticKnownError
 
-from grokscope.errors import InputError
-from grokscope.spec import Spec
+from grokscope.spec import Spec, later
 
 if TYPE_CHECKING:
-    import torch
-
-    from grokscope.models.protocol import Reasoner
     from grokscope.world.format import FormatSpec
 
 MOST_WIDTH, MOST_REPEATS, MOST_EXPANSION = 2**16, 2**12, 2**8
@@ -24,14 +17,11 @@ MOST_WIDTH, MOST_REPEATS, MOST_EXPANSION = 2**16, 2**12, 2**8
 class ModelSpec(Spec):
     """Base of the kinds of models: each a subclass with a `kind`, listed in `KINDS`."""
 
+    MODEL: ClassVar[str]
+    """What builds it, as `module:name`: a class or function that is called as `build.build_model` is. Only a
+    name, so that the command line reads specs without PyTorch."""
     INFERENCE_LOOPS: ClassVar[str] = "inference_loops"
     """The field that says how often the shared part runs when evaluated."""
-
-    def build(
-        self, vocab: int, positions: int, fmt: "FormatSpec", seed: int, dtype: "torch.dtype"
-    ) -> "Reasoner":
-        """The model; the arguments are those of `build.build_model`."""
-        raise NotImplementedError
 
     def sees_order(self, fmt: "FormatSpec") -> bool:
         """Whether the model can tell which token stands where."""
@@ -56,6 +46,7 @@ class ModelSpec(Spec):
 class LoopedSpec(ModelSpec):
     """One stack of blocks run `loops` times (universal, recurrent GPT-2); 1 loop is the plain transformer."""
 
+    MODEL: ClassVar[str] = "grokscope.models.looped:build"
     kind: Literal["looped"] = "looped"
     width: int = Field(128, ge=1, le=MOST_WIDTH)
     """Model width D."""
@@ -101,13 +92,6 @@ class LoopedSpec(ModelSpec):
             raise ValueError("inference_loops can differ from loops only when the weights are shared")
         return self
 
-    def build(
-        self, vocab: int, positions: int, fmt: "FormatSpec", seed: int, dtype: "torch.dtype"
-    ) -> "Reasoner":
-        from grokscope.models.looped import LoopedModel
-
-        return LoopedModel(self, vocab, positions, fmt.attention == "causal", seed, dtype)
-
     def sees_order(self, fmt: "FormatSpec") -> bool:
         return fmt.attention == "causal" or self.positions != "none"
 
@@ -115,6 +99,7 @@ class LoopedSpec(ModelSpec):
 class RecursiveSpec(ModelSpec):
     """Tiny Recursive Model (TRM); defaults are the reference's."""
 
+    MODEL: ClassVar[str] = "grokscope.models.recursive:build"
     INFERENCE_LOOPS: ClassVar[str] = "inference_h_cycles"
     kind: Literal["recursive"] = "recursive"
     width: int = Field(1536, ge=1, le=MOST_WIDTH)
@@ -137,6 +122,8 @@ class RecursiveSpec(ModelSpec):
     """Position code (rotary only with attention; attention with none cannot see the order of the tokens)."""
     prefix: int = Field(16, ge=0, le=MOST_WIDTH)
     """Learned prefix positions P."""
+    tied_head: bool = later(False)
+    """Whether the head is the token embedding, transposed."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -149,17 +136,6 @@ class RecursiveSpec(ModelSpec):
         if self.positions == "rotary" and (self.width // self.heads) % 2:
             raise ValueError(f"rotary positions need an even head width, got {self.width // self.heads}")
         return self
-
-    def build(
-        self, vocab: int, positions: int, fmt: "FormatSpec", seed: int, dtype: "torch.dtype"
-    ) -> "Reasoner":
-        from grokscope.models.recursive import RecursiveModel
-
-        if fmt.attention == "causal":
-            raise InputError(
-                "format.attention = 'causal': a recursive model sees all positions, so it must be 'full'."
-            )
-        return RecursiveModel(self, vocab, positions, seed, dtype)
 
     def sees_order(self, fmt: "FormatSpec") -> bool:
         return self.mixer or self.positions != "none"

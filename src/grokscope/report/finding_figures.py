@@ -13,20 +13,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from grokscope.findings.paper import pretraining_curve
+from grokscope.findings.waiting import SETS
 from grokscope.report import style
 from grokscope.report.figures import median_over_seeds
 from grokscope.report.style import Pen
-from grokscope.report.tables import ACCURACY, ANYWHERE, select
+from grokscope.report.tables import ACCURACY, ANYWHERE, TOKENS, select
 from grokscope.statistics.times import Time, kaplan_meier
 
 BRIDGE = Pen("bridge found", "#D55E00", width=2.1)
+AT_TOKENS = Pen("bridge found at tokens (the paper's measure)", "#D55E00", (2, 1.6))
 LINES = (
     (style.TRAIN, ACCURACY, "", "train_inferred", "train_accuracy"),
     (BRIDGE, ANYWHERE, "bridge", "test_ood", "bridge_found_rate"),
+    (AT_TOKENS, TOKENS, "bridge", "test_ood", None),
     (style.TARGET, ANYWHERE, "answer", "test_ood", "target_found_rate"),
     (style.OOD, ACCURACY, "", "test_ood", None),
 )
 """What figure 3 shows: pen, measure, variable, probe set, and the column of the published curve."""
+REALIGNED = {
+    "clean": style.OOD,
+    "decoded": Pen("the bridge it reads, realigned", "#E69F00", (5, 1.6)),
+    "true": Pen("the true bridge, realigned", "#D55E00"),
+}
 REGIME_COLORS = {
     "natural": "#0072B2", "both_hops_full": "#009E73", "second_hop_full": "#D55E00",
     "first_hop_full": "#CC79A7", "both_hops_half": "#E69F00",
@@ -50,9 +58,12 @@ def courses(curves: pl.DataFrame) -> Figure:
             style.rate_axis(ax, "" if column else "rate")
     axes[0, 0].set_ylabel("this study")
     axes[1, 0].set_ylabel("the paper (one run)")
-    handles = [axes[0, 0].plot([], [], color=pen.color, linewidth=pen.width)[0] for pen, *_ in LINES]
-    figure.legend(handles, [pen.label for pen, *_ in LINES], loc="outside lower center", ncols=len(LINES),
-                  frameon=False)  # fmt: skip
+    pens = [pen for pen, measure, *_ in LINES if measure != TOKENS or len(select(curves, TOKENS, "bridge"))]
+    handles = [
+        axes[0, 0].plot([], [], color=pen.color, linewidth=pen.width, linestyle=(0, pen.dashes or ()))[0]
+        for pen in pens
+    ]
+    figure.legend(handles, [pen.label for pen in pens], loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -116,6 +127,28 @@ def plane(curves: pl.DataFrame, regimes: Sequence[str]) -> Figure:
     ax.set_xlabel("bridge found at any stage and position, OOD queries")
     ax.set_title("Behaviour against circuit (dots: end of each run)")
     ax.legend(frameon=False, fontsize=8, loc="upper left")
+    return figure
+
+
+def realigned(rows: pl.DataFrame) -> Figure:
+    """Every probe set of realign.csv over training: answered as it is, with the bridge that is read put into
+    the form of trained queries, and with the true one. Median over runs, and their range."""
+    sets = [name for name in SETS if name in rows["probe_set"].unique()]
+    figure = style.new_figure(max(2.6 * len(sets), 4.5), 2.9)
+    axes = figure.subplots(1, max(1, len(sets)), sharey=True, squeeze=False)[0]
+    for column, (ax, name) in enumerate(zip(axes, sets, strict=False)):
+        here = rows.filter(pl.col("probe_set") == name)
+        for way, pen in REALIGNED.items():
+            _band(ax, here.filter(pl.col("asked") == way).rename({"rate": "value"}), pen)
+        style.step_axis(ax, sorted(here["step"].unique().to_list()), "step")
+        ax.set_title(SETS[name], fontsize=8.6)
+        style.rate_axis(ax, "" if column else "accuracy")
+    handles = [
+        axes[0].plot([], [], color=pen.color, linewidth=pen.width, linestyle=(0, pen.dashes or ()))[0]
+        for pen in REALIGNED.values()
+    ]
+    labels = [pen.label for pen in REALIGNED.values()]
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

@@ -11,10 +11,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from grokscope.errors import InputError
+from grokscope.findings.evaluate import evaluate
+from grokscope.findings.measured import evidence
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET, Diagnosis, diagnose
 from grokscope.mechanics.read.layout import ranks, select
 from grokscope.mechanics.read.lens import CONTROL
-from grokscope.mechanics.read.rates import anywhere, emergence_map, in_cell, latents_of
+from grokscope.mechanics.read.rates import anywhere, emergence_map, in_cell, latents_of, registers
 from grokscope.report.tables import (
     ACCURACY,
     ANYWHERE,
@@ -26,11 +28,13 @@ from grokscope.report.tables import (
     EMERGENCE,
     EVENTS,
     GUESS,
+    TOKENS,
     Row,
     RunView,
     StudyView,
     table,
 )
+from grokscope.report.tuning_figures import tuning_curves
 from grokscope.runs.causal import LATENT, answer_position
 from grokscope.runs.files import load_study, shipped_studies
 from grokscope.runs.open import Run
@@ -38,18 +42,20 @@ from grokscope.runs.spec import StudySpec
 from grokscope.runs.study import Study
 from grokscope.statistics.clustered import clustered_rate
 from grokscope.statistics.estimate import numbers
+from grokscope.world.source import kept
 
 STUDY_FILE = "study.yaml"
 """The study's settings are written beside the report under this name, so that they can be run again."""
 
 
 def gather(study: Study) -> StudyView:
-    """Measure all runs of a study that have been started, in the order of its regimes, then seeds."""
+    """Measure all runs of a study that have been started, in the order of its regimes, then seeds, and judge
+    its findings."""
     spec, level = study.spec, study.spec.diagnosis.confidence
     started = study.runs
     order = spec.regime_names
     runs = sorted(started.values(), key=lambda run: (order.index(run.spec.regime.name), run.spec.seed))
-    parts = [_run(run, level) for run in runs]
+    parts, measured = [_run(run, level) for run in runs], evidence(study, started)
     causal = [row for part in parts for row in part[4]]
     return StudyView(
         name=spec.name,
@@ -64,7 +70,10 @@ def gather(study: Study) -> StudyView:
         emergence=table((row for part in parts for row in part[2]), EMERGENCE),
         events=table((row for part in parts for row in part[3]), EVENTS),
         causal=table(causal, CAUSAL | (LATENT if any("latent" in row for row in causal) else {})),
-        spec=spec.tree(),
+        spec=spec.with_world(kept(spec.world)).tree(),
+        evidence=measured,
+        found=evaluate(study, measured) if measured.runs else None,
+        tuned=tuning_curves(study),
     )
 
 
@@ -142,7 +151,7 @@ def _diagnosis(run: Run, traces: xr.Dataset | None, notes: list[str]) -> Diagnos
     """The recorded diagnosis; of an unfinished run, the diagnosis of what there is."""
     recorded = run.diagnosis
     if recorded is not None:
-        return Diagnosis.parse(recorded)
+        return recorded
     notes.append("The run is unfinished; what is said of it holds for the steps it has made.")
     if traces is None:
         return None
@@ -201,6 +210,9 @@ def _decoding(part: xr.Dataset, level: float) -> list[Row]:
     rows: list[Row] = []
     for variable in latents_of(part):
         rows += _rates(part, VERDICT_SET, ANYWHERE, variable, anywhere(part, variable), level)
+        if registers(part):
+            seen = anywhere(part, variable, tokens_only=True)
+            rows += _rates(part, VERDICT_SET, TOKENS, variable, seen, level)
         rows += _rates(part, VERDICT_SET, CHANCE, variable, anywhere(part, CONTROL + variable), level)
         for measure, before_last in ((CELL, False), (CELL_EARLY, True)):
             if before_last and part.sizes["stage"] < 2:

@@ -17,6 +17,8 @@ from typing import Any
 import polars as pl
 
 from grokscope.files import whole
+from grokscope.findings.measured import Evidence
+from grokscope.findings.values import Findings
 from grokscope.mechanics.judge.verdict import CausalVerdict
 from grokscope.runs.causal import SCHEMA
 from grokscope.statistics.clustered import Rate
@@ -30,7 +32,10 @@ ACCURACY = "accuracy"
 GUESS = "guess"
 """Accuracy of answering the most frequent tail of the last relation."""
 ANYWHERE = "anywhere"
-"""The variable is the argmax at any stage and any position (the paper's rate)."""
+"""The variable is the argmax at any stage and any position, registers included."""
+TOKENS = "tokens"
+"""The same at positions that hold a token alone: the paper's rate, as its evaluation cuts the prefix off.
+Only of models that have a prefix; of others `ANYWHERE` is it."""
 CHANCE = "chance"
 """The same rate for the control entity: what `anywhere` gives for nothing."""
 CELL = "cell"
@@ -123,6 +128,12 @@ class StudyView:
     missing: tuple[str, ...] = ()
     """Runs of the study that have not been started."""
     spec: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
+    """What its findings are judged by."""
+    found: Findings | None = None
+    """Its findings; None: no run has finished."""
+    tuned: pl.DataFrame | None = None
+    """Its transfers at every checkpoint, see `tuning_figures.tuning_curves`."""
 
     @property
     def regimes(self) -> list[str]:

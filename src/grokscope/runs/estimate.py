@@ -5,40 +5,59 @@ FLOP / (utilisation * peak). FLOP are those of training (forward, backward, the 
 evaluation and of the lens; the causal verdict's are left out of the count, its seconds are not.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grokscope.errors import InputError
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET
 from grokscope.mechanics.spec import CausalSpec
 from grokscope.runs.causal import MOMENTS
-from grokscope.runs.cost import checkpoint_flop, costs
+from grokscope.runs.cost import Cost, checkpoint_flop, costs, job_cost
 from grokscope.runs.devices import Device
-from grokscope.runs.estimate_transfers import TransferWork, transfer_work
 from grokscope.runs.job import RunSpec
 from grokscope.runs.measured import Speed
-from grokscope.runs.setup import RunSetup
+from grokscope.runs.setup import RunSetup, TransferSetup
 from grokscope.runs.spec import StudySpec
+from grokscope.spec import digest
 from grokscope.training.cost import training_memory
 from grokscope.training.schedule import checkpoint_steps, thin
+from grokscope.training.spec import TrainingSpec
+from grokscope.transfer.outcome import OLD_PATH
+from grokscope.world.probes import MIXES
 
 
 @dataclass(frozen=True)
-class Work:
-    """What the runs of a study share, counted on its longest one."""
+class JobWork:
+    """What a run, or a transfer, does."""
 
+    name: str
+    steps: int
+    checkpoints: int
+    saves: int
+    """Of the resumable state, between checkpoints."""
     step_flop: float
     """One training step, the optimiser's products included."""
     checkpoint_flop: int
     """One checkpoint: evaluation and lens of all probes."""
-    probes: dict[str, int]
-    """Probes per set."""
-    state: int
-    """Bytes of weights, moments, average, gradients, activations and data, uncompiled."""
-    disk_of: dict[str, int]
-    """Bytes at most, by run."""
     batch: int
-    transfers: tuple[TransferWork, ...]
+    probes: int
+    """At every checkpoint, all sets together."""
+    examinations: tuple[int, ...]
+    """Probes of each causal examination; of a transfer every mix, and the old queries that show the path."""
+    disk: int
+    """Bytes at most."""
+    step_kind: str
+    """Jobs of one kind share a compiled step within a process."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the jobs of a study do."""
+
+    runs: tuple[JobWork, ...]
+    transfers: tuple[JobWork, ...]
+    state: int
+    """Bytes of a run's weights, moments, average, gradients, activations and data, uncompiled."""
 
 
 @dataclass(frozen=True)
@@ -135,36 +154,76 @@ class StudyEstimate:
 
 
 def count_work(study: StudySpec) -> Work:
-    """Count what the runs of a study do, without training.
+    """Count what the jobs of a study do, without training: its runs on the longest one, its transfers once
+    per variant, which stands for all bases and seeds. A base that a run may turn out not to have is counted.
 
     Raises:
-        InputError: the world, the corpus or the model is impossible.
+        InputError: the world, the corpus or the model is impossible, a variant cannot be honoured, or the
+            world has no room for the new facts.
     """
     specs = study.expand()
-    longest = max(specs, key=lambda name: specs[name].training.steps)
-    spec = specs[longest]
-    setup = RunSetup(spec)
-    model, probes = setup.model(), setup.corpus.probes
-    cost_of = costs(specs)
+    setup = RunSetup(max(specs.values(), key=lambda spec: spec.training.steps))
+    probes, cost_of = {name: len(one) for name, one in setup.corpus.probes.items()}, costs(specs)
+    counted = _counted(setup, cost_of[setup.spec.name], ())
+    runs = [
+        replace(
+            counted,
+            name=name,
+            steps=spec.training.steps,
+            checkpoints=len(checkpoint_steps(spec.training)),
+            saves=saves(spec.training),
+            examinations=tuple(examinations(spec, probes)),
+            disk=cost_of[name].disk,
+        )
+        for name, spec in specs.items()
+    ]
+    base, transfers = RunSetup(next(iter(specs.values()))), study.expand_transfers()
+    variants: dict[str, JobWork] = {}
+    for one in transfers:
+        if one.variant not in variants:
+            new = TransferSetup(one.model_copy(update={"base": base.spec}), base)
+            asked = [name for name in (*MIXES, OLD_PATH) if name in new.corpus.probes]
+            most = one.transfer.examine.probes
+            examined = tuple(min(most, len(new.corpus.probes[name])) for name in asked)
+            variants[one.variant] = _counted(new, job_cost(new), examined)
     return Work(
-        step_flop=cost_of[longest].flop,
-        checkpoint_flop=checkpoint_flop(model, spec, probes),
-        probes={name: len(probe_set) for name, probe_set in probes.items()},
-        state=training_memory(model, setup.data, spec.training).total,
-        disk_of={name: cost.disk for name, cost in cost_of.items()},
-        batch=spec.training.batch,
-        transfers=tuple(transfer_work(study)),
+        runs=tuple(runs),
+        transfers=tuple(replace(variants[one.variant], name=one.name) for one in transfers),
+        state=training_memory(setup.model(), setup.data, setup.spec.training).total,
+    )
+
+
+def _counted(setup: RunSetup | TransferSetup, cost: Cost, examined: tuple[int, ...]) -> JobWork:
+    spec, training, probes = setup.spec, setup.spec.training, setup.corpus.probes
+    return JobWork(
+        name=spec.name,
+        steps=training.steps,
+        checkpoints=len(checkpoint_steps(training)),
+        saves=0,
+        step_flop=cost.flop,
+        checkpoint_flop=checkpoint_flop(setup.model(), spec, probes),
+        batch=training.batch,
+        probes=sum(len(probe_set) for probe_set in probes.values()),
+        examinations=examined,
+        disk=cost.disk,
+        step_kind=digest([training.tree(), spec.model.tree()]),
     )
 
 
 def estimate_here(study: StudySpec, work: Work, speed: Speed) -> StudyEstimate:
-    """Hours on this machine, from its measured speed."""
-    runs = [
-        _run(name, spec, work, run_seconds(spec, speed, work.probes)) for name, spec in study.expand().items()
-    ]
-    transfers = [_transfer(one, transfer_seconds(one, work, speed)) for one in work.transfers]
+    """Hours on this machine, from its measured speed. Every run has a process of its own; transfers share
+    one a worker, which starts once and compiles every kind of step once."""
+    base, count = work.runs[0], max(1, len(work.transfers))
+    kinds = len({one.step_kind for one in work.transfers})
+    shares = min(1.0, speed.workers / count), min(1.0, speed.workers * kinds / count)
     return StudyEstimate(
-        study.name, "this machine", tuple(runs), tuple(transfers), speed.workers, speed.peak, speed.parts()
+        study.name,
+        "this machine",
+        tuple(_estimate(one, job_seconds(one, base, speed)) for one in work.runs),
+        tuple(_estimate(one, job_seconds(one, base, speed, *shares)) for one in work.transfers),
+        speed.workers,
+        speed.peak,
+        speed.parts(),
     )
 
 
@@ -183,61 +242,47 @@ def estimate_device(study: StudySpec, work: Work, device: Device, utilisation: f
         raise InputError(f"utilisation = {utilisation}: allowed is above 0, up to 1.")
     rate = device.peak * utilisation
 
-    def parts(steps: int, step_flop: float, checkpoints: int, checkpoint_flop: int) -> dict[str, float]:
-        return {"steps": steps * step_flop / rate, "checkpoints": checkpoints * checkpoint_flop / rate}
+    def estimate(one: JobWork) -> RunEstimate:
+        flop = {"steps": one.steps * one.step_flop, "checkpoints": one.checkpoints * one.checkpoint_flop}
+        return _estimate(one, {part: count / rate for part, count in flop.items()})
 
-    runs = []
-    for name, spec in study.expand().items():
-        checkpoints = len(checkpoint_steps(spec.training))
-        seconds = parts(spec.training.steps, work.step_flop, checkpoints, work.checkpoint_flop)
-        runs.append(_run(name, spec, work, seconds))
-    transfers = [
-        _transfer(one, parts(one.steps, one.step_flop, one.checkpoints, one.checkpoint_flop))
-        for one in work.transfers
-    ]
     basis = {
         "peak_flop_per_second": device.peak,
         "utilisation": utilisation,
         "memory_bytes": device.memory,
         "source": device.source,
     }
-    return StudyEstimate(study.name, device.name, tuple(runs), tuple(transfers), 1, work.state, basis)
+    runs, transfers = (tuple(map(estimate, jobs)) for jobs in (work.runs, work.transfers))
+    return StudyEstimate(study.name, device.name, runs, transfers, 1, work.state, basis)
 
 
-def run_seconds(spec: RunSpec, speed: Speed, probes: dict[str, int]) -> dict[str, float]:
-    """Seconds of a run by part: start, compile, steps, checkpoints, saves, diagnosis, verdict."""
-    training = spec.training
-    marks = checkpoint_steps(training)
-    saves = training.steps // training.resume_every - sum(
-        mark % training.resume_every == 0 for mark in marks[1:]
-    )
+def job_seconds(
+    job: JobWork, measured: JobWork, speed: Speed, starts: float = 1.0, compiles: float = 1.0
+) -> dict[str, float]:
+    """Seconds of a job by part: start, compile, steps, checkpoints, saves, diagnosis, verdict.
+
+    Args:
+        job: a run, or a transfer: a step is taken to grow with its batch, a checkpoint with its probes, and
+            an examination to be one of the causal verdict.
+        measured: the run whose speed was measured. speed: that.
+        starts, compiles: the job's share of starting its process, and of compiling its step.
+    """
     fixed, each = speed.examination
     return {
-        "start": speed.start,
-        "compile": speed.compile,
-        "steps": training.steps * speed.step,
-        "checkpoints": len(marks) * speed.checkpoint,
-        "saves": max(0, saves) * speed.save,
-        "diagnosis": speed.diagnosis[0] + len(marks) * speed.diagnosis[1],
-        "verdict": sum(fixed + each * count for count in examinations(spec, probes)),
+        "start": speed.start * starts,
+        "compile": speed.compile * compiles,
+        "steps": job.steps * speed.step * (job.batch / measured.batch),
+        "checkpoints": job.checkpoints * speed.checkpoint * (job.probes / measured.probes),
+        "saves": job.saves * speed.save,
+        "diagnosis": speed.diagnosis[0] + job.checkpoints * speed.diagnosis[1],
+        "verdict": sum(fixed + each * count for count in job.examinations),
     }
 
 
-def transfer_seconds(transfer: TransferWork, work: Work, speed: Speed) -> dict[str, float]:
-    """Seconds of a transfer by part. Measured are a base's step, checkpoint and examination: a step is taken
-    to grow with its batch, a checkpoint with its probes, and an examination to be one of the causal verdict.
-    Each worker starts once, and compiles every kind of step once, for all transfers together."""
-    fixed, each = speed.examination
-    kinds, count = len({one.step_kind for one in work.transfers}), len(work.transfers)
-    return {
-        "start": speed.start * min(1.0, speed.workers / count),
-        "compile": speed.compile * min(1.0, speed.workers * kinds / count),
-        "steps": transfer.steps * speed.step * transfer.batch / work.batch,
-        "checkpoints": transfer.checkpoints * speed.checkpoint * transfer.probes / sum(work.probes.values()),
-        "saves": 0.0,
-        "diagnosis": speed.diagnosis[0] + transfer.checkpoints * speed.diagnosis[1],
-        "verdict": sum(fixed + each * count for count in transfer.examinations),
-    }
+def saves(training: TrainingSpec) -> int:
+    """How often the resumable state of a run is saved between checkpoints."""
+    every, marks = training.resume_every, checkpoint_steps(training)
+    return max(0, training.steps // every - sum(mark % every == 0 for mark in marks[1:]))
 
 
 def examinations(spec: RunSpec, probes: dict[str, int]) -> list[int]:
@@ -263,26 +308,13 @@ def makespan(seconds: list[float], workers: int) -> float:
     return max(free)
 
 
-def _transfer(work: TransferWork, seconds: dict[str, float]) -> RunEstimate:
+def _estimate(job: JobWork, seconds: dict[str, float]) -> RunEstimate:
     return RunEstimate(
-        name=work.name,
-        steps=work.steps,
-        checkpoints=work.checkpoints,
-        training_flop=work.steps * work.step_flop,
-        looking_flop=float(work.checkpoints * work.checkpoint_flop),
+        name=job.name,
+        steps=job.steps,
+        checkpoints=job.checkpoints,
+        training_flop=job.steps * job.step_flop,
+        looking_flop=float(job.checkpoints * job.checkpoint_flop),
         seconds=seconds,
-        disk=work.disk,
-    )
-
-
-def _run(name: str, spec: RunSpec, work: Work, seconds: dict[str, float]) -> RunEstimate:
-    steps, checkpoints = spec.training.steps, len(checkpoint_steps(spec.training))
-    return RunEstimate(
-        name=name,
-        steps=steps,
-        checkpoints=checkpoints,
-        training_flop=steps * work.step_flop,
-        looking_flop=float(checkpoints * work.checkpoint_flop),
-        seconds=seconds,
-        disk=work.disk_of[name],
+        disk=job.disk,
     )

@@ -32,6 +32,7 @@ from grokscope.runs.spec import StudySpec
 from grokscope.runs.study import Study
 from grokscope.spec import digest
 from grokscope.training.optim import frozen_names
+from grokscope.world.source import pinned
 
 POLL_SECONDS = 0.2
 
@@ -89,6 +90,7 @@ def run_study(
         Interrupted: SIGINT or SIGTERM; the running workers have saved.
     """
     check_folder(out)
+    study = study.with_world(pinned(study.world))
     asked = Study(out, study)
     planned = plan(asked.run_jobs)
     # Of the last seed; which regime makes no difference to the probes.

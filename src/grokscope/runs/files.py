@@ -4,9 +4,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, quoted, shortened
 from grokscope.runs.spec import StudySpec
 from grokscope.spec import merge, read_yaml
+from grokscope.world.source import pinned
 
 
 def shipped_folder() -> Path:
@@ -69,12 +70,14 @@ def parse_study(tree: dict[str, Any], path: Path, family: str | None = None) -> 
         raise InputError(f"{path}: families must be a mapping of names to mappings of fields.")
     wanted = family if family is not None else tree.get("family")
     if wanted is not None and not isinstance(wanted, str):
-        raise InputError(f"{path}: family = {wanted!r}: must be the name of one of the families.")
+        raise InputError(f"{path}: family = {quoted(wanted)}: must be the name of one of the families.")
     if families:
         if wanted is None and len(families) == 1:
             wanted = next(iter(families))
         if wanted not in families:
-            raise InputError(f"{path}: family = {wanted!r}: this study has {', '.join(families)}.")
+            raise InputError(
+                f"{path}: family = {quoted(wanted)}: this study has {shortened(', '.join(families))}."
+            )
         tree = merge(tree, families[wanted])
     elif family is not None and family != tree.get("family", "default"):
         raise InputError(f"{path}: family = {family!r}: this study has no families.")
@@ -83,4 +86,5 @@ def parse_study(tree: dict[str, Any], path: Path, family: str | None = None) -> 
     world = tree.get("world")
     if isinstance(world, dict) and isinstance(world.get("facts_file"), str):
         world["facts_file"] = str((path.parent / world["facts_file"]).resolve())
-    return StudySpec.parse(tree, str(path))
+    study = StudySpec.parse(tree, str(path))
+    return study.with_world(pinned(study.world))

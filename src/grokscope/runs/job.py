@@ -3,7 +3,7 @@
 A job is a spec that says everything it depends on: any executor can take it, and nothing else is consulted.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from grokscope.transfer.spec import TransferSpec
 from grokscope.world.format import FormatSpec
 from grokscope.world.spec import CorpusSpec, Regime, WorldSpec
 
-SinkName = Literal["tensorboard", "wandb"]
+SinkName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 UNTRAINED = "untrained"
 """The moment of a control that was not trained."""
 
@@ -55,6 +55,10 @@ class RunSpec(Spec):
         """`<regime>-s<seed>`."""
         return f"{self.regime.name}-s{self.seed}"
 
+    def with_world(self, world: WorldSpec) -> Self:
+        """The same of another world, or of the same facts in another place."""
+        return self.model_copy(update={"world": world})
+
     @property
     def hops(self) -> int:
         """Of the longest query."""
@@ -66,6 +70,8 @@ class RunSpec(Spec):
         without fields that came later (`grokscope.spec.later`) as long as they have their default."""
         tree = self.essence()
         tree["training"].pop("steps")
+        if self.world.facts_sha256 is not None:  # its content says it all
+            tree["world"].pop("facts_file")
         for name in ("diagnosis", "sinks", "causal", "seed"):
             tree.pop(name)
         return digest(tree)
@@ -88,6 +94,14 @@ class TransferRunSpec(Spec):
     """What the step was asked for as: end, saturation, generalisation, untrained, or its number."""
     variant: str = ""
     """Which of a study's variants these settings are; empty: there is only one."""
+
+    @property
+    def world(self) -> WorldSpec:
+        return self.base.world
+
+    def with_world(self, world: WorldSpec) -> Self:
+        """The same of another world, or of the same facts in another place."""
+        return self.model_copy(update={"base": self.base.with_world(world)})
 
     @property
     def base_name(self) -> str:

@@ -26,6 +26,7 @@ from grokscope.runs.directory import (
     standing,
 )
 from grokscope.runs.job import RunSpec, TransferRunSpec
+from grokscope.world.source import found
 
 if TYPE_CHECKING:
     import polars as pl
@@ -176,7 +177,7 @@ class Job(Generic[S, C]):
         if before != now:
             raise InputError(
                 f"the corpus of {self.directory.name} cannot be rebuilt: fingerprint {before} is now {now}, "
-                "so the facts file or the code that builds worlds has changed; start again in another --out."
+                "so the code that builds worlds has changed; start again in another --out."
             )
         return self.setup
 
@@ -196,7 +197,8 @@ class Run(Job[RunSpec, "Corpus"]):
             runs = sorted(path.parent.name for path in directory.glob(f"*/{SPEC}"))
             which = f"give one of its runs, such as {directory / runs[0]}" if runs else "it has no runs yet"
             raise InputError(f"{directory} is the directory of a study: {which}.")
-        return cls(directory, RunSpec.parse(read_json(directory / SPEC, "run spec"), str(directory / SPEC)))
+        spec = RunSpec.parse(read_json(directory / SPEC, "run spec"), str(directory / SPEC))
+        return cls(directory, spec.with_world(found(spec.world, directory)))
 
     @cached_property
     def setup(self) -> "RunSetup":
@@ -281,7 +283,8 @@ class Transfer(Job[TransferRunSpec, "NewFacts"]):
         tree = read_json(directory / SPEC, "transfer spec")
         if isinstance(tree, dict) and "moment" not in tree and (directory / BASE).exists():
             tree = _named(tree, directory)
-        return cls(directory, TransferRunSpec.parse(tree, str(directory / SPEC)))
+        spec = TransferRunSpec.parse(tree, str(directory / SPEC))
+        return cls(directory, spec.with_world(found(spec.world, directory)))
 
     @cached_property
     def setup(self) -> "TransferSetup":

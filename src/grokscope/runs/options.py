@@ -15,11 +15,12 @@ import tyro
 from grokscope.errors import InputError
 from grokscope.runs.spec import StudySpec
 from grokscope.spec import Spec
+from grokscope.world.source import pinned
 
 CHOSEN_BY_FILE = ("family",)
 """Study fields that are no options: the family decides which file tree is read in the first place."""
-FILE_ONLY = ("variants",)
-"""Fields of a section that only a file can give: trees laid over others."""
+FILE_ONLY = ("variants", "facts_sha256")
+"""Fields of a section that only a file can give: trees laid over others, and what pins another file."""
 
 
 def option_fields(study: StudySpec) -> list[tuple[str, Any, Any]]:
@@ -56,7 +57,10 @@ def apply(study: StudySpec, values: Any) -> StudySpec:
         ]
     if values.world.facts_file is not None:
         tree["world"]["facts_file"] = str(Path(values.world.facts_file).resolve())
-    return StudySpec.parse(tree, "command line")
+    if tree["world"]["facts_file"] == study.world.facts_file:
+        tree["world"]["facts_sha256"] = study.world.facts_sha256
+    laid_over = StudySpec.parse(tree, "command line")
+    return laid_over.with_world(pinned(laid_over.world))
 
 
 def _steps_for(study: StudySpec, values: Any) -> dict[str, int]:

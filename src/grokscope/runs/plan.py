@@ -24,6 +24,10 @@ from grokscope.runs.directory import (
 from grokscope.runs.job import RunSpec, TransferRunSpec
 from grokscope.runs.open import Run, Transfer
 from grokscope.runs.study import Study
+from grokscope.world.source import keep
+
+SILENT = ("training.steps", "seed", "world.facts_file")
+"""Fields in which two runs of one identity may differ: of a facts file, what it holds tells all."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ def _is_concluded(job: Run | Transfer, now: Standing) -> bool:
 
 def prepare(study: Study, planned: Sequence[Planned]) -> None:
     """Write the study, and for every job that is to be worked on all that a worker needs."""
-    write_json(study.directory / STUDY, study.spec.tree())
+    spec = study.spec.with_world(keep(study.spec.world, study.directory))
+    write_json(study.directory / STUDY, spec.tree())
     bases = study.runs if any(isinstance(one.job, Transfer) for one in planned) else {}
     for one in planned:
         prepare_job(one, bases[one.job.spec.base.name] if isinstance(one.job, Transfer) else None)
@@ -122,7 +127,8 @@ def prepare_job(planned: Planned, run: Run | None = None) -> None:
             with whole(job.directory / BASE_WEIGHTS) as draft:
                 shutil.copyfile(run.weights(job.spec.step), draft)
         write_json(job.directory / BASE, asdict(standing_of(run, job.spec.moment, job.spec.step)))
-    write_json(job.directory / SPEC, job.spec.tree())
+    spec = job.spec.with_world(keep(job.spec.world, job.directory))
+    write_json(job.directory / SPEC, spec.tree())
 
 
 def start_order(planned: Sequence[Planned]) -> list[Planned]:
@@ -141,13 +147,19 @@ def _differences(job: Run) -> str | None:
         except InputError:
             continue
         changes = [
-            f"{field}: {old!r} -> {new!r}"
+            _said(field, job.spec) or f"{field}: {old!r} -> {new!r}"
             for field, (old, new) in differences(before.tree(), job.spec.tree()).items()
-            if field not in ("training.steps", "seed") and not field.startswith(("diagnosis.", "causal"))
+            if field not in SILENT and not field.startswith(("diagnosis.", "causal"))
         ]
         shown = ", ".join(changes[:4]) + (f" and {len(changes) - 4} more" if len(changes) > 4 else "")
         return f"settings differ from an earlier run {path.parent.name} ({shown}): this is a new run."
     return None
+
+
+def _said(field: str, spec: RunSpec) -> str | None:
+    """Another content of a facts file is told without the hash that tells it."""
+    facts = field == "world.facts_sha256" and spec.world.facts_file
+    return f"facts of {Path(facts).name}" if facts else None
 
 
 def differences(old: Any, new: Any, field: str = "") -> dict[str, tuple[Any, Any]]:

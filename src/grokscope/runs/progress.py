@@ -13,6 +13,7 @@ from rich.table import Table
 from grokscope.runs.directory import read_progress
 from grokscope.runs.open import Transfer
 from grokscope.runs.plan import Planned
+from grokscope.training.progress import clock
 
 SHOWN = {
     "id_atomic": "ID atoms",
@@ -164,5 +165,4 @@ def time_left(seen: dict[str, Any], steps: int) -> str:
     """Steps left at the present rate, as h:mm:ss."""
     if not seen.get("rate"):
         return ""
-    seconds = int((steps - seen.get("step", 0)) / seen["rate"])
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    return clock((steps - seen.get("step", 0)) / seen["rate"])

@@ -24,8 +24,9 @@ from grokscope.training.progress import Report
 from grokscope.training.sinks import Sink
 from grokscope.training.spec import TrainingSpec
 from grokscope.transfer.tune import tuning_data
+from grokscope.world.answers import asked
 from grokscope.world.corpus import Corpus, build_corpus
-from grokscope.world.format import Encoded, encode, positions
+from grokscope.world.format import Encoded, positions
 from grokscope.world.graph import World, build_world
 from grokscope.world.newfacts import NewFacts, build_new_facts
 from grokscope.world.queries import Queries
@@ -64,7 +65,7 @@ class Setup(ABC, Generic[S, C]):
     def encoded(self) -> dict[str, Encoded]:
         """The probes as the model sees them, by name."""
         return {
-            name: encode(one.queries, self.world.vocabulary, self.spec.format, self.spec.hops)
+            name: asked(one.queries, self.corpus.world, self.spec.format, self.spec.hops)
             for name, one in self.corpus.probes.items()
         }
 

@@ -1,11 +1,11 @@
 """A study: regimes x seeds of one model on one world, and transfers of its runs, expanded to jobs."""
 
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, quoted
 from grokscope.mechanics.spec import CausalSpec, DiagnosisSpec, LensSpec
 from grokscope.models.spec import AnyModel, LoopedSpec
 from grokscope.runs.job import UNTRAINED, RunSpec, SinkName, TransferRunSpec
@@ -57,7 +57,7 @@ class StudyTransfers(TransferSpec):
         found = {}
         for name, over in self.variants.items():
             if not re.fullmatch(r"\w+", name, re.ASCII):
-                raise InputError(f"transfer.variants = {name!r}: names are letters, digits and _.")
+                raise InputError(f"transfer.variants = {quoted(name)}: names are letters, digits and _.")
             found[name] = TransferSpec.parse(merge(own.tree(), over), f"transfer.variants.{name}")
         return found
 
@@ -151,6 +151,10 @@ class StudySpec(Spec):
     def regime_names(self) -> tuple[str, ...]:
         """The regimes by name."""
         return tuple(item if isinstance(item, str) else item.name for item in self.regimes)
+
+    def with_world(self, world: WorldSpec) -> Self:
+        """The same of another world, or of the same facts in another place."""
+        return self.model_copy(update={"world": world})
 
     def expand(self) -> dict[str, RunSpec]:
         """Run specs by run name (`<regime>-s<seed>`), in the order they should be started."""

@@ -8,6 +8,7 @@ from grokscope.files import read_json
 from grokscope.runs.directory import SPEC, STUDY, TRANSFERS, place_of
 from grokscope.runs.open import Run, Transfer, open_job
 from grokscope.runs.spec import StudySpec
+from grokscope.world.source import found
 
 
 class Study:
@@ -24,7 +25,8 @@ class Study:
             InputError: it holds no study, or one that cannot be read.
         """
         path = Path(directory) / STUDY
-        return cls(Path(directory), StudySpec.parse(read_json(path, "study"), str(path)))
+        spec = StudySpec.parse(read_json(path, "study"), str(path))
+        return cls(Path(directory), spec.with_world(found(spec.world, Path(directory))))
 
     def __repr__(self) -> str:
         runs = f"{len(self.runs)} of {len(self.spec.expand())} runs"
@@ -95,6 +97,18 @@ def open_directory(directory: str | Path) -> Run | Study | Transfer:
     if (directory / SPEC).exists():
         return open_job(directory)
     raise InputError(f"{directory} is neither a run ({SPEC}) nor a study ({STUDY}).")
+
+
+def open_study(directory: str | Path) -> Study:
+    """The study of a directory.
+
+    Raises:
+        InputError: it is none, or cannot be read.
+    """
+    found = open_directory(directory)
+    if not isinstance(found, Study):
+        raise InputError(f"{directory} holds one {type(found).__name__.lower()}, not a study.")
+    return found
 
 
 def runs_of(group: str) -> list[Run]:

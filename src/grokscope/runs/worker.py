@@ -155,12 +155,8 @@ def _train(jobs: Sequence[Run | Transfer], threads: int | None, shared: SharedSt
     outcomes: list[Outcome] = []
     for job, one in zip(jobs, members, strict=True):
         try:
-            outcome = train(
-                one.model, one.data, one.probes, one.spec, one.seeds, one.directory, one.observers, one.sinks,
-                threads=threads, report=one.report, say=_say,
-                shared=shared if isinstance(job, Transfer) else None,
-            )  # fmt: skip
-            outcomes.append(outcome)
+            step = shared if isinstance(job, Transfer) else None
+            outcomes.append(train(one, threads=threads, say=_say, shared=step))
         except (Diverged, InputError) as error:
             outcomes.append(error)
     return outcomes

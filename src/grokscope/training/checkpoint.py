@@ -19,8 +19,8 @@ from torch import Tensor
 from grokscope.errors import InputError
 from grokscope.files import read_json, remove, write_json
 from grokscope.models.protocol import Reasoner
+from grokscope.models.tensor_file import copy_into, read_tensors, write_tensors
 from grokscope.training.optim import TrainState
-from grokscope.training.tensors import copy_into, read_tensors, write_tensors
 
 CHECKPOINTS, RESUME, STATE = "checkpoints", "resume", "state.json"
 STEP_FILE = re.compile(r"step_(\d{8,})\.safetensors")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from grokscope.errors import InputError
 from grokscope.seeds import generator
+from grokscope.world.answers import further_atoms
 from grokscope.world.corpus import Corpus
 from grokscope.world.format import Encoded, FormatSpec, encode, positions
 from grokscope.world.identity import identity_examples
@@ -84,10 +85,12 @@ class TrainingData:
 
 
 def training_data(corpus: Corpus, fmt: FormatSpec, atom_repetition: int = 1) -> TrainingData:
-    """What one epoch shows of a corpus: every atomic fact (and, if the corpus says so, every entity's
-    identity) `atom_repetition` times, every trained composition once."""
+    """What one epoch shows of a corpus: every atomic fact and further tail (and, if the corpus says so, every
+    entity's identity) `atom_repetition` times, every trained composition once."""
     vocabulary, hops = corpus.world.vocabulary, corpus.spec.hops
     parts = [(encode(corpus.atomic, vocabulary, fmt, hops), atom_repetition)]
+    if len(corpus.world.further_G3):
+        parts.append((encode(further_atoms(corpus.world), vocabulary, fmt, hops), atom_repetition))
     if corpus.spec.identity_relation:
         parts.append((identity_examples(vocabulary, fmt, hops), atom_repetition))
     return TrainingData.of([*parts, (encode(corpus.composition, vocabulary, fmt, hops), 1)])

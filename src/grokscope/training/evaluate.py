@@ -18,7 +18,8 @@ def correct(model: Reasoner, encoded: Encoded, batch: int = 1024) -> npt.NDArray
     """(P,) bool: the exact match of every labelled position, with the weights and loops the model is
     evaluated with.
 
-    The states have the dtype they are trained in. For an answer format the one label is the answer token.
+    The states have the dtype they are trained in. For an answer format the one label is the answer token; of
+    several right answers any one will do.
 
     Args:
         model: the model.
@@ -31,6 +32,8 @@ def correct(model: Reasoner, encoded: Encoded, batch: int = 1024) -> npt.NDArray
         part.to(device).long() for part in labelled(torch.from_numpy(encoded.labels_NS))
     )
     everywhere = target_PK.shape[1] == tokens_PS.shape[1]
+    answers_PA = None if encoded.answers_NA is None else torch.from_numpy(encoded.answers_NA).to(device)
+    read_PK = position_PK == encoded.answer_position
     right = [torch.empty(0, dtype=torch.bool)]
     for start in range(0, len(tokens_PS), batch):
         here = slice(start, start + batch)
@@ -38,5 +41,11 @@ def correct(model: Reasoner, encoded: Encoded, batch: int = 1024) -> npt.NDArray
         state_BKD = gather_states(state_BTD, model.prefix, None if everywhere else position_PK[here])
         # Without their prefix states lie apart, and there a bfloat16 product takes a hundred times as long.
         state_BKD = state_BKD.contiguous()
-        right.append(all_right(model.unembed(state_BKD), target_PK[here]).cpu())
+        said_BKV, target_BK = model.unembed(state_BKD), target_PK[here]
+        if answers_PA is not None:
+            # Whichever of the right answers is said is the label.
+            said_BK = said_BKV.argmax(-1)
+            any_BK = (said_BK[..., None] == answers_PA[here, None]).any(-1) & read_PK[here]
+            target_BK = torch.where(any_BK, said_BK, target_BK)
+        right.append(all_right(said_BKV, target_BK).cpu())
     return np.asarray(torch.cat(right).numpy())

@@ -7,41 +7,25 @@ deleted. From the weights on this happens beside the next steps. A process kille
 from the state before and does it again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
-from grokscope.models.protocol import Reasoner
-from grokscope.seeds import Seeds
-from grokscope.training.data import TrainingData
-from grokscope.training.member import Member, Observer
-from grokscope.training.progress import Report
+from grokscope.training.member import Member
 from grokscope.training.shared import SharedSteps
-from grokscope.training.sinks import Sink
-from grokscope.training.spec import TrainingSpec
 from grokscope.training.stops import Interrupted, watch_signals
 from grokscope.training.trainer import Alone, Outcome, Trainer, TrainingResult, assembled
-from grokscope.world.format import Encoded
 
 
 def train(
-    model: Reasoner,
-    data: TrainingData,
-    probes: Mapping[str, Encoded],
-    spec: TrainingSpec,
-    seeds: Seeds,
-    directory: Path,
-    observers: Sequence[Observer] = (),
-    sinks: Sequence[Sink] = (),
+    member: Member,
     *,
     threads: int | None = None,
-    report: Report | None = None,
     say: Callable[[str], None] = print,
     shared: SharedSteps | None = None,
 ) -> TrainingResult:
     """Train a model up to `spec.steps`, from the start or from where its directory stands.
 
     Args:
-        model, data, probes, spec, seeds, directory, observers, sinks, report: see `Member`.
+        member: the model, what it is trained on, and who looks.
         threads: of PyTorch, for this training only; None: as they are. A resumed run has the threads it
             started with.
         say: gets the plain sentences.
@@ -54,7 +38,6 @@ def train(
         Interrupted: SIGINT or SIGTERM; the state is saved.
         Diverged: the loss or a weight is not a usable number.
     """
-    member = Member(model, data, probes, spec, seeds, directory, observers, sinks, report)
     with assembled(lambda lanes: Alone(lanes[0], shared or SharedSteps()), [member], threads, say) as trainer:
         (outcome,) = run(trainer)
     if isinstance(outcome, Exception):

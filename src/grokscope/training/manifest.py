@@ -1,7 +1,6 @@
 """What the bits of a run depend on beside its spec. A run is resumed under the same, or not at all."""
 
 import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +8,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from grokscope.errors import InputError
+from grokscope._version import __version__
+from grokscope.errors import InputError, quoted
 from grokscope.files import read_json
 from grokscope.kernels.library import VARIABLE, available
 from grokscope.native import compiler_version
@@ -65,7 +65,7 @@ def manifest_here(
         kernels="c++" if kernels else "",
         torch=torch.__version__,
         numpy=np.__version__,
-        grokscope=version("grokscope"),
+        grokscope=__version__,
         python=platform.python_version(),
         platform=platform.platform(),
         members=members,
@@ -92,7 +92,8 @@ def check_same(before: Manifest, now: Manifest, directory: Path) -> None:
         if old != new and name not in RECORDED_ONLY:
             off = f"set {VARIABLE}=off" if name == "kernels" and not old else "restore it"
             raise InputError(
-                f"{directory} cannot be resumed bit for bit: {name} was {old!r} and is now {new!r}; "
+                f"{directory} cannot be resumed bit for bit: {name} was {quoted(old)} and is now "
+                f"{quoted(new)}; "
                 f"{off}, or start again in another directory."
             )
 

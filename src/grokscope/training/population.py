@@ -7,19 +7,24 @@ perhaps the rounding, of what is left.
 
 The bits of a run depend on how many lanes there are, and not on which is its own or on who is in the others.
 So the number of lanes stands in its manifest, and it goes on among as many; lanes without a run are filled.
+
+Every tensor of the stacked state and of its batches has a leading member axis. Shape suffixes: M members, N
+examples of all members, B batch, C columns of a row.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from grokscope.errors import InputError
 from grokscope.models.protocol import Reasoner
+from grokscope.training.data import Batches
 from grokscope.training.loop import run
 from grokscope.training.manifest import Backend, Manifest, manifest_here
 from grokscope.training.member import Member
-from grokscope.training.stacked import StackedBatches, member, stack, stacked_buffers
+from grokscope.training.optim import Tensors, TrainState
 from grokscope.training.step import choose_step
 from grokscope.training.trainer import Lane, Outcome, Trainer, assembled, hold
 
@@ -78,7 +83,7 @@ class Population(Trainer):
         self.batches = StackedBatches([lanes[index].batches for index in order])
         self.sums_M2 = torch.zeros(count, 2, dtype=torch.float64, device=lanes[0].device)
         for index, lane in enumerate(lanes):
-            own = member(self.state, index)
+            own = lane_of(self.state, index)
             hold(lane.member.model, own.ema)
             lane.records(own, self.sums_M2[index])
 
@@ -149,3 +154,46 @@ def _form(model: Reasoner) -> tuple[object, ...]:
     """What must be the same for two models to be computed by one call."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return type(model), model.spec, tuple((name, t.shape) for name, t in tensors)
+
+
+def stack(states: Sequence[TrainState]) -> TrainState:
+    """One state with a leading member axis, in tensors of its own."""
+    return TrainState(*(_stack_part(parts) for parts in zip(*states, strict=True)))
+
+
+def lane_of(state: TrainState, index: int) -> TrainState:
+    """A member's state, as views into the stack."""
+    return TrainState(*({name: tensor[index] for name, tensor in part.items()} for part in state))
+
+
+def stacked_buffers(models: Sequence[Reasoner]) -> Tensors:
+    """Buffers by name, of all models: a TRM's initial states, for example, depend on its seed."""
+    return _stack_part([dict(model.named_buffers()) for model in models])
+
+
+class StackedBatches:
+    """The batches of all members, by one gather.
+
+    Args:
+        batches: of each; members may share one. They give up their rows, which are put one after another.
+    """
+
+    def __init__(self, batches: Sequence[Batches]) -> None:
+        self.batches = batches
+        own = list(dict.fromkeys(batches))
+        starts = dict(zip(own, accumulate((one.examples for one in own), initial=0), strict=False))
+        self.rows_NC = torch.cat([one.rows_NC for one in own])
+        first_M = torch.tensor([starts[one] for one in batches])
+        self.first_M1 = first_M[:, None].to(self.rows_NC.device)
+        for one in own:
+            one.rows_NC = self.rows_NC[:0]
+
+    def __call__(self, steps: Sequence[int]) -> Tensor:
+        """rows_MBC for the updates that take each member from its step to the next."""
+        index_MB = torch.stack([one.index(step) for one, step in zip(self.batches, steps, strict=True)])
+        flat = self.rows_NC.index_select(0, (index_MB + self.first_M1).view(-1))
+        return flat.view(*index_MB.shape, -1)
+
+
+def _stack_part(parts: Sequence[Mapping[str, Tensor]]) -> Tensors:
+    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}

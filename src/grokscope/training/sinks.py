@@ -1,4 +1,4 @@
-"""Where metrics go beside `metrics.jsonl`: TensorBoard and W&B, each an optional extra."""
+"""Where metrics go beside `metrics.jsonl`: TensorBoard, W&B, MLflow and trackio, each an optional extra."""
 
 import importlib
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from grokscope.errors import InputError
+from grokscope.files import read_json, write_json
 
 
 class Sink(Protocol):
@@ -66,8 +67,7 @@ class WandbSink:
 
     def __init__(self, directory: Path, project: str = "grokscope") -> None:
         wandb = _extra("wandb", "wandb")
-        place = directory.resolve()
-        name = f"{place.parent.name}-{place.name}"
+        name = _run_name(directory)
         self._run = wandb.init(project=project, id=name, name=name, dir=str(directory), resume="allow")
 
     def append(self, row: dict[str, Any]) -> None:
@@ -83,7 +83,89 @@ class WandbSink:
         self._run.finish()
 
 
-SINKS = {"tensorboard": TensorBoardSink, "wandb": WandbSink}
+class MlflowSink:
+    """Scalars for MLflow, in the experiment "grokscope", wherever MLflow is told to keep it.
+
+    Which of its runs a directory is, and what it was sent, stands in `RUN/mlflow.json`.
+
+    Raises:
+        InputError: the extra is not installed.
+    """
+
+    def __init__(self, directory: Path, experiment: str = "grokscope") -> None:
+        self._client = _extra("mlflow", "mlflow").MlflowClient()
+        self._sent = _Sent(directory / "mlflow.json")
+        if self._sent.run is None:
+            found = self._client.get_experiment_by_name(experiment)
+            number = self._client.create_experiment(experiment) if found is None else found.experiment_id
+            made = self._client.create_run(number, run_name=_run_name(directory))
+            self._sent.note(-1, made.info.run_id)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Send the line's scalars, unless they were sent before."""
+        if row["step"] > self._sent.step:
+            for name, value in scalars_of(row):
+                self._client.log_metric(self._sent.run, name, value, step=row["step"])
+            self._sent.note(row["step"], self._sent.run)
+
+    def forget_after(self, step: int) -> None:
+        """Nothing to do: lines that come again are the same, and are left out."""
+
+    def close(self) -> None:
+        """End the MLflow run."""
+        self._client.set_terminated(self._sent.run)
+
+
+class TrackioSink:
+    """Scalars for trackio, which keeps them on this machine; what it was sent stands in `RUN/trackio.json`.
+
+    Raises:
+        InputError: the extra is not installed.
+    """
+
+    def __init__(self, directory: Path, project: str = "grokscope") -> None:
+        trackio = _extra("trackio", "trackio")
+        self._sent = _Sent(directory / "trackio.json")
+        name = self._sent.run or _run_name(directory)
+        self._run = trackio.init(project=project, name=name, resume="allow")
+        self._sent.note(self._sent.step, name)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Send the line's scalars, unless they were sent before."""
+        if row["step"] > self._sent.step:
+            self._run.log(dict(scalars_of(row)), step=row["step"])
+            self._sent.note(row["step"], self._sent.run)
+
+    def forget_after(self, step: int) -> None:
+        """Nothing to do: lines that come again are the same, and are left out."""
+
+    def close(self) -> None:
+        """End the trackio run."""
+        self._run.finish()
+
+
+class _Sent:
+    """What a run directory has sent to a place that keeps everything: its run there, and the last step."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        tree = read_json(path, "record of a sink") if path.exists() else {}
+        if not isinstance(tree, dict) or not isinstance(tree.get("step", -1), int):
+            raise InputError(f"the record of a sink at {path} is damaged: remove it to send all again.")
+        self.run: str | None = None if tree.get("run") is None else str(tree["run"])
+        self.step: int = tree.get("step", -1)
+
+    def note(self, step: int, run: str | None) -> None:
+        self.step, self.run = step, run
+        write_json(self._path, {"run": run, "step": step})
+
+
+def _run_name(directory: Path) -> str:
+    place = directory.resolve()
+    return f"{place.parent.name}-{place.name}"
+
+
+SINKS = {"tensorboard": TensorBoardSink, "wandb": WandbSink, "mlflow": MlflowSink, "trackio": TrackioSink}
 
 
 def make_sinks(names: tuple[str, ...], directory: Path) -> list[Sink]:

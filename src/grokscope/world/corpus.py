@@ -50,11 +50,13 @@ class Corpus:
     def summary(self) -> dict[str, Any]:
         """The counts that `grokscope world inspect --json` prints."""
         facts, ood = len(self.world.fact_F3), int(self.world.ood_F.sum())
+        further = {"further_tails": len(self.world.further_G3)} if len(self.world.further_G3) else {}
         identity = {"train_identity": self.world.entities} if self.spec.identity_relation else {}
         return {
             "entities": self.world.entities,
             "relations": self.world.relations,
             "facts": facts,
+            **further,
             "id_facts": facts - ood,
             "ood_facts": ood,
             "train_atomic": facts,

@@ -41,6 +41,8 @@ class Encoded:
     """Where the answer is read."""
     roles: tuple[str, ...]
     """What stands at every position: head, relation1, relation2, .., answer, end, pad."""
+    answers_NA: IntArray | None = None
+    """(N, A) int32 token ids that are right at `answer_position`, filled up with -1; None: the label is."""
 
 
 def positions(fmt: FormatSpec, hops: int = 2) -> int:

@@ -3,7 +3,7 @@
 Shape suffixes: F facts, E entities, R relations, D outgoing relations per entity.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from grokscope.errors import InputError
 from grokscope.seeds import Seeds, generator
 from grokscope.world.arrays import BoolArray, IntArray, fingerprint
 from grokscope.world.reference_read import read_reference
+from grokscope.world.source import pinned
 from grokscope.world.spec import WorldSpec
 from grokscope.world.triples import RawFacts, facts_of, read_triples
 from grokscope.world.vocabulary import Vocabulary, standard_vocabulary
@@ -44,6 +45,8 @@ class World:
     """The file or directory the facts came from; None: generated."""
     notes: tuple[str, ...] = ()
     """What of the file is not in the facts, as sentences."""
+    further_G3: IntArray = field(default_factory=lambda: np.empty((0, 3), dtype=np.int32))
+    """(G, 3) int32 further tails of heads and relations among the facts, sorted: `answers`."""
 
 
 def build_world(spec: WorldSpec, seeds: Seeds) -> World:
@@ -53,8 +56,11 @@ def build_world(spec: WorldSpec, seeds: Seeds) -> World:
     split.
 
     Raises:
-        InputError: the size is impossible, or the file cannot be read as facts.
+        InputError: the size is impossible, the file cannot be read as facts, or is not the one that
+            `spec.facts_sha256` says.
     """
+    if spec.facts_sha256 is not None:
+        pinned(spec)
     raw = _generate(spec, seeds) if spec.facts_file is None else _read(Path(spec.facts_file), spec)
     facts = len(raw.fact_F3)
     ood_F = raw.ood_F
@@ -67,11 +73,16 @@ def build_world(spec: WorldSpec, seeds: Seeds) -> World:
                 f"use at least {1 / facts:.2g}, or 0 for none."
             )
         ood_F[generator("split", seeds.split, 0).choice(facts, count, replace=False)] = True
-    return replace(make_world(raw.vocabulary, raw.fact_F3, ood_F, spec.facts_file), notes=raw.notes)
+    made = make_world(raw.vocabulary, raw.fact_F3, ood_F, spec.facts_file, raw.further_G3)
+    return replace(made, notes=raw.notes)
 
 
 def make_world(
-    vocabulary: Vocabulary, fact_F3: IntArray, ood_F: BoolArray, source: str | None = None
+    vocabulary: Vocabulary,
+    fact_F3: IntArray,
+    ood_F: BoolArray,
+    source: str | None = None,
+    further_G3: IntArray | None = None,
 ) -> World:
     """A world of given facts, which must be sorted by (head, relation) and name no (head, relation) twice.
 
@@ -84,7 +95,10 @@ def make_world(
     fact_of_ER = np.full((entities, relations), -1, dtype=np.int32)
     tail_of_ER[fact_F3[:, 0], fact_F3[:, 1]] = fact_F3[:, 2]
     fact_of_ER[fact_F3[:, 0], fact_F3[:, 1]] = np.arange(len(fact_F3), dtype=np.int32)
-    mark = fingerprint([fact_F3.astype(np.int32), ood_F, *vocabulary.tokens])
+    if further_G3 is None:
+        further_G3 = np.empty((0, 3), dtype=np.int32)
+    further = [further_G3.astype(np.int32)] if len(further_G3) else []
+    mark = fingerprint([fact_F3.astype(np.int32), ood_F, *vocabulary.tokens, *further])
     return World(
         fact_F3,
         ood_F,
@@ -95,6 +109,7 @@ def make_world(
         fact_of_ER,
         fingerprint=mark,
         source=source,
+        further_G3=further_G3,
     )
 
 

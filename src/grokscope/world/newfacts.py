@@ -175,7 +175,10 @@ def _union(old: World, new_F3: IntArray) -> tuple[World, IntArray]:
     order_F = np.lexsort((every_F3[:, 1], every_F3[:, 0]))
     place_F = np.empty(len(order_F), dtype=np.int32)
     place_F[order_F] = np.arange(len(order_F), dtype=np.int32)
-    return make_world(old.vocabulary, every_F3[order_F], ood_F[order_F], old.source), place_F
+    return (
+        make_world(old.vocabulary, every_F3[order_F], ood_F[order_F], old.source, old.further_G3),
+        place_F,
+    )
 
 
 def _mix(pool: Pool, name: str, new_F: BoolArray, old_F: BoolArray) -> IntArray:

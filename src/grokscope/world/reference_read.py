@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, quoted, shortened
 from grokscope.world.arrays import BoolArray, IntArray
 from grokscope.world.reference_json import read_list
 from grokscope.world.reference_split import Chain, Key, split_of
@@ -76,7 +76,7 @@ class Facts:
         """Add one; a second tail for the same head and relation is an `InputError`."""
         if self.tail.setdefault(example[:2], example[2]) != example[2]:  # type: ignore[arg-type]
             raise InputError(
-                f"{where}: {''.join(example[:2])} has the tail {example[2]}, elsewhere another one."
+                f"{where}: {_said(example[:2])} has the tail {_said(example[2:3])}, elsewhere another one."
             )
 
     def chain(self, example: Example, where: Place) -> Chain:
@@ -86,12 +86,14 @@ class Facts:
             keys.append((at, relation))
             if keys[-1] not in self.tail:
                 raise InputError(
-                    f"{where}: {''.join(example[:-1])} needs the fact {at}{relation}, which is not trained."
+                    f"{where}: {_said(example[:-1])} needs the fact {_said((at, relation))}, which is "
+                    "not trained."
                 )
             at = self.tail[keys[-1]]
         if at != example[-1]:
             raise InputError(
-                f"{where}: {''.join(example[:-1])} has the answer {example[-1]}, the facts say {at}."
+                f"{where}: {_said(example[:-1])} has the answer {_said(example[-1:])}, the facts say "
+                f"{_said((at,))}."
             )
         return tuple(keys)
 
@@ -204,15 +206,16 @@ def _examples(path: Path, typed: bool = False) -> list[tuple[Example, str, Place
         found = TOKEN.findall(text)
         if len(found) not in (4, 5) or "".join(found) != text.strip():
             raise InputError(
-                f"{where}: the target {text!r} must be 4 or 5 tokens in angle brackets and no more."
+                f"{where}: the target {quoted(text)} must be 4 or 5 tokens in angle brackets and no more."
             )
         if found[-1] != END or "".join(found[:-2]) != question.strip():
             raise InputError(
-                f"{where}: the target {text!r} must be the input {question!r}, the answer and {END}."
+                f"{where}: the target {quoted(text, 36)} must be the input {quoted(question, 36)}, the "
+                f"answer and {END}."
             )
         kind = item.get("type") if typed else ""
         if typed and (not isinstance(kind, str) or kind not in SET_OF_TYPE):
-            raise InputError(f"{where}: type {kind!r} is not one of {', '.join(SET_OF_TYPE)}.")
+            raise InputError(f"{where}: type {quoted(kind)} is not one of {', '.join(SET_OF_TYPE)}.")
         out.append((tuple(found[:-1]), str(kind), where))
     return out
 
@@ -225,7 +228,12 @@ def _listed(path: Path, facts: Facts) -> set[Key] | None:
     for number, item in enumerate(read_list(path)):
         where = Place(path, number)
         if not isinstance(item, list) or len(item) != 3 or not all(isinstance(name, str) for name in item):
-            raise InputError(f"{where}: {item!r} must be [head, relation, tail].")
+            raise InputError(f"{where}: {quoted(item)} must be [head, relation, tail].")
         names = tuple(name if name.startswith("<") else f"<{name}>" for name in item)
         out.add(facts.chain(names, where)[0])
     return out
+
+
+def _said(tokens: Iterable[str]) -> str:
+    """Tokens for a sentence, which is no copy of a file."""
+    return shortened("".join(tokens), 36)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, shortened
 
 Key = tuple[str, str]
 """Head and relation, which name a fact."""
@@ -40,7 +40,8 @@ def split_of(
             for key, letter in zip(chain, pattern, strict=True):
                 if named.setdefault(key, letter) != letter:
                     raise InputError(
-                        f"{where}: the fact {''.join(key)} is OOD by one test item and ID by another."
+                        f"{where}: the fact {shortened(''.join(key), 60)} is OOD by one test item and ID by "
+                        "another."
                     )
     named = {key: "I" for chain in tested.get("train_inferred", ()) for key in chain} | named
     if not named:
@@ -55,9 +56,10 @@ def _from_lists(facts: set[Key], id_facts: set[Key] | None, ood_facts: set[Key] 
     if id_facts is None or ood_facts is None:
         return facts - id_facts if id_facts is not None else set(ood_facts or ())
     if both := id_facts & ood_facts:
-        raise InputError(f"the fact {''.join(min(both))} stands in id_facts.json and in ood_facts.json.")
-    if neither := facts - id_facts - ood_facts:
         raise InputError(
-            f"the trained fact {''.join(min(neither))} stands in neither id_facts.json nor ood_facts.json."
+            f"the fact {shortened(''.join(min(both)), 60)} stands in id_facts.json and in ood_facts.json."
         )
+    if neither := facts - id_facts - ood_facts:
+        said = shortened("".join(min(neither)), 60)
+        raise InputError(f"the trained fact {said} stands in neither id_facts.json nor ood_facts.json.")
     return ood_facts

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, shortened
 from grokscope.world.reference_json import read_tree
 from grokscope.world.vocabulary import END, PAD, SPECIALS, Vocabulary, by_length, standard_vocabulary
 
@@ -30,14 +30,15 @@ def vocabulary_of(directory: Path, tail_of: Mapping[tuple[str, str], str]) -> Vo
     relations = {relation for _, relation in tail_of}
     if both := entities & relations | (entities | relations) & set(SPECIALS):
         raise InputError(
-            f"the token {min(both)} has two uses; entities, relations and special tokens must differ."
+            f"the token {shortened(min(both), 60)} has two uses; entities, relations and special tokens "
+            "must differ."
         )
     path = directory / "vocab.json"
     if not path.exists():
         return standard_vocabulary(by_length(entities), by_length(relations))
     tokens = _with_pad(_tokens(read_tree(path), path), path)
     if missing := (entities | relations | {END}) - set(tokens):
-        raise InputError(f"{path} lacks the token {min(missing)}.")
+        raise InputError(f"{path} lacks the token {shortened(min(missing), 60)}.")
     unused = [token for token in tokens if token not in relations]
     extra = [token for token in tokens if token not in entities and token.startswith("<r_")]
     entities |= {token for token in unused if token.startswith("<e_")}
@@ -71,5 +72,7 @@ def _with_pad(tokens: list[str], path: Path) -> list[str]:
     if not pads:
         return [PAD, *tokens]
     if pads != [0]:
-        raise InputError(f"{path}: the padding token must have id 0 and stand once, it has {pads}.")
+        raise InputError(
+            f"{path}: the padding token must have id 0 and stand once, it has {shortened(str(pads))}."
+        )
     return tokens

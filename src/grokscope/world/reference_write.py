@@ -26,7 +26,8 @@ def write_reference(corpus: "Corpus", directory: Path) -> None:
     """Write the six files into an existing directory.
 
     Raises:
-        InputError: the corpus trains an identity relation or more hops, for which the format has no place.
+        InputError: the corpus trains an identity relation or more hops, or has several tails for a head and a
+            relation: the format has no place for them.
     """
     if corpus.spec.identity_relation:
         raise InputError(
@@ -37,6 +38,11 @@ def write_reference(corpus: "Corpus", directory: Path) -> None:
         raise InputError(
             f"corpus.hops = {corpus.spec.hops}: the reference format holds two-hop queries; write the corpus "
             "as grokscope or parquet."
+        )
+    if len(corpus.world.further_G3):
+        raise InputError(
+            "several_tails = 'all': the reference format has one tail for a head and a relation; write "
+            "the corpus as grokscope or parquet."
         )
     world = corpus.world
     vocabulary = world.vocabulary

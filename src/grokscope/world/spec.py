@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from grokscope.spec import Spec, later
 
@@ -21,16 +21,12 @@ class WorldSpec(Spec):
     facts_file: str | None = None
     """Table of triples (CSV, TSV, JSON lines, Parquet) or directory in the reference's JSON format; replaces
     generation."""
-    several_tails: Literal["refuse", "drop", "first"] = later("refuse")
+    facts_sha256: str | None = later(None, pattern="^[0-9a-f]{64}$")
+    """SHA-256 of the facts file, which it must have; None: as it is found. By it, and not by the file's name,
+    a run is told from one of other facts."""
+    several_tails: Literal["refuse", "drop", "first", "all"] = later("refuse")
     """Of a table in which a head and a relation have several tails: refuse it, drop all facts of such a pair,
-    or keep the first in the file."""
-
-    @field_validator("several_tails", mode="before")
-    @classmethod
-    def _one_tail(cls, value: object) -> object:
-        if value == "all":
-            raise ValueError("a question has one answer here, not a set; allowed are refuse, drop, first")
-        return value
+    keep the first in the file, or keep all: each is trained, and any of them answers."""
 
     @model_validator(mode="after")
     def _possible(self) -> "WorldSpec":
@@ -38,6 +34,8 @@ class WorldSpec(Spec):
             raise ValueError(
                 f"several_tails {self.several_tails} needs a facts_file: drawn facts have one tail"
             )
+        if self.facts_file is None and self.facts_sha256 is not None:
+            raise ValueError("facts_sha256 needs a facts_file: drawn facts have no file")
         if self.facts_file is None and self.degree > self.relations:
             raise ValueError(
                 f"degree {self.degree} needs at least as many relations, there are {self.relations}; "

@@ -115,6 +115,8 @@ def _arrays(corpus: Corpus) -> Arrays:
         "ood": world.ood_F,
         "composition": corpus.composition.fact_NK(world).astype(np.int32),
     }
+    if len(world.further_G3):
+        out["further"] = world.further_G3.astype(np.int32)
     for name, probe_set in corpus.probes.items():
         out[f"probe.{name}"] = probe_set.fact_PK.astype(np.int32)
         for latent, control_P in probe_set.control_PL.items():
@@ -132,7 +134,7 @@ def _head(corpus: Corpus, layout: Layout) -> dict[str, Any]:
         "world_fingerprint": corpus.world.fingerprint,
         "corpus": corpus.spec.tree(),
         "regime": corpus.regime.tree(),
-        "source": corpus.world.source,
+        "source": None if corpus.world.source is None else Path(corpus.world.source).name,
         "vocabulary": {
             "tokens": list(vocabulary.tokens),
             "entity_ids": vocabulary.entity_ids.tolist(),
@@ -164,7 +166,7 @@ def _corpus(head: dict[str, Any], arrays: Arrays) -> Corpus:
         relation_ids=np.array(words["relation_ids"], dtype=np.int32),
         end_id=words["end_id"],
     )
-    world = make_world(vocabulary, arrays["fact"], arrays["ood"], head["source"])
+    world = make_world(vocabulary, arrays["fact"], arrays["ood"], head["source"], arrays.get("further"))
     facts: dict[str, IntArray] = {}
     control: dict[str, dict[str, IntArray]] = {}
     for key, array in arrays.items():

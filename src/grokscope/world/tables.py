@@ -22,6 +22,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 """fact, ood, composition, probe.<set>, control.<set>.<latent>: what a corpus is made of again."""
 
 ARRAYS = "arrays.safetensors"
+FURTHER = "further_tails.parquet"
+FACT = ("head", "relation", "tail")
 
 
 def write_arrays(arrays: Arrays, corpus: "Corpus", directory: Path) -> None:
@@ -55,6 +57,8 @@ def write_tables(arrays: Arrays, corpus: "Corpus", directory: Path) -> None:
         "tail_name": entity[fact_F3[:, 2]],
     }
     _write({**numbers, "ood": arrays["ood"], **names}, directory / "facts.parquet")
+    if "further" in arrays:
+        _write(dict(zip(FACT, arrays["further"].T, strict=True)), directory / FURTHER)
     columns: Arrays = {"head": trained.head_N}
     columns |= {f"relation{k + 1}": trained.relation_NK[:, k] for k in range(trained.hops)}
     columns |= trained.latents()
@@ -78,6 +82,8 @@ def read_tables(directory: Path) -> Arrays:
             "ood": facts["ood"].to_numpy(),
             "composition": _facts_of(_read(directory / "compositions.parquet")),
         }
+        if (directory / FURTHER).exists():
+            arrays["further"] = _read(directory / FURTHER).select(FACT).to_numpy().astype(np.int32)
         for file in sorted(directory.glob("probes_*.parquet")):
             table = _read(file)
             name = file.stem.removeprefix("probes_")

@@ -18,8 +18,9 @@ from grokscope.world.arrays import BoolArray, IntArray
 from grokscope.world.triple_rows import ROLES, Cells, open_rows
 from grokscope.world.vocabulary import Vocabulary, by_length, standard_vocabulary
 
-Several = Literal["refuse", "drop", "first"]
+Several = Literal["refuse", "drop", "first", "all"]
 """What becomes of a head and a relation with several tails."""
+DONE = {"drop": "left out", "first": "the first of each is kept", "all": "any of them answers"}
 ADDRESS = re.compile(r"<([^<>\s]*:[^<>\s]*)>( *\.)?")
 """An address as RDF writes it; the last of a line of N-Triples has a full stop."""
 
@@ -35,6 +36,8 @@ class RawFacts:
     """The file's own ID/OOD split, if it has one."""
     notes: tuple[str, ...] = ()
     """What of the file is not in the facts, as sentences."""
+    further_G3: IntArray | None = None
+    """Further tails of heads and relations among the facts, sorted; None: there are none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,10 +177,10 @@ def _alone(row_N3: IntArray) -> bool:
 
 
 def facts_of(triples: Triples, several: Several = "refuse") -> RawFacts:
-    """The facts of a world: every head and relation has one tail.
+    """The facts of a world: every head and relation has one tail; with "all", and further ones beside it.
 
     Entities and relations are numbered in a fixed order (shorter names first), so the order of the rows does
-    not matter; but "first" keeps of several tails the one that stands first.
+    not matter; but of several tails the fact is the one that stands first ("first", "all").
 
     Raises:
         InputError: a head and a relation have several tails and `several` is "refuse", or nothing is left.
@@ -186,22 +189,23 @@ def facts_of(triples: Triples, several: Several = "refuse") -> RawFacts:
     if triples.several_N.any():
         if several == "refuse":
             raise InputError(
-                f"{_first_conflict(triples)}; {notes[-1]}: choose with world.several_tails, drop or first."
+                f"{_first_conflict(triples)}; {notes[-1]}: world.several_tails chooses drop, first or all."
             )
         kept_N = ~triples.several_N if several == "drop" else triples.first_N
-        done = "left out" if several == "drop" else "the first of each is kept"
-        notes = (*notes[:-1], f"{notes[-1]}: {done}")
+        notes = (*notes[:-1], f"{notes[-1]}: {DONE[several]}")
     if not kept_N.any():
         raise InputError(f"{triples.path}: several_tails = 'drop' leaves no fact of {len(kept_N):,}.")
-    head_F, relation_F, tail_F = triples.triple_N3[kept_N].T
+    named_N = np.ones_like(kept_N) if several == "all" else kept_N
+    head_F, relation_F, tail_F = triples.triple_N3[named_N].T
     entity_F2, entities = _numbered(np.stack([head_F, tail_F], axis=1), triples.entities)
     kind_F, relations = _numbered(relation_F, triples.relations)
-    fact_F3 = np.stack([entity_F2[:, 0], kind_F, entity_F2[:, 1]], axis=1)
-    order_F = np.lexsort((fact_F3[:, 1], fact_F3[:, 0]))
+    every_F3 = np.stack([entity_F2[:, 0], kind_F, entity_F2[:, 1]], axis=1)
+    first_F = kept_N[named_N]
+    fact_F3, further_G3 = (part[np.lexsort(part.T[::-1])] for part in (every_F3[first_F], every_F3[~first_F]))
     vocabulary = standard_vocabulary(
         [f"<e_{name}>" for name in entities], [f"<r_{name}>" for name in relations]
     )
-    return RawFacts(vocabulary, fact_F3[order_F], None, notes)
+    return RawFacts(vocabulary, fact_F3, None, notes, further_G3)
 
 
 def _numbered(name_F: IntArray, names: list[str]) -> tuple[IntArray, list[str]]:

@@ -26,7 +26,6 @@ Read, or linear, means: on at least half of the queries.
 Shapes: P probes, N fitted queries, L stages, G groups of positions, Y what lives on at a group, E entities.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -34,13 +33,12 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch import Tensor
 
 from grokscope.mechanics.patch.drawing import Setting
 from grokscope.mechanics.patch.edits import Column
 from grokscope.mechanics.patch.groups import columns_of
 from grokscope.mechanics.read.lens import CONTROL
-from grokscope.mechanics.read.probe import RIDGE, shuffled_within
+from grokscope.mechanics.read.probe import ridge, shuffled_within
 from grokscope.mechanics.read.rates import anywhere, halves
 from grokscope.mechanics.unrolled import device_of, reading, step_rows
 from grokscope.models.protocol import Reasoner
@@ -54,8 +52,6 @@ from grokscope.world.queries import queries_of
 Kind: TypeAlias = Literal["visible", "in registers", "dark", "unread", "idle", "absent", "cannot tell"]
 FITTED = 4000
 """Queries that the linear map is fitted on, at most."""
-WIDEST = 8192
-"""Coordinates up to which the products of all of them are kept: 0.5 GB."""
 ON = 0.5
 """Share of the queries from which on a bridge counts as read, or as used."""
 
@@ -200,41 +196,10 @@ def _read(
             live_NTY = model.live(carry, stage).float().cpu()
             wide = live_NTY.shape[2]
             columns = [torch.cat([torch.arange(wide) + at * wide for at in where]) for where in groups]
-            said = _ridge(
+            said = ridge(
                 live_NTY[: len(goal_NX)].flatten(1), goal_NX, live_NTY[len(goal_NX) :].flatten(1), columns
             )
             for number, said_PX in enumerate(said):
                 for out, said_PE in zip((hit_PLG, control_PLG), said_PX.chunk(2, dim=1), strict=True):
                     out[:, stage, number] = classes_E[said_PE.argmax(1).numpy()] == entity_P
     return hit_PLG, control_PLG
-
-
-def _ridge(
-    state_NY: Tensor, goal_NX: Tensor, asked_PY: Tensor, columns: Sequence[Tensor]
-) -> Iterator[Tensor]:
-    """(P, X) what ridge regression of the goals on some columns of the states says of other states, for
-    each of `columns`."""
-    mean_Y, mean_X = state_NY.mean(0), goal_NX.mean(0)
-    state_NY, asked_PY = state_NY - mean_Y, asked_PY - mean_Y
-    goal_NX = goal_NX - mean_X
-    # All columns' products are made once, and of each group's its own are taken.
-    once = state_NY.shape[1] <= WIDEST
-    scatter_YY = (state_NY.T @ state_NY).double() if once else torch.empty(0)
-    right_YX = (state_NY.T @ goal_NX).double() if once else torch.empty(0)
-    for some in columns:
-        own_NZ, asked_PZ = state_NY[:, some], asked_PY[:, some]
-        if len(some) > len(own_NZ):
-            # With more coordinates than rows the same map is found from the rows' products.
-            weight_NX = _solved((own_NZ @ own_NZ.T).double(), goal_NX.double(), len(some))
-            yield (asked_PZ @ own_NZ.T) @ weight_NX + mean_X
-            continue
-        scatter_ZZ = scatter_YY[some][:, some] if once else (own_NZ.T @ own_NZ).double()
-        right_ZX = right_YX[some] if once else (own_NZ.T @ goal_NX).double()
-        yield asked_PZ @ _solved(scatter_ZZ, right_ZX, len(some)) + mean_X
-
-
-def _solved(scatter: Tensor, right: Tensor, width: int) -> Tensor:
-    """Ridge's map: the penalty is `RIDGE` of the mean eigenvalue that the states have."""
-    penalty = RIDGE * float(scatter.diagonal().sum()) / width or 1.0
-    eye = torch.eye(len(scatter), dtype=torch.float64)
-    return torch.cholesky_solve(right, torch.linalg.cholesky(scatter + penalty * eye)).float()

@@ -213,18 +213,6 @@ class DonorTable:
             out_PM2[p, : len(chosen)] = rows_N2[chosen]
         return self._facts(out_PM2)
 
-    def of_bridge(self, bridge: int, relation2: int, rng: np.random.Generator, most: int) -> Ints:
-        """Up to `most` (h', r1', r2''), two-hop, with this bridge and another r2, (h', r1', relation2) never
-        trained."""
-        rows_N2 = self.fresh_of_relation[relation2]
-        firsts_N = np.unique(_where(rows_N2, self.first_C3[rows_N2[:, 0], 2] == bridge)[:, 0])
-        nexts_F = self.of_head[bridge]
-        nexts_F = nexts_F[self.second_C3[nexts_F, 1] != relation2]
-        if not len(nexts_F):
-            return np.zeros((0, 2), dtype=np.int64)
-        firsts_N = rng.permutation(firsts_N)[:most]
-        return np.stack([firsts_N, rng.choice(nexts_F, len(firsts_N))], axis=1)
-
     def of_same_relation1(self, base_PK: NDArray[Any], rng: np.random.Generator, most: int) -> Ints:
         """(P, most, K) compositions with the base's r1, another bridge and another r2: what to average
         over."""

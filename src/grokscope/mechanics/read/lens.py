@@ -188,8 +188,12 @@ def measure(logits_BSV: Tensor, target_BC: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _exact(argmax_PS: NDArray[Any], encoded: Encoded) -> NDArray[np.bool_]:
-    """(P,) whether every label is what the last stage says; label 0 is none."""
+    """(P,) whether every label is what the last stage says; label 0 is none, and of several right answers any
+    one will do."""
     right_PS = (argmax_PS == encoded.labels_NS) | (np.asarray(encoded.labels_NS) == 0)
+    if encoded.answers_NA is not None:
+        read = encoded.answer_position
+        right_PS[:, read] |= (argmax_PS[:, read, None] == encoded.answers_NA).any(axis=1)
     right_P: NDArray[np.bool_] = right_PS.all(axis=1)
     return right_P
 

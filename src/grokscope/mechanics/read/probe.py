@@ -18,6 +18,7 @@ the highest output.
 Shape legend: P probes, X fitted probes, L stages, S positions (prefix first), D width, E entities, F facts.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,9 @@ from grokscope.world.probes import ProbeSet
 RIDGE = 0.01
 """Penalty in units of the mean eigenvalue of the fitted states' scatter. Fixed: choosing it per cell would
 need a third fold of facts."""
+
+WIDEST = 8192
+"""Coordinates up to which the products of all of them are kept: 0.5 GB."""
 
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
@@ -142,6 +146,35 @@ def fitted(state_PSD: Tensor, labels_YP: IntArray, fitted_P: BoolArray) -> IntAr
         said_SP = (centred_SPD @ map_SDE + mean_E).argmax(dim=2)
         said.append(classes_E[said_SP.T.numpy()])
     return np.stack(said)
+
+
+def ridge(state_NY: Tensor, goal_NX: Tensor, asked_PY: Tensor, columns: Sequence[Tensor]) -> Iterator[Tensor]:
+    """(P, X) what ridge regression of the goals on some columns of the states says of other states, for
+    each of `columns`."""
+    mean_Y, mean_X = state_NY.mean(0), goal_NX.mean(0)
+    state_NY, asked_PY = state_NY - mean_Y, asked_PY - mean_Y
+    goal_NX = goal_NX - mean_X
+    # All columns' products are made once, and of each group's its own are taken.
+    once = state_NY.shape[1] <= WIDEST
+    scatter_YY = (state_NY.T @ state_NY).double() if once else torch.empty(0)
+    right_YX = (state_NY.T @ goal_NX).double() if once else torch.empty(0)
+    for some in columns:
+        own_NZ, asked_PZ = state_NY[:, some], asked_PY[:, some]
+        if len(some) > len(own_NZ):
+            # With more coordinates than rows the same map is found from the rows' products.
+            weight_NX = _solved((own_NZ @ own_NZ.T).double(), goal_NX.double(), len(some))
+            yield (asked_PZ @ own_NZ.T) @ weight_NX + mean_X
+            continue
+        scatter_ZZ = scatter_YY[some][:, some] if once else (own_NZ.T @ own_NZ).double()
+        right_ZX = right_YX[some] if once else (own_NZ.T @ goal_NX).double()
+        yield asked_PZ @ _solved(scatter_ZZ, right_ZX, len(some)) + mean_X
+
+
+def _solved(scatter: Tensor, right: Tensor, width: int) -> Tensor:
+    """Ridge's map: the penalty is `RIDGE` of the mean eigenvalue that the states have."""
+    penalty = RIDGE * float(scatter.diagonal().sum()) / width or 1.0
+    eye = torch.eye(len(scatter), dtype=torch.float64)
+    return torch.cholesky_solve(right, torch.linalg.cholesky(scatter + penalty * eye)).float()
 
 
 def shuffled_within(relation_P: IntArray, fact_P: IntArray, entity_P: IntArray, seed: int) -> IntArray:

@@ -75,7 +75,7 @@ def write_model(
     width = heads * head_width
     inner = sum(units.count for units in wiring.units)
     spec = _spec(body, width, heads, inner, loops, wiring.prefix)
-    model = build_model(spec, vocabulary.size, wiring.positions - wiring.prefix, fmt, seed)
+    model = build_model(spec, vocabulary.size, wiring.positions - wiring.prefix, fmt, seed, "float32")
     rotation_DD = _rotation(width, seed)
     normed = math.sqrt(width if wiring.prefix else width / ACTIVE)
     sharp = SHARPER if wiring.prefix else SHARP

@@ -10,12 +10,16 @@ Shapes: B batch, T positions, D width.
 """
 
 import re
+from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from grokscope.errors import InputError
-from grokscope.models.looped import LoopedModel
+from grokscope.files import vacant, whole, write_json
+from grokscope.models.looped import Block, LoopedModel
+from grokscope.models.protocol import Reasoner
 from grokscope.models.published.options import Keys
 from grokscope.models.published.tensors import dims, fill, floats, layer_count, size, strip
 from grokscope.models.spec import LoopedSpec
@@ -56,7 +60,7 @@ def is_gpt2(names: list[str]) -> bool:
 
 
 def read_gpt2(tensors: dict[str, Tensor], keys: Keys) -> LoopedModel:
-    """The published model, its blocks run `loops` times (2, unless said otherwise), in float32.
+    """The published model, its blocks run `loops` times, in float32.
 
     Raises:
         InputError: tensors or keys that contradict each other, are missing, or cannot be represented.
@@ -73,15 +77,15 @@ def read_gpt2(tensors: dict[str, Tensor], keys: Keys) -> LoopedModel:
     keys.agree("n_layer", keys.integer("n_layer"), layers, "the names of the tensors")
     inner = dims(bare, "h.0.mlp.c_fc.weight")[1]
     keys.agree("n_inner", keys.integer("n_inner"), inner, "h.0.mlp.c_fc.weight")
-    heads = keys.needed(
-        "n_head", keys.integer("n_head"), "the tensors do not tell the number of attention heads"
-    )
+    _check_layout(bare, width)
+    heads, loops = keys.needed("n_head", "the attention heads"), _loops(keys)
+    keys.complete()
     spec = LoopedSpec.parse(
         {
             "width": width,
             "heads": heads,
             "layers": layers,
-            "loops": _loops(keys),
+            "loops": loops,
             "expansion": inner / width,
             "activation": keys.word("activation_function", ACTIVATIONS) or "gelu",
             "norm": "layernorm",
@@ -97,7 +101,8 @@ def read_gpt2(tensors: dict[str, Tensor], keys: Keys) -> LoopedModel:
     )
     _refuse_variants(keys)
     model = LoopedModel(spec, vocab, positions, causal=True, seed=0, dtype=torch.float32)
-    fill(model, _laid_out(bare, spec), _names(spec))
+    kept = {name: t for name, t in bare.items() if name != "lm_head.weight" or not spec.tied_head}
+    fill(model, kept, _names(spec), CONV1D)
     return model
 
 
@@ -105,7 +110,62 @@ def described(model: LoopedModel) -> str:
     """The model's size and passes."""
     spec = model.spec
     again = "" if spec.reembed_temperature is None else f", re-embedding at {spec.reembed_temperature}"
-    return f"GPT-2, {size(model, spec.width)}, {spec.layers} layers run {spec.loops} times{again}"
+    times = "once" if spec.loops == 1 else f"{spec.loops} times"
+    return f"GPT-2, {size(model, spec.width)}, {spec.layers} layers run {times}{again}"
+
+
+def is_exportable(model: Reasoner) -> bool:
+    """Whether transformers' GPT-2 can hold the model: its blocks run once, and are GPT-2's."""
+    if not isinstance(model, LoopedModel) or model.inference_loops != 1:
+        return False
+    spec, block = model.spec, model.blocks[0]
+    return (
+        isinstance(block, Block)
+        and block.attention.causal
+        and (spec.norm, spec.norm_position, spec.positions) == ("layernorm", "pre", "learned")
+        and spec.bias
+        and spec.activation in ("gelu", "relu")
+    )
+
+
+def write_gpt2(model: Reasoner, directory: Path) -> None:
+    """Write a directory that transformers reads: `GPT2LMHeadModel.from_pretrained(directory)`.
+
+    Raises:
+        InputError: transformers' GPT-2 is another model, or the directory holds something.
+    """
+    if not is_exportable(model) or not isinstance(model, LoopedModel):
+        raise InputError(
+            f"{type(model).__name__}: transformers' GPT-2 holds a looped model with loops 1, norm layernorm "
+            "before each sublayer, learned positions, bias and causal attention."
+        )
+    spec, ours = model.spec, model.state_dict()
+    named = {theirs: ours[name] for theirs, name in _names(spec).items()}
+    tensors = {
+        name if name == "lm_head.weight" else f"transformer.{name}": (
+            tensor.T if CONV1D.fullmatch(name) else tensor
+        ).contiguous()
+        for name, tensor in named.items()
+    }
+    config = {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": model.vocab,
+        "n_positions": model.positions,
+        "n_embd": spec.width,
+        "n_layer": spec.layers,
+        "n_head": spec.heads,
+        "n_inner": ours["blocks.0.mlp.up.weight"].shape[0],
+        "activation_function": {"gelu": "gelu_new", "relu": "relu"}[spec.activation],
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": spec.tied_head,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    with whole(vacant(directory)) as draft:
+        draft.mkdir()
+        (draft / "model.safetensors").write_bytes(save(tensors, {"format": "pt"}))
+        write_json(draft / "config.json", config)
 
 
 def hidden_states(model: LoopedModel, tokens_BS: Tensor) -> list[Tensor]:
@@ -152,10 +212,18 @@ def _names(spec: LoopedSpec) -> dict[str, str]:
     return names if spec.tied_head else {**names, "lm_head.weight": "head.weight"}
 
 
-def _laid_out(tensors: dict[str, Tensor], spec: LoopedSpec) -> dict[str, Tensor]:
-    """The tensors in our shapes: Conv1D weights transposed, a tied head left out."""
-    kept = {name: t for name, t in tensors.items() if name != "lm_head.weight" or not spec.tied_head}
-    return {name: t.T if CONV1D.fullmatch(name) and t.ndim == 2 else t for name, t in kept.items()}
+def _check_layout(tensors: dict[str, Tensor], width: int) -> None:
+    """Refuse nanoGPT's checkpoints, whose names are the same.
+
+    Raises:
+        InputError: a map has the layout of `nn.Linear`.
+    """
+    name = "h.0.attn.c_attn.weight"
+    if (shape := dims(tensors, name)) == (3 * width, width):
+        raise InputError(
+            f"tensor {name} has shape {shape}, the layout of nn.Linear (nanoGPT): Hugging Face's Conv1D has "
+            f"{shape[::-1]}, so transpose the matrices of attn and mlp."
+        )
 
 
 def _tied(tensors: dict[str, Tensor], keys: Keys) -> bool:
@@ -178,12 +246,13 @@ def _tied(tensors: dict[str, Tensor], keys: Keys) -> bool:
 
 
 def _loops(keys: Keys) -> int:
-    """Times the blocks run: as said; else once or twice by `add_recurrence`; else twice."""
+    """Times the blocks run: as said; else twice by `add_recurrence`, and once by a config without it."""
     loops, recurrent = keys.integer("loops"), keys.flag("add_recurrence")
-    implied = None if recurrent is None else 1 + recurrent
-    if implied and loops and implied != loops:
+    if recurrent is not None and loops and loops != 1 + recurrent:
         raise InputError(f"loops = {loops}: contradicts add_recurrence = {recurrent}.")
-    return loops or implied or 2
+    if loops is None and not keys.configured:
+        keys.missing("loops", "how often the blocks run")
+    return loops or 1 + bool(recurrent)
 
 
 def _temperature(keys: Keys) -> float | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, quoted, shortened
 
 MOST = 1_000_000
 """Largest count that is believed; more is a damaged config, and would fill the memory."""
@@ -36,6 +36,11 @@ class ShapeOptions:
     """TRM: prefix positions; 0: as many as its embedding fills."""
     puzzle_emb_ndim: int | None = None
     """TRM: numbers in the prefix embedding; the slots beyond it are zeros."""
+    puzzle: int | None = None
+    """TRM: which row of the prefix embedding, of a checkpoint with one per puzzle; from 0."""
+    evaluations: int | None = None
+    """TRM: forward calls, each going on from the states of the one before, as published evaluations make
+    halt_max_steps of them; None: 1."""
     seq_len: int | None = None
     """TRM: input positions, without the prefix."""
     vocab_size: int | None = None
@@ -53,7 +58,7 @@ class ShapeOptions:
     activation_function: str | None = None
     """GPT-2: gelu_new (the tanh form) or relu."""
     loops: int | None = None
-    """GPT-2: times the blocks run; None: 2, the recurrent GPT-2, unless the config says otherwise."""
+    """GPT-2: times the blocks run; None: as the config says, in which add_recurrence is twice."""
     reembed_temperature: float | None = None
     """GPT-2: temperature of the re-embedding between loops; None: as the config says, else off."""
 
@@ -74,6 +79,9 @@ class Keys:
 
     def __init__(self, *sources: tuple[str, Mapping[str, Any]]) -> None:
         self.given: dict[str, Any] = {}
+        self.configured = any(tree for place, tree in sources if place != "the options")
+        """Whether anything but the options speaks."""
+        self._missing: dict[str, str] = {}
         self._asked: set[str] = set()
         where: dict[str, str] = {}
         for place, tree in sources:
@@ -82,8 +90,8 @@ class Keys:
                     self.given[key], where[key] = value, place
                 elif value is not None and self.given[key] != value:
                     raise InputError(
-                        f"{key} = {value!r} in {place}, but {self.given[key]!r} in {where[key]}: "
-                        "they must agree."
+                        f"{shortened(key)} = {quoted(value, 20)} in {place}, but "
+                        f"{quoted(self.given[key], 20)} in {where[key]}: they must agree."
                     )
 
     def integer(self, key: str, least: int = 1) -> int | None:
@@ -96,7 +104,7 @@ class Keys:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
-            raise InputError(f"{key} = {value!r}: must be a whole number from {least} to {MOST}.")
+            raise InputError(f"{key} = {quoted(value)}: must be a whole number from {least} to {MOST}.")
         return value
 
     def number(self, key: str) -> float | None:
@@ -109,7 +117,7 @@ class Keys:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise InputError(f"{key} = {value!r}: must be a number above 0.")
+            raise InputError(f"{key} = {quoted(value)}: must be a number above 0.")
         return float(value)
 
     def flag(self, key: str) -> bool | None:
@@ -120,7 +128,18 @@ class Keys:
         """
         value = self._take(key)
         if value is not None and not isinstance(value, bool):
-            raise InputError(f"{key} = {value!r}: must be true or false.")
+            raise InputError(f"{key} = {quoted(value)}: must be true or false.")
+        return value
+
+    def text(self, key: str) -> str | None:
+        """The text under `key`; None: not given.
+
+        Raises:
+            InputError: it is something else.
+        """
+        value = self._take(key)
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"{key} = {quoted(value)}: must be a text.")
         return value
 
     def word(self, key: str, meanings: Mapping[str, str]) -> str | None:
@@ -133,7 +152,7 @@ class Keys:
         if value is None:
             return None
         if not isinstance(value, str) or value not in meanings:
-            raise InputError(f"{key} = {value!r}: what can be represented is {', '.join(meanings)}.")
+            raise InputError(f"{key} = {quoted(value)}: what can be represented is {', '.join(meanings)}.")
         return meanings[value]
 
     def must_be(self, key: str, *allowed: Any) -> None:
@@ -145,17 +164,36 @@ class Keys:
         value = self._take(key)
         if value is not None and value not in allowed:
             words = " or ".join(repr(one) for one in allowed)
-            raise InputError(f"{key} = {value!r}: only {words} can be represented.")
+            raise InputError(f"{key} = {quoted(value)}: only {words} can be represented.")
 
-    def needed(self, key: str, value: int | None, why: str) -> int:
-        """`value`, which must be known by now.
+    def missing(self, key: str, why: str) -> None:
+        """Note that the value of a key is not known, and what it is that the tensors do not tell."""
+        self._missing[key] = why
+
+    def complete(self) -> None:
+        """Insist that nothing is missing.
 
         Raises:
-            InputError: it is None; the sentence says `why` the tensors do not tell.
+            InputError: something is; all of it is named.
         """
+        if not self._missing:
+            return
+        if len(self._missing) == 1:
+            ((key, why),) = self._missing.items()
+            raise InputError(
+                f"{key} is missing: the tensors do not tell {why}, so give it as an option or in the config."
+            )
+        raise InputError(
+            f"{', '.join(self._missing)} are missing: the tensors do not tell them, so give them as options "
+            "or in the config."
+        )
+
+    def needed(self, key: str, why: str) -> int:
+        """The whole number under `key`; 1, and it is noted as missing, if it is not given."""
+        value = self.integer(key)
         if value is None:
-            raise InputError(f"{key} is missing: {why}, so give it as an option or in the config.")
-        return value
+            self.missing(key, why)
+        return value or 1
 
     def agree(self, key: str, said: int | None, found: int, source: str) -> int:
         """`found` in the tensors, which must be what was `said`, if anything was.
@@ -175,7 +213,8 @@ class Keys:
         """
         for key in sorted(set(self.given) - self._asked - harmless):
             raise InputError(
-                f"{key} = {self.given[key]!r}: this config key is not known, so it is not honoured."
+                f"{shortened(key, 40)} = {quoted(self.given[key], 40)}: this config key is not known, so it "
+                "is not honoured."
             )
 
     def _take(self, key: str) -> Any:

@@ -1,18 +1,28 @@
 """Reading a checkpoint that somebody else wrote, without running anything in it."""
 
-import json
 import re
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, quoted, shortened
+from grokscope.files import kind_of, parse_json, read_json, read_text, reading
 from grokscope.models.protocol import Reasoner
+from grokscope.models.tensor_file import HEAD, read_safetensors
+from grokscope.spec import read_yaml
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+INDEX = ".index.json"
+NAMES = ("model.safetensors", "pytorch_model.bin")
+IN_DIRECTORY = tuple(name + end for name in NAMES for end in ("", INDEX))
+"""What a directory may hold its checkpoint as, the first that is there."""
+SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)(\.\w+)")
+WRAPS = ("state_dict", "model_state_dict", "model", "module", "net", "ema")
+"""Names under which training programs keep the state dict among other things."""
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -21,44 +31,101 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     What kind of file it is is seen from its first bytes. A PyTorch file is read with `weights_only=True`,
     which builds tensors and plain containers and calls nothing else.
 
+    Args:
+        path: a file, the index of several, or a directory with either under its Hugging Face name.
+
     Raises:
-        InputError: there is no such file, or it is neither kind, damaged, or holds anything but named
-            tensors.
+        InputError: there is no such file, it is neither kind, damaged, one of several, or holds anything but
+            named tensors.
     """
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint file at {path}.")
-    config: dict[str, Any] = {}
-    with path.open("rb") as handle:
-        is_safetensors = handle.read(9)[8:] == b"{"
+    if path.is_dir():
+        path = _inside(path)
+    if path.name.endswith(INDEX):
+        return _joined(path), {}
+    if (shard := SHARD.fullmatch(path.name)) and int(shard[3]) > 1:
+        index = f"{shard[1]}{shard[4]}{INDEX}"
+        raise InputError(
+            f"{path} is one of {int(shard[3])} files of a checkpoint: give their index, {index}."
+        )
+    return _read_file(path)
+
+
+def _inside(directory: Path) -> Path:
+    """The checkpoint in a directory."""
+    for name in IN_DIRECTORY:
+        if (directory / name).is_file():
+            return directory / name
+    raise InputError(
+        f"{directory} is a directory without {', '.join(NAMES)} or an index of several files: give the "
+        "checkpoint's file."
+    )
+
+
+def _joined(index: Path) -> dict[str, Tensor]:
+    """The tensors of all files that an index names."""
+    tree = read_json(index, "index of a checkpoint")
+    places = tree.get("weight_map") if isinstance(tree, dict) else None
+    if not isinstance(places, dict) or not places or not all(isinstance(one, str) for one in places.values()):
+        raise InputError(f"the index of a checkpoint at {index} has no weight_map of tensor names to files.")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name:
+            raise InputError(f"the index at {index} names {quoted(name)}: must be files beside it.")
+        tensors |= _read_file(index.parent / name)[0]
+    if missing := sorted(places.keys() - tensors.keys()):
+        raise InputError(f"the index at {index} names {quoted(missing[0])}, which is in none of its files.")
+    return tensors
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with reading(path, "checkpoint file"), path.open("rb") as handle:
+        head = handle.read(512)
+    if not head:
+        raise InputError(f"the checkpoint at {path} is empty.")
+    if head[HEAD : HEAD + 1] == b"{" or path.suffix == ".safetensors":
+        tensors, metadata = read_safetensors(path, "checkpoint")
+        text = metadata.get("config")
+        config = {} if text is None else _object(parse_json(text, path, "config in the metadata"), path)
+        return _only_tensors(tensors, path), config
+    is_zip = head.startswith(b"PK\x03\x04")
+    if is_zip and not zipfile.is_zipfile(path):
+        raise InputError(f"the checkpoint at {path} is cut off: it lacks the end of a PyTorch file.")
+    if not is_zip and (kind := kind_of(head)):
+        raise InputError(f"the checkpoint at {path} is {kind}.")
     try:
-        if is_safetensors:
-            with safe_open(path, framework="pt") as handle:
-                found: Any = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-                text = (handle.metadata() or {}).get("config")
-        else:
-            found, text = torch.load(path, map_location="cpu", weights_only=True), None
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file may fail in any way that its parser knows
         raise InputError(
             f"the checkpoint at {path} is neither safetensors nor a PyTorch file of tensors alone "
             f"({type(error).__name__} while reading it)."
         ) from None
-    if text is not None:
-        config = parse_config(text, f"the metadata of {path}")
-    return _only_tensors(found, path), config
+    return _only_tensors(found, path), {}
 
 
-def parse_config(text: str, source: str) -> dict[str, Any]:
-    """A JSON object.
+def read_config(path: Path) -> dict[str, Any]:
+    """The config keys in a JSON or YAML file; where they stand under `arch` beside those of the training, as
+    the TRM's own `all_config.yaml` has them, the former. A value `${.other}` is that of the other key.
 
     Raises:
-        InputError: it is not one.
+        InputError: there is no such file, or it is not a mapping.
     """
-    try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"the config in {source} is not JSON: {error}.") from None
+    tree: Any
+    if path.suffix in (".yaml", ".yml"):
+        tree = read_yaml(path, "config")
+    else:
+        tree = parse_json(read_text(path, "config"), path, "config")
+    tree = _object(tree, path)
+    keys = tree["arch"] if isinstance(tree.get("arch"), dict) else tree
+    found: dict[str, Any] = {}
+    for key, value in keys.items():
+        link = re.fullmatch(r"\$\{\.(\w+)\}", value) if isinstance(value, str) else None
+        found[str(key)] = keys.get(link[1]) if link else value
+    return found
+
+
+def _object(tree: Any, path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
-        raise InputError(f"the config in {source} must be a JSON object, not {type(tree).__name__}.")
+        raise InputError(f"the config in {path} must be a JSON object, not {type(tree).__name__}.")
     return tree
 
 
@@ -76,7 +143,7 @@ def strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         bare = re.sub(f"^(?:{prefix})", "", name)
         if bare in short:
-            raise InputError(f"tensor {name}: the checkpoint holds {bare} twice.")
+            raise InputError(f"tensor {shortened(name)}: the checkpoint holds {shortened(bare)} twice.")
         short[bare] = tensor
     return short
 
@@ -87,29 +154,44 @@ def layer_count(tensors: dict[str, Tensor], pattern: str) -> int:
     return 1 + max((int(match.group(1)) for match in found if match), default=-1)
 
 
-def fill(model: Reasoner, tensors: dict[str, Tensor], ours: dict[str, str]) -> None:
+def fill(
+    model: Reasoner,
+    tensors: Mapping[str, Tensor],
+    ours: Mapping[str, str],
+    transposed: re.Pattern[str] | None = None,
+) -> None:
     """Copy published tensors into a model.
 
     Args:
         model: the model, changed in place.
-        tensors: by published name, already laid out as ours are.
+        tensors: by published name.
         ours: published name -> name in the model's state dict, for every tensor of the model.
+        transposed: of matrices with these published names ours is the transpose.
 
     Raises:
-        InputError: a tensor is missing, has another shape, or is one the model has no place for.
+        InputError: tensors are missing, have another shape, or are some the model has no place for.
     """
     targets = model.state_dict()
     for name in sorted(set(tensors) - set(ours)):
-        raise InputError(f"tensor {name}: this model has no place for it, so it cannot be represented.")
-    for name in ours:
-        if name not in tensors:
-            raise InputError(f"tensor {name} is missing in the checkpoint.")
-        found, needed = tuple(tensors[name].shape), tuple(targets[ours[name]].shape)
+        raise InputError(
+            f"tensor {shortened(name)}: this model has no place for it, so it cannot be represented."
+        )
+    if missing := [name for name in ours if name not in tensors]:
+        more = (
+            f" and {len(missing) - 3} more are" if len(missing) > 3 else " are" if len(missing) > 1 else " is"
+        )
+        raise InputError(f"tensor {', '.join(missing[:3])}{more} missing in the checkpoint.")
+    laid_out = {}
+    for name, target in ours.items():
+        turned = transposed is not None and transposed.fullmatch(name) is not None
+        found, needed = tuple(tensors[name].shape), tuple(targets[target].shape)
+        needed = needed[::-1] if turned else needed
         if found != needed:
             raise InputError(
                 f"tensor {name} has shape {found}: the rest of the checkpoint asks for {needed}."
             )
-    model.load_state_dict({ours[name]: tensors[name] for name in ours})
+        laid_out[target] = tensors[name].T if turned else tensors[name]
+    model.load_state_dict(laid_out)
 
 
 def size(model: Reasoner, width: int) -> str:
@@ -132,17 +214,30 @@ def dims(tensors: dict[str, Tensor], name: str, count: int = 2) -> tuple[int, ..
 
 
 def _only_tensors(found: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict that a file holds, or that stands in it under one of the names of `WRAPS`."""
     if not isinstance(found, dict) or not found:
         raise InputError(f"the checkpoint at {path} holds {type(found).__name__}: must be named tensors.")
+    wrapped = [name for name in WRAPS if _is_state(found.get(name))]
+    if len(wrapped) > 1:
+        raise InputError(
+            f"the checkpoint at {path} holds several state dicts ({', '.join(wrapped)}): save the one that "
+            "is meant alone."
+        )
+    if wrapped:
+        found = found[wrapped[0]]
     tensors = {}
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise InputError(
-                f"the checkpoint at {path} holds {type(value).__name__} under {str(name)[:80]!r}: "
+                f"the checkpoint at {path} holds {type(value).__name__} under {quoted(str(name))}: "
                 "must be a state_dict, names and tensors alone."
             )
         tensors[name] = value.detach()
     return tensors
+
+
+def _is_state(found: Any) -> bool:
+    return isinstance(found, dict) and bool(found) and all(isinstance(one, Tensor) for one in found.values())
 
 
 def floats(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -155,11 +250,12 @@ def floats(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
         if not plain or tensor.dtype not in DTYPES:
+            kind = str(tensor.dtype).removeprefix("torch.")
             raise InputError(
-                f"tensor {name} is {str(tensor.dtype).removeprefix('torch.')}: must be a plain array of "
+                f"tensor {shortened(name)} is {kind}: must be a plain array of "
                 f"{', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)}."
             )
         wide[name] = tensor.to(torch.float32)
         if not bool(torch.isfinite(wide[name]).all()):
-            raise InputError(f"tensor {name} holds numbers that are not finite in float32.")
+            raise InputError(f"tensor {shortened(name)} holds numbers that are not finite in float32.")
     return wide

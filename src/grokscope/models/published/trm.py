@@ -4,14 +4,15 @@ Names may be led by `_orig_mod.` (a compiled module) and `model.` (a loss wrappe
 `inner.`. The prefix embedding is one row of numbers, padded with zeros and viewed as P slots of width D.
 
 `halt_max_steps` is left aside: the model here is one forward call of the original, as the reference study
-uses it. So is `forward_dtype`: states are float32.
+uses it, or as many in a row as `evaluations` says, which are that many times the cycles. So is
+`forward_dtype`: states are float32.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, quoted
 from grokscope.models.published.options import Keys
 from grokscope.models.published.tensors import dims, fill, floats, layer_count, size, strip
 from grokscope.models.recursive import RecursiveModel, swiglu_inner
@@ -19,20 +20,22 @@ from grokscope.models.spec import RecursiveSpec
 from grokscope.world.format import FormatSpec
 
 FORMAT = FormatSpec(attention="full", output="sequence")
-LEAD = r"(?:_orig_mod\.|model\.)*(?:inner\.)?"
+LEAD = r"(?:_orig_mod\.|module\.|model\.)*(?:inner\.)?"
 LAYER = r"L_level\.layers\.(\d+)\."
 EMBEDDING, POSITIONS, PREFIX = (
     "embed_tokens.embedding_weight",
     "embed_pos.embedding_weight",
     "puzzle_emb.weights",
 )
+OTHERS = ("hrm", "trm_singlez", "trm_hier6", "transformers_baseline")
+"""The original's other modules of models."""
 PARTS = {
     "attention": {"self_attn.qkv_proj": "attention.qkv", "self_attn.o_proj": "attention.out"},
     "mixer": {"mlp_t.gate_up_proj": "mixer.gate_up", "mlp_t.down_proj": "mixer.down"},
     "mlp": {"mlp.gate_up_proj": "mlp.gate_up", "mlp.down_proj": "mlp.down"},
 }
 IGNORED = """
-H_layers batch_size forward_dtype halt_exploration_prob halt_max_steps loss name no_ACT_continue rope_theta
+H_layers batch_size forward_dtype halt_exploration_prob halt_max_steps loss no_ACT_continue rope_theta
 """
 """Keys that change training or nothing, not what one forward call computes (rope_theta: without "rope")."""
 
@@ -58,25 +61,25 @@ def read_trm(tensors: dict[str, Tensor], keys: Keys) -> RecursiveModel:
     coding = _positions(tensors, keys, mixer)
     total = _total(tensors, mixer)
     prefix, positions = _lengths(tensors, keys, width, total)
-    heads = keys.integer("num_heads")
-    if not mixer:
-        heads = keys.needed("num_heads", heads, "the tensors do not tell the number of attention heads")
-    untold = "the tensors do not tell the cycles"
-    h_cycles = keys.needed("H_cycles", keys.integer("H_cycles"), untold)
-    l_cycles = keys.needed("L_cycles", keys.integer("L_cycles"), untold)
+    heads = keys.integer("num_heads") or 1 if mixer else keys.needed("num_heads", "the attention heads")
+    h_cycles, l_cycles = keys.needed("H_cycles", "the cycles"), keys.needed("L_cycles", "the cycles")
+    evaluations, row = keys.integer("evaluations") or 1, _row(tensors, keys)
+    keys.complete()
     expansion = _expansion(tensors, keys, width, total if mixer else None)
     keys.must_be("rms_norm_eps", 1e-5)
     keys.must_be("causal", False)
+    _check_name(keys)
     if coding == "rotary":
         keys.must_be("rope_theta", 10_000)
     keys.finish(frozenset(IGNORED.split()))
     spec = RecursiveSpec.parse(
         {
             "width": width,
-            "heads": heads or 1,
+            "heads": heads,
             "layers": layers,
             "h_cycles": h_cycles,
             "l_cycles": l_cycles,
+            "inference_h_cycles": evaluations * h_cycles if evaluations > 1 else None,
             "expansion": expansion,
             "mixer": mixer,
             "positions": coding,
@@ -85,7 +88,7 @@ def read_trm(tensors: dict[str, Tensor], keys: Keys) -> RecursiveModel:
         "the checkpoint's shape",
     )
     model = RecursiveModel(spec, vocab, positions, seed=0, dtype=torch.float32)
-    fill(model, _laid_out(tensors, prefix, width), _names(spec))
+    fill(model, _laid_out(tensors, prefix, width, row), _names(spec))
     return model
 
 
@@ -93,6 +96,8 @@ def described(model: RecursiveModel) -> str:
     """The model's size and passes."""
     spec, mixing = model.spec, "mixer" if model.spec.mixer else "attention"
     passes = f"{spec.h_cycles} cycles of {spec.l_cycles} thinking passes and a commit"
+    if spec.inference_h_cycles is not None:
+        passes += f", evaluated {spec.inference_h_cycles // spec.h_cycles} times in a row"
     blocks = f"prefix {spec.prefix}, {spec.layers} layers"
     return f"TRM ({mixing}), {size(model, spec.width)}, {blocks}, {passes}"
 
@@ -117,12 +122,12 @@ def _names(spec: RecursiveSpec) -> dict[str, str]:
     return names
 
 
-def _laid_out(tensors: dict[str, Tensor], prefix: int, width: int) -> dict[str, Tensor]:
-    """The tensors in our shapes: the prefix row padded with zeros and cut into slots."""
+def _laid_out(tensors: dict[str, Tensor], prefix: int, width: int, row: int) -> dict[str, Tensor]:
+    """The tensors in our shapes: one row of the prefix, padded with zeros and cut into slots."""
     if PREFIX not in tensors or not prefix:
         return tensors
-    row = tensors[PREFIX][0]
-    slots_PD = F.pad(row, (0, prefix * width - len(row))).view(prefix, width)
+    numbers = tensors[PREFIX][row]
+    slots_PD = F.pad(numbers, (0, prefix * width - len(numbers))).view(prefix, width)
     return {**tensors, PREFIX: slots_PD}
 
 
@@ -136,23 +141,44 @@ def _mixer(tensors: dict[str, Tensor], keys: Keys) -> bool:
 
 
 def _positions(tensors: dict[str, Tensor], keys: Keys, mixer: bool) -> str:
-    """Our name of the position code. The original's mixer never uses its rotary tables."""
-    said = keys.word(
-        "pos_encodings", {"rope": "rotary", "rotary": "rotary", "learned": "learned", "none": "none"}
-    )
+    """Our name of the position code. The original's mixer never uses its rotary tables, and any word but
+    "rope" and "learned" is no code to it."""
+    said = keys.text("pos_encodings")
     learned = POSITIONS in tensors
     if said is not None and learned != (said == "learned"):
         has = "has" if learned else "does not have"
-        raise InputError(
-            f"pos_encodings = {keys.given['pos_encodings']!r}: the checkpoint {has} {POSITIONS}."
-        )
+        raise InputError(f"pos_encodings = {quoted(said)}: the checkpoint {has} {POSITIONS}.")
     if learned:
         return "learned"
     if mixer:
         return "none"
     if said is None:
-        raise InputError("pos_encodings is missing: the tensors do not tell 'rope' from 'none', so give it.")
-    return said
+        keys.missing("pos_encodings", "'rope' from 'none'")
+    if said == "rotary":
+        raise InputError(
+            "pos_encodings = 'rotary': to the original this is no position code; say rope or none."
+        )
+    return "rotary" if said == "rope" else "none"
+
+
+def _row(tensors: dict[str, Tensor], keys: Keys) -> int:
+    """Which row of the prefix embedding, of which there is one per puzzle."""
+    rows, row = dims(tensors, PREFIX)[0] if PREFIX in tensors else 1, keys.integer("puzzle", 0)
+    if row is None and rows > 1:
+        raise InputError(
+            f"tensor {PREFIX} has {rows} rows, one for each puzzle: choose one, --puzzle 0 to {rows - 1}."
+        )
+    if row is not None and row >= rows:
+        raise InputError(f"puzzle = {row}: {PREFIX} has {rows:,} rows, so 0 to {rows - 1}.")
+    return row or 0
+
+
+def _check_name(keys: Keys) -> None:
+    """Refuse the config of one of the original's other models; some have tensors of the same names."""
+    name = keys.text("name") or ""
+    module = name.partition("@")[0].rpartition(".")[2]
+    if module in OTHERS:
+        raise InputError(f"name = {quoted(name)}: of these models only trm can be represented.")
 
 
 def _total(tensors: dict[str, Tensor], mixer: bool) -> int | None:
@@ -170,25 +196,23 @@ def _lengths(tensors: dict[str, Tensor], keys: Keys, width: int, total: int | No
     if PREFIX in tensors:
         rows, numbers = dims(tensors, PREFIX)
         keys.agree("num_puzzle_identifiers", puzzles, rows, PREFIX)
-        if rows != 1:
-            raise InputError(
-                f"tensor {PREFIX} has {rows} rows: one prefix for all inputs can be represented, so 1."
-            )
     keys.agree("puzzle_emb_ndim", ndim, numbers, PREFIX if numbers else f"the lack of {PREFIX}")
     filled = -(-numbers // width)
     if slots is None and total is not None and stated is not None:
         slots = total - stated
     elif slots == 0 or not numbers:
         slots = slots or filled  # 0 slots: the original takes as many as the numbers fill
-    prefix = keys.needed(
-        "puzzle_emb_len", slots, "the tensors do not tell how many slots are padded with zeros"
-    )
+    if slots is None:
+        keys.missing("puzzle_emb_len", "how many slots are padded with zeros")
+    prefix = filled if slots is None else slots
     if prefix < filled or (prefix and not numbers):
         raise InputError(
             f"puzzle_emb_len = {prefix}: contradicts {PREFIX} with {numbers} numbers at width {width}."
         )
     if total is None:
-        return prefix, keys.needed("seq_len", stated, "the tensors do not tell the number of input positions")
+        return prefix, keys.needed("seq_len", "the number of input positions")
+    if slots is None:
+        return prefix, stated or 1
     if total <= prefix:
         raise InputError(f"puzzle_emb_len = {prefix}: the tensors have {total} positions, prefix included.")
     return prefix, keys.agree(
