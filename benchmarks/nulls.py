@@ -14,6 +14,7 @@ bound is Wilson's upper one of 95 %, one-sided.
 import argparse
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -48,7 +49,7 @@ OUT = Path("docs/data/nulls.csv")
 ONE_SIDED = 1.6448536
 PROBED = 160
 """Probes a model: a share of 0 is then known to 0.03."""
-PER_THOUSAND = {"shuffled looped": 60, "shuffled trm": 10, "untrained looped": 140, "untrained trm": 140}
+PER_THOUSAND = {"shuffled looped": 20, "untrained looped": 140, "untrained trm": 140}
 """Of a thousand models; the others are wired."""
 SHAPES: dict[str, tuple[ModelSpec, FormatSpec]] = {
     "looped": (
@@ -61,8 +62,8 @@ SHAPES: dict[str, tuple[ModelSpec, FormatSpec]] = {
     ),
 }
 TRAINING = {
-    "steps": 1000, "batch": 64, "warmup": 50, "dtype": "float32", "atom_repetition": 4, "ema": 0.99,
-    "first_checkpoint": 1000, "compile": "off",
+    "steps": 800, "batch": 64, "warmup": 50, "dtype": "float32", "atom_repetition": 4, "ema": 0.99,
+    "first_checkpoint": 800, "compile": "off",
     "optimizer": {"kind": "muon", "lr": 3e-3, "weight_decay": 0.0},
 }  # fmt: skip
 
@@ -90,11 +91,18 @@ def main() -> None:
 
 def planned(models: int) -> list[tuple[str, int]]:
     """(kind, seed) of every model: the trained and untrained ones' share of a thousand, and wired ones."""
-    tasks = [(kind, seed) for kind, of in PER_THOUSAND.items() for seed in range(of * models // 1000)]
-    wired = [name for name in members() if wire(name, seed=0).mechanism == "memorised"]
-    for number in range(models - len(tasks)):
-        tasks.append((wired[number % len(wired)], number // len(wired)))
-    return tasks
+    trained = [(kind, seed) for kind, of in PER_THOUSAND.items() for seed in range(of * models // 1000)]
+    # Those with full attention take ten times as long: one of them for every twelve others.
+    kinds = [name for name in members() if wire(name, seed=0).mechanism == "memorised"]
+    slow = [name for name in kinds if wire(name, seed=0).format.attention == "full"]
+    turns = [name for name in kinds if name not in slow] * 2 * len(slow) + slow
+    asked: Counter[str] = Counter()
+    wired = []
+    for number in range(models - len(trained)):
+        kind = turns[number % len(turns)]
+        wired.append((kind, asked[kind]))
+        asked[kind] += 1
+    return wired + trained
 
 
 def judged(tasks: list[tuple[str, int]], jobs: int) -> Iterator[dict[str, object]]:

@@ -228,3 +228,12 @@ def test_a_transfer_without_its_files_is_refused(place: Path, tmp_path: Path) ->
     shutil.copytree(place / "run", tmp_path / "run")
     with pytest.raises(InputError, match=r"unknown field|field required"):
         Transfer.open(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "text", ["regimes: [NAME]", "steps_for: {NAME: 3}", "transfer: {bases: [NAME@end]}", "family: NAME"]
+)
+def test_a_validator_quotes_no_more_than_a_sentence(tmp_path: Path, text: str) -> None:
+    data = text.replace("NAME", "a" * 500).encode()
+    (tmp_path / "mine.yaml").write_bytes(data)
+    is_refused_or_read(lambda: load_study(str(tmp_path / "mine.yaml")), data)

@@ -6,6 +6,7 @@ honoured, is an `InputError` that names it; nothing is ever silently ignored.
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,6 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from grokscope.errors import InputError, quoted, shortened
 from grokscope.files import read_text
 
+QUOTE = re.compile(r"(['\"])(.{61,}?)\1", re.DOTALL)
+"""What a validator quotes of a file, where it is longer than a sentence repeats."""
+LONGEST = 280
+"""Characters of a sentence, or nearly."""
 LATER = "later"
 """Mark of fields that `later` made."""
 
@@ -100,13 +105,14 @@ def sentence(error: ValidationError, source: str = "", tree: Any = None) -> str:
         one["msg"] for one in found if one["loc"][:-1] == first["loc"][:-1] and one["input"] is first["input"]
     ]
     message = "; or ".join(dict.fromkeys(way[:1].lower() + way[1:] for way in ways))
-    message = shortened(message.removeprefix("value error, "), 200)
+    message = QUOTE.sub(lambda quote: quoted(quote[2]), message.removeprefix("value error, "))
     if first["type"] == "too_short":
         least = first["ctx"]["min_length"]
         message = f"at least {'one item' if least == 1 else f'{least} items'} must stand there"
     silent = first["type"] == "missing" or isinstance(first["input"], dict)
     value = "" if silent else f" = {quoted(first['input'])}"
     what = f"{field}{value}".removeprefix(" = ")
+    message = shortened(message, max(80, LONGEST - len(where) - len(what)))
     return f"{where}{what}{': ' if what else ''}{message[:1].lower()}{message[1:]}."
 
 
