@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from grokscope.errors import InputError, quoted, shortened
 from grokscope.files import read_text
 
-QUOTE = re.compile(r"(['\"])(.{61,}?)\1", re.DOTALL)
+QUOTE = re.compile(r"(?<!\w)(['\"])((?:(?!\1).){61,})\1(?!\w)", re.DOTALL)
 """What a validator quotes of a file, where it is longer than a sentence repeats."""
 LONGEST = 280
 """Characters of a sentence, or nearly."""

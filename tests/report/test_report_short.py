@@ -27,7 +27,7 @@ NEVER = Time(0, None, 0)
 """Of a run with fewer checkpoints than the window: it was not looked at beyond step 0."""
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     steps=st.sets(st.sampled_from(STEPS), min_size=1, max_size=3),
     level=st.sampled_from([None, 0.0, 1.0]),

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from grokscope.errors import InputError
-from grokscope.training import checkpoint, keeper, metrics, tensors, trainer
+from grokscope.models import tensor_file as tensors
+from grokscope.training import checkpoint, keeper, metrics, trainer
 from grokscope.training import step as step_module
 from grokscope.training.checkpoint import find_state, kept_steps, load_weights, weights_path
 from grokscope.training.data import TrainingData

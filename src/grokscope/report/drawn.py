@@ -14,14 +14,16 @@ from matplotlib.figure import Figure
 from grokscope.findings.claims import FAKE, GENERALISATION, SUPERVISED, WAITED
 from grokscope.findings.measured import of
 from grokscope.findings.paper import pretraining_curve
+from grokscope.mechanics.judge.diagnosis import VERDICT_SET
 from grokscope.report import figures
 from grokscope.report.causal_context import causal_note
 from grokscope.report.causal_figures import SHOWN_SETS, causal_panel, run_sketches
 from grokscope.report.context import counts, map_note, own_saturation, paper_note
-from grokscope.report.finding_figures import courses, plane, waiting
+from grokscope.report.finding_figures import courses, plane, seen, waiting
 from grokscope.report.grid import path_grid
 from grokscope.report.tables import RunView, StudyView, latents
 from grokscope.report.tuning_figures import tunings
+from grokscope.statistics.clustered import FEWEST_PROBES
 
 
 class Drawn(NamedTuple):
@@ -139,6 +141,24 @@ def _plane(view: StudyView) -> Iterator[Drawn]:
     yield Drawn("plane", "OOD accuracy against bridge found", caption, figure)
 
 
+def _seen(view: StudyView) -> Iterator[Drawn]:
+    """Where the bridge is read beside whether it is used, of runs with registers that answer OOD queries."""
+    runs = [run for regime in (FAKE, SUPERVISED, WAITED) for run in of(view.evidence.runs, regime)]
+    looks = [(run.name, run.verdict.of(VERDICT_SET)) for run in runs if run.verdict is not None]
+    found = [
+        (name, one)
+        for name, one in looks
+        if one is not None and one.lens_tokens is not None and one.share is not None
+        if one.share.n >= FEWEST_PROBES
+    ]
+    if any(one.lens_tokens != one.lens_all for _, one in found):
+        caption = (
+            "OOD queries at the last checkpoint, intervals clustered by fact; runs with fewer than "
+            f"{FEWEST_PROBES} right answers are left out."
+        )
+        yield Drawn("seen", "What is read of the bridge and what is used, run by run", caption, seen(found))
+
+
 def _tuning(view: StudyView) -> Iterator[Drawn]:
     if view.tuned is not None and len(view.tuned):
         caption = (
@@ -149,7 +169,13 @@ def _tuning(view: StudyView) -> Iterator[Drawn]:
 
 
 REGIME_FIGURES: list[OfRegime] = [_course, _paper, _maps, _causal, _split, _learning]
-FINDING_FIGURES: list[tuple[int, OfStudy]] = [(1, _courses), (1, _waiting), (2, _plane), (3, _tuning)]
+FINDING_FIGURES: list[tuple[int, OfStudy]] = [
+    (1, _courses),
+    (1, _waiting),
+    (2, _seen),
+    (2, _plane),
+    (3, _tuning),
+]
 
 
 def of_findings(view: StudyView) -> Iterator[tuple[int, Drawn]]:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from grokscope.findings.paper import pretraining_curve
 from grokscope.findings.waiting import SETS
+from grokscope.mechanics.judge.verdict import SetVerdict
 from grokscope.report import style
 from grokscope.report.figures import median_over_seeds
 from grokscope.report.style import Pen
@@ -22,6 +23,7 @@ from grokscope.statistics.times import Time, kaplan_meier
 
 BRIDGE = Pen("bridge found", "#D55E00", width=2.1)
 AT_TOKENS = Pen("bridge found at tokens (the paper's measure)", "#D55E00", (2, 1.6))
+USED = Pen("used", "#0072B2")
 LINES = (
     (style.TRAIN, ACCURACY, "", "train_inferred", "train_accuracy"),
     (BRIDGE, ANYWHERE, "bridge", "test_ood", "bridge_found_rate"),
@@ -63,7 +65,10 @@ def courses(curves: pl.DataFrame) -> Figure:
         axes[0, 0].plot([], [], color=pen.color, linewidth=pen.width, linestyle=(0, pen.dashes or ()))[0]
         for pen in pens
     ]
-    figure.legend(handles, [pen.label for pen in pens], loc="outside lower center", ncols=3, frameon=False)
+    columns = min(3, max(1, len(regimes)))
+    figure.legend(
+        handles, [pen.label for pen in pens], loc="outside lower center", ncols=columns, frameon=False
+    )
     return figure
 
 
@@ -127,6 +132,40 @@ def plane(curves: pl.DataFrame, regimes: Sequence[str]) -> Figure:
     ax.set_xlabel("bridge found at any stage and position, OOD queries")
     ax.set_title("Behaviour against circuit (dots: end of each run)")
     ax.legend(frameon=False, fontsize=8, loc="upper left")
+    return figure
+
+
+def seen(found: Sequence[tuple[str, SetVerdict]]) -> Figure:
+    """Per run: how often the bridge of OOD queries is read at tokens, with registers too, and used."""
+    figure = style.new_figure(6.4, 1.3 + 0.26 * len(found))
+    ax = figure.add_subplot()
+    for row, (_, one) in enumerate(found):
+        for shift, (pen, marker, rate) in zip(
+            (-0.2, 0.0, 0.2),
+            (
+                (AT_TOKENS, "o", one.lens_tokens),
+                (BRIDGE, "o", one.lens_all),
+                (USED, "D", one.share),
+            ),
+            strict=True,
+        ):
+            if rate is None:
+                continue
+            ax.plot([max(rate.low, 0), min(rate.high, 1)], [row + shift] * 2, color=pen.color, linewidth=1.4)
+            face = "white" if pen is AT_TOKENS else pen.color
+            ax.plot([rate.value], [row + shift], marker, color=pen.color, markerfacecolor=face, markersize=6)
+    ax.set_yticks(range(len(found)), [name for name, _ in found])
+    ax.set_ylim(len(found) - 0.5, -0.5)
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_xlabel("share of OOD queries (used: of the right answers)")
+    handles = [
+        ax.plot([], [], marker, color=pen.color, markerfacecolor="white" if pen is AT_TOKENS else pen.color)[
+            0
+        ]
+        for pen, marker in ((AT_TOKENS, "o"), (BRIDGE, "o"), (USED, "D"))
+    ]
+    labels = ["read at tokens (the paper's measure)", "read anywhere, registers too", "used"]
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
