@@ -25,7 +25,7 @@ demo: $(READY)
 	$(BIN)/grokscope run demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # The wheel alone must be enough: what it depends on is borrowed, grokscope itself is not to be seen.
 wheel: $(READY)
