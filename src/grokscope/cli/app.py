@@ -255,7 +255,7 @@ def _report(directory: Path) -> int:
     study = Study.open(directory)
     for run in study.runs.values():
         diagnosis = run.diagnosis
-        if diagnosis is not None and run.spec.causal.enabled:
+        if diagnosis is not None and run.spec.judged:
             keep_verdict(run, diagnosis)
     path = write_report(study, directory)
     print(f"report: {path}")

@@ -198,6 +198,6 @@ def sentences(found: "StudyEstimate", alone: "StudyEstimate | None", study: Stud
         said.append(f"this machine is doing other work: the processes got {basis['busy']:.0%} of a core each")
         if alone is not None:
             said[-1] += f"; by CPU time, alone on it they would take {_time(alone.seconds)}"
-    if study.causal.steps == "moments" and study.causal.enabled:
+    if study.causal.steps == "moments" and study.causal.enabled and study.corpus.task == "chain":
         said.append("the causal verdict is counted with all its moments, as if every run reached them")
     return said

@@ -288,7 +288,7 @@ def saves(training: TrainingSpec) -> int:
 def examinations(spec: RunSpec, probes: dict[str, int]) -> list[int]:
     """Probes of every examination of the causal verdict. "moments" counts all of them, reached or not."""
     causal: CausalSpec = spec.causal
-    if not causal.enabled:
+    if not spec.judged:
         return []
     last = [min(causal.probes, probes[name]) for name in causal.sets if name in probes]
     kept = len(thin(checkpoint_steps(spec.training), spec.training.keep))

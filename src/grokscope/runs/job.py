@@ -14,7 +14,7 @@ from grokscope.spec import Spec, digest
 from grokscope.training.spec import TrainingSpec
 from grokscope.transfer.spec import TransferSpec
 from grokscope.world.format import FormatSpec
-from grokscope.world.spec import CorpusSpec, Regime, WorldSpec
+from grokscope.world.spec import CorpusSpec, Regime, Task, WorldSpec
 
 SinkName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 UNTRAINED = "untrained"
@@ -63,6 +63,16 @@ class RunSpec(Spec):
     def hops(self) -> int:
         """Of the longest query."""
         return self.corpus.hops
+
+    @property
+    def task(self) -> Task:
+        """What compositions ask."""
+        return self.corpus.task
+
+    @property
+    def judged(self) -> bool:
+        """Whether its end is intervened on: a verdict is about a bridge, which comparisons do not have."""
+        return self.causal.enabled and self.task == "chain"
 
     @property
     def identity(self) -> str:
@@ -152,6 +162,11 @@ class TransferRunSpec(Spec):
     def hops(self) -> int:
         """Of the longest query."""
         return self.base.hops
+
+    @property
+    def task(self) -> Task:
+        """What compositions ask."""
+        return self.base.task
 
     @property
     def seeds(self) -> Seeds:

@@ -226,7 +226,7 @@ def _diagnosis(setup: RunSetup, directory: Path) -> dict[str, tuple[float, float
 def _examination(setup: RunSetup, model: Reasoner) -> dict[str, tuple[float, float]]:
     """What a causal examination costs whatever the number of probes, and what each adds."""
     probes = setup.corpus.probes.get(VERDICT_SET)
-    if not setup.spec.causal.enabled or probes is None:
+    if not setup.spec.judged or probes is None:
         return {"wall": (0.0, 0.0), "cpu": (0.0, 0.0)}
     few, more = ((most, partial(look, model, probes, setup.setting(), 0, most)) for most in EXAMINED)
     return _line(few, more)

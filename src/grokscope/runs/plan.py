@@ -95,7 +95,7 @@ def _is_concluded(job: Run | Transfer, now: Standing) -> bool:
     if isinstance(job, Transfer):
         return end.get("examine") == job.spec.transfer.examine.tree() and (job.directory / RESULT).exists()
     diagnosed, causal = end.get("diagnosis") == job.spec.diagnosis.tree(), job.spec.causal
-    if not diagnosed or not causal.enabled:
+    if not diagnosed or not job.spec.judged:
         return diagnosed
     try:
         verdict = read_json(job.directory / VERDICT, "verdict")

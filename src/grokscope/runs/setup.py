@@ -106,8 +106,13 @@ class Setup(ABC, Generic[S, C]):
         """What an intervention needs to know; the seed draws donors, the bridge is the entity after `hop`.
 
         Raises:
-            InputError: there is no such bridge.
+            InputError: there is no such bridge, or there is none as nothing is chained.
         """
+        if self.spec.task != "chain":
+            raise InputError(
+                f"corpus.task = {self.spec.task!r}: nothing is chained, so there is no bridge to exchange; the "
+                "lens, its controls and the course of training are there (trace, report)."
+            )
         if not 1 <= hop < self.spec.hops:
             raise InputError(f"hop = {hop}: the bridges of this run are after hop 1 to {self.spec.hops - 1}.")
         return Setting(self.corpus.world, self.composed, self.spec.format, seed, hop=hop)

@@ -198,7 +198,7 @@ def _diagnose(run: Run) -> dict[str, Any]:
     spec = run.spec
     diagnosis = diagnose(run.metrics, run.traces, run.corpus.probes, spec.diagnosis)
     write_json(run.directory / DIAGNOSIS, diagnosis.tree())
-    if spec.causal.enabled:
+    if spec.judged:
         _doing(run, "intervening")
         keep_verdict(run, diagnosis)
     return {"diagnosis": spec.diagnosis.tree()}

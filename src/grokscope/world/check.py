@@ -53,11 +53,7 @@ def _check_queries(queries: Queries, world: World, what: str) -> IntArray:
     """Ids, after checking that they ascend and that every hop is a fact with the tail on the path."""
     id_N = queries.stable_id(world.entities, world.relations)
     _require(bool((np.diff(id_N) > 0).all()), f"{what} is repeated or out of order")
-    source_N = queries.head_N
-    for k in range(queries.hops):
-        tail_N = world.tail_of_ER[source_N, queries.relation_NK[:, k]]
-        _require(bool((tail_N == queries.path_NK[:, k]).all() and (tail_N >= 0).all()), f"{what} is not true")
-        source_N = queries.path_NK[:, k]
+    _require(bool(queries.holds(world).all()), f"{what} is not true")
     return id_N
 
 
@@ -77,8 +73,9 @@ def _check_probes(name: str, probe_set: ProbeSet, world: World, trained_N: IntAr
         else:
             _require(not trained_P.any(), f"a probe of {name} is trained")
     for control_P in probe_set.control_PL.values():
-        _require(bool((control_P != queries.head_N).all()), f"a control of {name} is the head")
-        _require(bool((control_P[:, None] != queries.path_NK).all()), f"a control of {name} is on the path")
+        _require(
+            bool((control_P[:, None] != queries.entity_NX).all()), f"a control of {name} is on the path"
+        )
 
 
 def _check_regime(

@@ -16,6 +16,7 @@ from grokscope.errors import InputError
 from grokscope.seeds import Seeds, generator
 from grokscope.world.arrays import BoolArray, IntArray, contains, fingerprint
 from grokscope.world.check import check_corpus
+from grokscope.world.comparisons import queries_about
 from grokscope.world.graph import World, make_world
 from grokscope.world.identity import identity_token
 from grokscope.world.injection import injected_rows
@@ -84,7 +85,7 @@ def build_corpus(world: World, spec: CorpusSpec, regime: Regime, seeds: Seeds) -
         raise InputError(
             f"regime {regime.name!r} injects OOD facts, and with ood_fraction = 0 there are none."
         )
-    pool = compositions(world, spec.hops)
+    pool = compositions(world, spec.hops, spec.task)
     held = hold_out(pool, world, spec, seeds)
     held_N = held.mask(len(pool.fact_NK))
     sampled = _phi_sample(pool, held_N, world, spec, seeds)
@@ -111,14 +112,14 @@ def assemble(
         InputError: the vocabulary has no token for the identity relation that is asked for.
         RuntimeError: the corpus breaks an invariant (see `check_corpus`).
     """
-    sets = make_probe_sets(world, probes, exposure(world, fact_NK), seeds)
+    sets = make_probe_sets(world, probes, exposure(world, fact_NK), seeds, spec.task)
     identity = [f"identity {identity_token(world.vocabulary)}"] if spec.identity_relation else []
     marks = [part for name, probe_set in sets.items() for part in (name, probe_set.id_P)]
     corpus = Corpus(
         world=world,
         regime=regime,
         spec=spec,
-        composition=queries_of(world, fact_NK),
+        composition=queries_about(world, fact_NK, spec.task),
         injected=tuple(world.ood_F[fact_NK].sum(axis=0).tolist()),
         probes=sets,
         fingerprint=fingerprint([world.fingerprint, fact_NK.astype(np.int32), *marks, *identity]),

@@ -21,6 +21,8 @@ class FormatSpec(Spec):
     full + answer:                          [h r1 r2 PAD PAD] -> [_ _ _ t _]
     causal + answer:                        [h r1 r2]         -> [_ _ t]         (t read at relation 2)
     causal + sequence (GPT-2 style):        [h r1 r2 t]       -> [_ _ t </a>]
+
+    A comparison stands there as [r e1 e2], and its answer as t.
     """
 
     attention: Literal["causal", "full"] = "full"
@@ -58,16 +60,16 @@ def encode(queries: Queries, vocabulary: Vocabulary, fmt: FormatSpec, hops: int 
     Raises:
         ValueError: the queries have more than `hops` hops.
     """
-    own, size = queries.hops, positions(fmt, hops)
+    question_NL = queries.tokens(vocabulary)
+    own, size = question_NL.shape[1] - 1, positions(fmt, hops)
     if own > hops:
         raise ValueError(f"queries of {own} hops do not fit a format of {hops} hops")
     tokens_NS = np.zeros((len(queries), size), dtype=np.int32)
     labels_NS = np.zeros_like(tokens_NS)
-    tokens_NS[:, 0] = vocabulary.entity_ids[queries.head_N]
-    tokens_NS[:, 1 : own + 1] = vocabulary.relation_ids[queries.relation_NK]
+    tokens_NS[:, : own + 1] = question_NL
     answer_N = vocabulary.entity_ids[queries.path_NK[:, -1]]
     whole = fmt.output == "sequence"
-    roles = ["head", *(f"relation{k + 1}" for k in range(own))]
+    roles = list(queries.roles)
     if fmt.attention == "full":
         read = own + 1
         if whole:

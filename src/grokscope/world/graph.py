@@ -123,7 +123,7 @@ def _generate(spec: WorldSpec, seeds: Seeds) -> RawFacts:
     fact_F3 = np.empty((entities * degree, 3), dtype=np.int32)
     fact_F3[:, 0] = np.repeat(np.arange(entities), degree)
     fact_F3[:, 1] = relation_ED.ravel()
-    fact_F3[:, 2] = rng.integers(0, entities, size=entities * degree)
+    fact_F3[:, 2] = rng.integers(0, spec.values or entities, size=entities * degree)
     vocabulary = standard_vocabulary(
         [f"<e_{number}>" for number in range(entities)], [f"<r_{number}>" for number in range(relations)]
     )

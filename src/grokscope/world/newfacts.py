@@ -112,6 +112,10 @@ def build_new_facts(corpus: Corpus, spec: NewFactsSpec, seeds: Seeds) -> NewFact
         InputError: the world has no room for so many new facts, or not so much old data.
         RuntimeError: an invariant is broken (see `newfacts_check`).
     """
+    if corpus.spec.task != "chain":
+        raise InputError(
+            f"corpus.task = {corpus.spec.task!r}: new facts are asked in chains of two; it must be chain."
+        )
     if corpus.spec.hops != 2:
         raise InputError(
             f"corpus.hops = {corpus.spec.hops}: new facts are asked in two-hop queries; it must be 2."

@@ -10,9 +10,9 @@ import numpy as np
 from grokscope.errors import InputError
 from grokscope.seeds import Seeds, generator
 from grokscope.world.arrays import BoolArray, IntArray, ragged_ranges, rank_within
+from grokscope.world.comparisons import queries_about, ranks
 from grokscope.world.graph import World
-from grokscope.world.queries import queries_of
-from grokscope.world.spec import CorpusSpec
+from grokscope.world.spec import CorpusSpec, Task
 
 MOST_COMPOSITIONS = 2**27
 """Most compositions that are enumerated; each takes about 30 bytes."""
@@ -61,14 +61,34 @@ class HeldOut:
         return out_N
 
 
-def compositions(world: World, hops: int = 2) -> Pool:
-    """Enumerate the pool: every fact followed by every fact of its tail, and so on.
+def compositions(world: World, hops: int = 2, task: Task = "chain") -> Pool:
+    """Enumerate the pool: every fact followed by every fact of its tail, and so on; of comparisons, every
+    fact with every other of its relation that has another tail.
 
     Raises:
         InputError: there are none, or more than can be held.
     """
-    fact_NK = chains(world, hops)
-    return Pool(fact_NK, world.ood_F[fact_NK], queries_of(world, fact_NK).degenerate())
+    fact_NK = chains(world, hops) if task == "chain" else compared(world)
+    return Pool(fact_NK, world.ood_F[fact_NK], queries_about(world, fact_NK, task).degenerate())
+
+
+def compared(world: World) -> IntArray:
+    """(N, 2) int32 facts of all comparisons, sorted by row.
+
+    Raises:
+        InputError: as `compositions`; what the values are compared by is not known.
+    """
+    relation_F = world.fact_F3[:, 1]
+    by_relation = np.argsort(relation_F, kind="stable").astype(np.int32)
+    pair_N2 = joined(relation_F, relation_F[by_relation], 2)
+    pair_N2[:, 1] = by_relation[pair_N2[:, 1]]
+    rank_N2 = ranks(world)[world.fact_F3[pair_N2, 2]]
+    unequal_N2: IntArray = pair_N2[rank_N2[:, 0] != rank_N2[:, 1]]
+    if not len(unequal_N2):
+        raise InputError(
+            f"the {len(relation_F)} facts make no comparison: no two of one relation have different tails."
+        )
+    return unequal_N2
 
 
 def chains(world: World, hops: int) -> IntArray:

@@ -10,9 +10,11 @@ import polars as pl
 
 from grokscope.seeds import Seeds, generator
 from grokscope.world.arrays import BoolArray, IntArray
+from grokscope.world.comparisons import Comparisons, queries_about
 from grokscope.world.controls import draw_controls, guess_of_relation
 from grokscope.world.graph import World
-from grokscope.world.queries import Queries, queries_of
+from grokscope.world.queries import Queries
+from grokscope.world.spec import Task
 
 ONE_OOD = ("first_hop_ood", "second_hop_ood", "third_hop_ood", "fourth_hop_ood")
 """By hop, the probe set in which it alone rests on an OOD fact: where that set fails, that hop is missing."""
@@ -61,7 +63,8 @@ class ProbeSet:
     """(P, K, 3) int32 how many unique training examples use that fact as atom, as hop 1, as hop 2; (P, K, 1 +
     hops) in a corpus of more hops."""
     guess_P: IntArray
-    """(P,) int32 most frequent tail of the last relation over all facts (entity number)."""
+    """(P,) int32 most frequent tail of the last relation over all facts (entity number); of comparisons the
+    first entity."""
     control_PL: dict[str, IntArray]
     """Per latent (P,) int32: an entity of the same in-degree (nearest if none), not on the query's path."""
     pattern: str
@@ -73,8 +76,7 @@ class ProbeSet:
     def frame(self) -> pl.DataFrame:
         """One row per probe; entities, relations and facts as numbers."""
         hops = range(self.queries.hops)
-        columns: dict[str, IntArray | BoolArray] = {"id": self.id_P, "head": self.queries.head_N}
-        columns |= {f"relation{k + 1}": self.queries.relation_NK[:, k] for k in hops}
+        columns: dict[str, IntArray | BoolArray] = {"id": self.id_P, **self.queries.columns()}
         columns |= self.queries.latents()
         for k in hops:
             columns |= {
@@ -104,7 +106,7 @@ def exposure(world: World, fact_NK: IntArray) -> IntArray:
 
 
 def make_probe_sets(
-    world: World, fact_by_set: dict[str, IntArray], trained_F3: IntArray, seeds: Seeds
+    world: World, fact_by_set: dict[str, IntArray], trained_F3: IntArray, seeds: Seeds, task: Task = "chain"
 ) -> dict[str, ProbeSet]:
     """Probe sets from the facts they chain; an empty set is left out.
 
@@ -114,6 +116,7 @@ def make_probe_sets(
             twice.
         trained_F3: what `exposure` counted.
         seeds: `seeds.split` draws the control entities.
+        task: what is asked of two facts and more.
     """
     guess_R = guess_of_relation(world)
     indegree_E = np.bincount(world.fact_F3[:, 2], minlength=world.entities)
@@ -122,8 +125,8 @@ def make_probe_sets(
         fact_PK = fact_by_set.get(name, np.empty((0, 1), dtype=np.int32)).astype(np.int32)
         if len(fact_PK) == 0:
             continue
-        queries = queries_of(world, fact_PK)
-        excluded_PX = np.concatenate([queries.head_N[:, None], queries.path_NK], axis=1)
+        queries = queries_about(world, fact_PK, task)
+        compares = isinstance(queries, Comparisons)
         rng = generator("split", seeds.split, 10, number)
         trained_PK3 = trained_F3[fact_PK]
         in_role_PK = np.stack([trained_PK3[:, k, 1 + k] for k in range(queries.hops)], axis=1)
@@ -138,9 +141,9 @@ def make_probe_sets(
             ood_PK=ood_PK,
             injected_PK=ood_PK & (in_role_PK > 0),
             exposure_PK3=trained_PK3,
-            guess_P=guess_R[queries.relation_NK[:, -1]],
+            guess_P=queries.head_N if compares else guess_R[queries.relation_NK[:, -1]],
             control_PL={
-                latent: draw_controls(true_P, excluded_PX, indegree_E, rng)
+                latent: draw_controls(true_P, queries.entity_NX, indegree_E, rng)
                 for latent, true_P in queries.latents().items()
             },
             pattern=pattern,

@@ -3,6 +3,7 @@
 Shape suffixes: N queries, K hops, F facts, E entities, R relations.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from grokscope.errors import InputError
 from grokscope.world.arrays import BoolArray, IntArray
+from grokscope.world.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from grokscope.world.graph import World
@@ -45,6 +47,34 @@ class Queries:
         found_NK: IntArray = world.fact_of_ER[source_NK, self.relation_NK]
         return found_NK
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What stands at every position of `tokens`."""
+        return ("head", *(f"relation{k + 1}" for k in range(self.hops)))
+
+    @property
+    def entity_NX(self) -> IntArray:
+        """(N, X) every entity that is asked about or has to be found."""
+        return np.concatenate([self.head_N[:, None], self.path_NK], axis=1)
+
+    def tokens(self, vocabulary: Vocabulary) -> IntArray:
+        """(N, L) int32 token ids of the question, without padding."""
+        return np.column_stack(
+            [vocabulary.entity_ids[self.head_N], vocabulary.relation_ids[self.relation_NK]]
+        )
+
+    def holds(self, world: "World") -> BoolArray:
+        """(N,) whether it is true: every hop is a fact, with the tail that stands on the path."""
+        source_NK = np.concatenate([self.head_N[:, None], self.path_NK[:, :-1]], axis=1)
+        tail_NK = world.tail_of_ER[source_NK, self.relation_NK]
+        out_N: BoolArray = ((tail_NK == self.path_NK) & (tail_NK >= 0)).all(axis=1)
+        return out_N
+
+    def columns(self) -> dict[str, IntArray]:
+        """What is asked, as columns of a table: numbers of entities and relations."""
+        relations = {f"relation{k + 1}": self.relation_NK[:, k] for k in range(self.relation_NK.shape[1])}
+        return {"head": self.head_N, **relations}
+
     def latents(self) -> dict[str, IntArray]:
         """Named entities (numbers, not token ids) a solver may have to find.
 
@@ -54,11 +84,10 @@ class Queries:
 
     def degenerate(self) -> BoolArray:
         """(N,) true where an entity stands twice on the path (b = h, t = b, t = h): a shortcut may do."""
-        entity_NK = np.concatenate([self.head_N[:, None], self.path_NK], axis=1)
+        entity_NX = self.entity_NX
         out_N = np.zeros(len(self), dtype=bool)
-        for i in range(self.hops):
-            for j in range(i + 1, self.hops + 1):
-                out_N |= entity_NK[:, i] == entity_NK[:, j]
+        for i, j in itertools.combinations(range(entity_NX.shape[1]), 2):
+            out_N |= entity_NX[:, i] == entity_NX[:, j]
         return out_N
 
     def stable_id(self, entities: int, relations: int) -> IntArray:

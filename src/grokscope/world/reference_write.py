@@ -34,6 +34,11 @@ def write_reference(corpus: "Corpus", directory: Path) -> None:
             "identity_relation = true: the reference format holds facts and compositions only; write the "
             "corpus as grokscope or parquet."
         )
+    if corpus.spec.task != "chain":
+        raise InputError(
+            f"corpus.task = {corpus.spec.task!r}: the reference format holds chains; write the corpus as "
+            "grokscope or parquet."
+        )
     if corpus.spec.hops != 2:
         raise InputError(
             f"corpus.hops = {corpus.spec.hops}: the reference format holds two-hop queries; write the corpus "

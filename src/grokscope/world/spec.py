@@ -18,6 +18,8 @@ class WorldSpec(Spec):
     """Distinct outgoing relations per entity (reference: 20)."""
     ood_fraction: float = Field(0.05, ge=0.0, lt=1.0)
     """Share of the facts that is out-of-distribution (reference: 0.05); 0: none, and no OOD probes."""
+    values: int | None = later(None, ge=2)
+    """Tails are drawn from the first so many entities, the values that comparisons compare; None: from all."""
     facts_file: str | None = None
     """Table of triples (CSV, TSV, JSON lines, Parquet) or directory in the reference's JSON format; replaces
     generation."""
@@ -30,6 +32,11 @@ class WorldSpec(Spec):
 
     @model_validator(mode="after")
     def _possible(self) -> "WorldSpec":
+        if self.values is not None and (self.facts_file is not None or self.values > self.entities):
+            raise ValueError(
+                f"values {self.values} needs drawn facts and at most as many as there are entities, "
+                f"{self.entities}"
+            )
         if self.facts_file is None and self.several_tails != "refuse":
             raise ValueError(
                 f"several_tails {self.several_tails} needs a facts_file: drawn facts have one tail"
@@ -44,6 +51,8 @@ class WorldSpec(Spec):
         return self
 
 
+Task = Literal["chain", "comparison"]
+"""What is asked of several facts: to follow one after the other, or which of two has the larger tail."""
 Partners = Annotated[int, Field(ge=0)] | Literal["full"]
 
 
@@ -128,11 +137,19 @@ class CorpusSpec(Spec):
     relation."""
     hops: int = later(2, ge=2, le=4)
     """Facts that every composition chains (reference: 2)."""
+    task: Task = later("chain")
+    """What compositions ask: chain (h, r1, r2) -> t, or comparison (r, e1, e2) -> the one with the larger tail
+    (arXiv 2405.15071)."""
 
     @model_validator(mode="after")
     def _possible(self) -> "CorpusSpec":
         if self.as_in_file and self.identity_relation:
             raise ValueError("as_in_file trains what the file holds, so identity_relation must be false")
+        if self.task == "comparison" and (self.as_in_file or self.hops != 2):
+            raise ValueError(
+                f"task 'comparison' compares two facts of a world, so hops {self.hops} must be 2 and "
+                f"as_in_file {self.as_in_file} false"
+            )
         if self.as_in_file and self.hops != 2:
             raise ValueError(
                 f"as_in_file trains the two-hop queries of the file, so hops {self.hops} must be 2"

@@ -59,9 +59,7 @@ def write_tables(arrays: Arrays, corpus: "Corpus", directory: Path) -> None:
     _write({**numbers, "ood": arrays["ood"], **names}, directory / "facts.parquet")
     if "further" in arrays:
         _write(dict(zip(FACT, arrays["further"].T, strict=True)), directory / FURTHER)
-    columns: Arrays = {"head": trained.head_N}
-    columns |= {f"relation{k + 1}": trained.relation_NK[:, k] for k in range(trained.hops)}
-    columns |= trained.latents()
+    columns: Arrays = {**trained.columns(), **trained.latents()}
     columns |= {f"fact{k + 1}": composition_NK[:, k] for k in range(trained.hops)}
     columns |= {f"ood{k + 1}": arrays["ood"][composition_NK[:, k]] for k in range(trained.hops)}
     _write(columns, directory / "compositions.parquet")

@@ -205,13 +205,13 @@ def latents_of(part: xr.Dataset) -> list[str]:
 
 
 def _hop_of(part: xr.Dataset, variable: str) -> int:
-    """The hop whose fact has the variable as its tail."""
+    """The hop whose fact has the variable as its tail; of the answer to a comparison the last."""
     latents = latents_of(part)
     if variable not in latents:
         raise InputError(
             f"variable {variable!r} is not on the path of these queries; {', '.join(latents)} are."
         )
-    return latents.index(variable)
+    return min(latents.index(variable), part["fact"].shape[1] - 1)
 
 
 def _hits(part: xr.Dataset, variable: str, before_last: bool) -> Any:
