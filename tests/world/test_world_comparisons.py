@@ -122,7 +122,7 @@ def test_values_of_a_file_are_compared_as_numbers(tmp_path):
         assert answer == (entity if number(first) > number(second) else other)
     rows[3] = "e3,height,tall"
     (tmp_path / "facts.csv").write_text("head,relation,tail\n" + "\n".join(rows) + "\n")
-    with pytest.raises(InputError, match="the tail 'tall' in .* is not a number"):
+    with pytest.raises(InputError, match=r"the tail 'tall' in .* is not a number"):
         corpus_of(REGIMES["natural"], world=world)
 
 
@@ -136,9 +136,9 @@ def test_what_comparisons_cannot_have_is_said(tmp_path):
         CORPUS.replace(hops=3)
     with pytest.raises(InputError, match="values 25 needs drawn facts and at most"):
         WORLD.replace(values=25)
+    (tmp_path / "facts.csv").write_text("a,r,1\na,r,2\nb,r,3\nc,r,4\n")
+    world = WorldSpec(facts_file=str(tmp_path / "facts.csv"), several_tails="all", ood_fraction=0)
     with pytest.raises(InputError, match="several_tails = 'all': comparisons need one value"):
-        (tmp_path / "facts.csv").write_text("a,r,1\na,r,2\nb,r,3\nc,r,4\n")
-        world = WorldSpec(facts_file=str(tmp_path / "facts.csv"), several_tails="all", ood_fraction=0)
         corpus_of(REGIMES["natural"], world=world)
 
 

@@ -146,7 +146,7 @@ def print_summary(study: Study, console: Console | None = None) -> None:
         outer = run.verdict.of(VERDICT_SET) if run.verdict and run.verdict.verdict == "undecided" else None
         if outer is not None:
             console.print(f"{name}, undecided: {VERDICT_SET}: {outer.reason}", highlight=False, markup=False)
-    if any(run.verdict is None for run in study.runs.values()):
+    if any(run.verdict is None and run.spec.task == "chain" for run in study.runs.values()):
         console.print(
             f"{UNTESTED}: nothing has been intervened on; grokscope diagnose RUN does it.", highlight=False
         )

@@ -110,8 +110,8 @@ class Setup(ABC, Generic[S, C]):
         """
         if self.spec.task != "chain":
             raise InputError(
-                f"corpus.task = {self.spec.task!r}: nothing is chained, so there is no bridge to exchange; the "
-                "lens, its controls and the course of training are there (trace, report)."
+                f"corpus.task = {self.spec.task!r}: nothing is chained, so there is no bridge to exchange; "
+                "the lens, its controls and the course of training are there (grokscope report)."
             )
         if not 1 <= hop < self.spec.hops:
             raise InputError(f"hop = {hop}: the bridges of this run are after hop 1 to {self.spec.hops - 1}.")

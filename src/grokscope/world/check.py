@@ -73,9 +73,7 @@ def _check_probes(name: str, probe_set: ProbeSet, world: World, trained_N: IntAr
         else:
             _require(not trained_P.any(), f"a probe of {name} is trained")
     for control_P in probe_set.control_PL.values():
-        _require(
-            bool((control_P[:, None] != queries.entity_NX).all()), f"a control of {name} is on the path"
-        )
+        _require(bool((control_P[:, None] != queries.entity_NX).all()), f"a control of {name} is on the path")
 
 
 def _check_regime(

@@ -54,9 +54,7 @@ class Comparisons(Queries):
 
     def tokens(self, vocabulary: Vocabulary) -> IntArray:
         entity_N2 = np.column_stack([self.head_N, self.other_N])
-        return np.column_stack(
-            [vocabulary.relation_ids[self.relation_NK], vocabulary.entity_ids[entity_N2]]
-        )
+        return np.column_stack([vocabulary.relation_ids[self.relation_NK], vocabulary.entity_ids[entity_N2]])
 
     def fact_NK(self, world: "World") -> IntArray:
         entity_N2 = np.column_stack([self.head_N, self.other_N])
@@ -96,7 +94,7 @@ class Comparisons(Queries):
 
 
 def comparisons_of(world: "World", fact_N2: IntArray) -> Comparisons:
-    """The comparisons of these pairs of facts (indices), which must be of one attribute and differ in value."""
+    """The comparisons of these pairs of facts (indices), of one attribute each and of different values."""
     first_N3, second_N3 = world.fact_F3[fact_N2[:, 0]], world.fact_F3[fact_N2[:, 1]]
     value_N2 = np.column_stack([first_N3[:, 2], second_N3[:, 2]])
     rank_N2 = ranks(world)[value_N2]

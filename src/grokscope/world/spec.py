@@ -19,7 +19,7 @@ class WorldSpec(Spec):
     ood_fraction: float = Field(0.05, ge=0.0, lt=1.0)
     """Share of the facts that is out-of-distribution (reference: 0.05); 0: none, and no OOD probes."""
     values: int | None = later(None, ge=2)
-    """Tails are drawn from the first so many entities, the values that comparisons compare; None: from all."""
+    """Tails are drawn from the first so many entities, which comparisons compare; None: from all."""
     facts_file: str | None = None
     """Table of triples (CSV, TSV, JSON lines, Parquet) or directory in the reference's JSON format; replaces
     generation."""
@@ -138,8 +138,8 @@ class CorpusSpec(Spec):
     hops: int = later(2, ge=2, le=4)
     """Facts that every composition chains (reference: 2)."""
     task: Task = later("chain")
-    """What compositions ask: chain (h, r1, r2) -> t, or comparison (r, e1, e2) -> the one with the larger tail
-    (arXiv 2405.15071)."""
+    """What compositions ask: chain (h, r1, r2) -> t, or comparison (r, e1, e2) -> the one with the larger
+    tail (arXiv 2405.15071)."""
 
     @model_validator(mode="after")
     def _possible(self) -> "CorpusSpec":

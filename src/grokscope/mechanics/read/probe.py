@@ -86,8 +86,9 @@ def probe(
         )
     hop = list(latents).index(latent)
     entity_P = np.asarray(latents[latent], dtype=np.int64)
-    relation_P = np.asarray(probe_set.queries.relation_NK[:, hop], dtype=np.int64)
-    fact_P = np.asarray(probe_set.fact_PK[:, hop], dtype=np.int64)
+    relation_PX = probe_set.queries.relation_NK  # comparisons ask both facts for one relation
+    relation_P = np.asarray(relation_PX[:, min(hop, relation_PX.shape[1] - 1)], dtype=np.int64)
+    fact_P = np.asarray(probe_set.fact_PK[:, min(hop, probe_set.fact_PK.shape[1] - 1)], dtype=np.int64)
     shuffled_P = shuffled_within(relation_P, fact_P, entity_P, seed)
     fold_P = both_folds(probe_set)
     covered_P, guess_P = _known_from_other_fold(fold_P, relation_P, entity_P)
