@@ -3,7 +3,7 @@
 import pytest
 
 from grokscope.models.build import build_model
-from grokscope.models.flops import evaluation_flops, lens_flops
+from grokscope.models.flops import evaluation, reading
 from grokscope.models.spec import LoopedSpec, ModelSpec, RecursiveSpec
 from grokscope.world.format import FormatSpec
 
@@ -32,5 +32,5 @@ ATTENTION = 8 * T * D * D + 4 * T * T * D
 )
 def test_evaluation_and_lens_are_their_products(spec: ModelSpec, passes: int, states: int) -> None:
     model = build_model(spec, V, T, FormatSpec(), 0, "float32")
-    assert evaluation_flops(model, 1) == passes + 2 * D * V
-    assert lens_flops(model) == passes + states * T * 2 * D * V
+    assert evaluation(model, 1).flop == passes + 2 * D * V
+    assert reading(model).flop == passes + states * T * 2 * D * V

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from grokscope.models.build import build_model
 from grokscope.models.spec import LoopedSpec, RecursiveSpec
-from grokscope.training.cost import disk_estimate, examples_flops, training_memory, update_flops
+from grokscope.training.cost import disk_estimate, examples_flops, training_memory, update
 from grokscope.training.data import Batches, RowLayout
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer
@@ -32,7 +32,7 @@ def test_a_whole_step_is_what_torch_counts(kind: str) -> None:
     spec = tiny.spec()
     model = tiny.model(kind)
     layout = RowLayout.of(tiny.FORMATS[kind])
-    ours = examples_flops(model, spec, layout) + update_flops(model, spec)
+    ours = examples_flops(model, spec, layout) + update(model, spec).flop
     batches, optimizer = Batches(tiny.data(kind), spec.batch, 0), Optimizer(spec, model)
     step = eager_step(Objective(model, batches.layout, spec.loss, spec.halt_weight), optimizer)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -52,9 +52,9 @@ def test_newton_schulz_by_hand_and_whatever_the_batch() -> None:
     spec = TrainingSpec(batch=4, optimizer=OptimizerSpec(kind="muon"))
     square, wide = (4 * 16 * 16 * columns + 2 * 16**3 for columns in (16, 64))
     qkv = 4 * 16 * 16 * 48 + 2 * 16**3
-    assert update_flops(model, spec) == 5 * (square + 2 * wide + qkv)
-    assert update_flops(model, spec.replace(batch=8)) == update_flops(model, spec)
-    assert update_flops(model, spec.replace(optimizer={})) == 0
+    assert update(model, spec).flop == 5 * (square + 2 * wide + qkv)
+    assert update(model, spec.replace(batch=8)) == update(model, spec)
+    assert update(model, spec.replace(optimizer={})).flop == 0
 
 
 def test_the_mean_step_of_random_loop_counts() -> None:

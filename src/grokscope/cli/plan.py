@@ -3,12 +3,12 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from grokscope.errors import InputError
-from grokscope.runs.devices import DEVICES, UTILISATION, device_of
+from grokscope.runs.devices import DEVICES, REACHED, device_of
 from grokscope.runs.files import shipped_studies
 from grokscope.runs.spec import StudySpec
 
@@ -42,12 +42,14 @@ class Plan(OfStudy):
     ] = None
     utilisation: Annotated[
         float | None,
-        tyro.conf.arg(help=f"Share of the device's peak that is reached; None: {UTILISATION}."),
+        tyro.conf.arg(help=f"Share of the device's peak that products reach; None: {REACHED}."),
     ] = None
     workers: int | None = None
     """Runs at a time on this machine; None: one per usable core."""
     threads: int | None = None
     """Threads of each worker; None: usable cores // workers."""
+    population: int | Literal["auto", "off"] = "auto"
+    """As for run: how many new runs the device trains together in one process."""
     seconds: float = 30.0
     """How long to measure this machine, once everything is compiled."""
     against: Path | None = None
@@ -113,8 +115,8 @@ def _estimates(study: StudySpec, command: Plan) -> tuple["StudyEstimate", "Study
                     f"{name} = {getattr(command, name)}: is for this machine; leave out --device."
                 )
         device = device_of(command.device)
-        share = UTILISATION if command.utilisation is None else command.utilisation
-        return estimate_device(study, count_work(study), device, share), None
+        share = REACHED if command.utilisation is None else command.utilisation
+        return estimate_device(study, count_work(study), device, share, command.population), None
     if command.utilisation is not None:
         raise InputError(f"utilisation = {command.utilisation}: needs --device; this machine is measured.")
     if command.seconds <= 0:
@@ -177,8 +179,15 @@ def sentences(found: "StudyEstimate", alone: "StudyEstimate | None", study: Stud
     ]
     if "utilisation" in basis:
         said.append(
-            f"assumed: {basis['utilisation']:.0%} of {basis['peak_flop_per_second']:.3g} FLOP/s in bfloat16 "
-            f"({basis['source']}); start, compiling, diagnosis and the causal verdict are not counted"
+            f"assumed: a compiled step of {basis['members']} run(s) together takes "
+            f"{basis['step'] * 1000:.3g} ms, bound by {basis['bound']} ({basis['operations']:,} operations); "
+            f"products at {basis['utilisation']:.0%} of {basis['peak_flop_per_second']:.3g} FLOP/s in "
+            f"bfloat16, memory at {basis['bytes_per_second']:.3g} bytes/s ({basis['source']}); start, compiling, "
+            "diagnosis and the causal verdict are not counted"
+        )
+        said.append(
+            "how sure: within 30 % of the steps measured on an H200 (docs/planning.md); other devices are "
+            "calculated alike and were not measured"
         )
         if found.memory > basis["memory_bytes"]:
             said.append(

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from grokscope.mechanics.read.lens import targets
 from grokscope.models.build import count_parameters
-from grokscope.models.flops import evaluation_flops, lens_flops
+from grokscope.models.flops import Operations, evaluation, reading
 from grokscope.models.protocol import Reasoner
 from grokscope.runs.job import RunSpec, TransferRunSpec
 from grokscope.runs.setup import RunSetup, TransferSetup
 from grokscope.runs.spec import StudySpec
-from grokscope.training.cost import disk_estimate, examples_flops, update_flops
+from grokscope.training.cost import disk_estimate, examples, update
 from grokscope.training.data import RowLayout
 from grokscope.training.schedule import checkpoint_steps
 from grokscope.training.spec import TrainingSpec
@@ -30,8 +30,13 @@ class Cost:
     """Bytes of checkpoints and resume state, at most."""
     traces: int
     """Bytes of traces before compression."""
-    flop: float
-    """Floating-point operations of one step: forward, backward, and the optimiser's matrix products."""
+    step: tuple[Operations, ...]
+    """One step, forward, backward and update, for every number of loops that it may draw."""
+
+    @property
+    def flop(self) -> float:
+        """Of the mean step."""
+        return mean_flop(self.step)
 
     @property
     def disk(self) -> int:
@@ -40,14 +45,30 @@ class Cost:
 
 
 def step_flop(setup: RunSetup | TransferSetup, model: Reasoner | None = None) -> float:
-    """FLOP of one training step: forward, backward, and the optimiser's matrix products.
+    """FLOP of one training step: forward, backward, and the optimiser's matrix products; with random numbers
+    of loops, of the mean step.
+
+    Raises:
+        InputError: the world or the model is impossible.
+    """
+    return mean_flop(step_operations(setup, model))
+
+
+def mean_flop(steps: tuple[Operations, ...]) -> float:
+    """FLOP of the mean of these."""
+    return sum(one.flop for one in steps) / len(steps)
+
+
+def step_operations(setup: RunSetup | TransferSetup, model: Reasoner | None = None) -> tuple[Operations, ...]:
+    """One training step, for every number of loops that it may draw.
 
     Raises:
         InputError: the world or the model is impossible.
     """
     training, model = setup.spec.training, model or setup.model()
-    examples = examples_flops(model, training, RowLayout.of(setup.spec.format, setup.spec.hops))
-    return examples + update_flops(model, training)
+    layout = RowLayout.of(setup.spec.format, setup.spec.hops)
+    always = update(model, training)
+    return tuple(one + always for one in examples(model, training, layout))
 
 
 def job_cost(setup: RunSetup | TransferSetup, training: TrainingSpec | None = None) -> Cost:
@@ -65,7 +86,7 @@ def job_cost(setup: RunSetup | TransferSetup, training: TrainingSpec | None = No
         parameters=count_parameters(model),
         weights=disk_estimate(model, training),
         traces=_trace_bytes(setup, len(model.stages)) * len(checkpoint_steps(training)),
-        flop=step_flop(setup, model),
+        step=step_operations(setup, model),
     )
 
 
@@ -90,14 +111,18 @@ def _trace_bytes(setup: RunSetup | TransferSetup, stages: int) -> int:
     return total
 
 
-def checkpoint_flop(model: Reasoner, spec: RunSpec | TransferRunSpec, probes: Mapping[str, ProbeSet]) -> int:
-    """FLOP of one checkpoint: the accuracy of all probes, and the lens (with its own exact match) of those
-    that are traced."""
-    most = spec.lens.probes_per_set
-    evaluated = sum(len(one) for one in probes.values())
-    traced = sum(len(one) if most is None else min(most, len(one)) for one in probes.values())
-    exact = evaluation_flops(model, RowLayout.of(spec.format, spec.hops).labelled)
-    return evaluated * exact + traced * (exact + lens_flops(model))
+def checkpoint_operations(
+    model: Reasoner, spec: RunSpec | TransferRunSpec, probes: Mapping[str, ProbeSet]
+) -> Operations:
+    """One checkpoint: the accuracy of every probe set, and the lens (with its own exact match) of those of
+    its probes that are traced."""
+    labelled, most = RowLayout.of(spec.format, spec.hops).labelled, spec.lens.probes_per_set
+    found = Operations(0, (), 0)
+    for one in probes.values():
+        traced = len(one) if most is None else min(most, len(one))
+        found += evaluation(model, labelled, len(one)) + evaluation(model, labelled, traced)
+        found += reading(model, traced)
+    return found
 
 
 def disk_sentences(specs: Mapping[str, RunSpec], out: Path, setup: RunSetup) -> list[str]:

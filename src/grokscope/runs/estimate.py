@@ -1,7 +1,7 @@
 """What a study will take, before anything runs: FLOP, hours, memory and disk, per run and in all.
 
-Hours of this machine come from measured seconds (`measured.py`); hours of a named device are
-FLOP / (utilisation * peak). FLOP are those of training (forward, backward, the optimiser's products), of
+Hours of this machine come from measured seconds (`measured.py`); hours of a named device from what a step is
+made of (`devices.py`). FLOP are those of training (forward, backward, the optimiser's products), of
 evaluation and of the lens; the causal verdict's are left out of the count, its seconds are not.
 """
 
@@ -11,11 +11,13 @@ from typing import Any
 from grokscope.errors import InputError
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET
 from grokscope.mechanics.spec import CausalSpec
+from grokscope.models.flops import Operations
 from grokscope.runs.causal import MOMENTS
-from grokscope.runs.cost import Cost, checkpoint_flop, costs, job_cost
-from grokscope.runs.devices import Device
+from grokscope.runs.cost import Cost, checkpoint_operations, costs, job_cost, mean_flop
+from grokscope.runs.devices import REACHED, Device
 from grokscope.runs.job import RunSpec
 from grokscope.runs.measured import Speed
+from grokscope.runs.population import Population, at_once
 from grokscope.runs.setup import RunSetup, TransferSetup
 from grokscope.runs.spec import StudySpec
 from grokscope.spec import digest
@@ -35,10 +37,10 @@ class JobWork:
     checkpoints: int
     saves: int
     """Of the resumable state, between checkpoints."""
-    step_flop: float
-    """One training step, the optimiser's products included."""
-    checkpoint_flop: int
-    """One checkpoint: evaluation and lens of all probes."""
+    step: tuple[Operations, ...]
+    """One training step, the update included, for every number of loops that it may draw."""
+    checkpoint: Operations
+    """Evaluation and lens of all probes."""
     batch: int
     probes: int
     """At every checkpoint, all sets together."""
@@ -48,6 +50,11 @@ class JobWork:
     """Bytes at most."""
     step_kind: str
     """Jobs of one kind share a compiled step within a process."""
+
+    @property
+    def step_flop(self) -> float:
+        """Of the mean training step."""
+        return mean_flop(self.step)
 
 
 @dataclass(frozen=True)
@@ -200,8 +207,8 @@ def _counted(setup: RunSetup | TransferSetup, cost: Cost, examined: tuple[int, .
         steps=training.steps,
         checkpoints=len(checkpoint_steps(training)),
         saves=0,
-        step_flop=cost.flop,
-        checkpoint_flop=checkpoint_flop(setup.model(), spec, probes),
+        step=cost.step,
+        checkpoint=checkpoint_operations(setup.model(), spec, probes),
         batch=training.batch,
         probes=sum(len(probe_set) for probe_set in probes.values()),
         examinations=examined,
@@ -227,32 +234,48 @@ def estimate_here(study: StudySpec, work: Work, speed: Speed) -> StudyEstimate:
     )
 
 
-def estimate_device(study: StudySpec, work: Work, device: Device, utilisation: float) -> StudyEstimate:
-    """Hours on one accelerator, one run after the other.
+def estimate_device(
+    study: StudySpec,
+    work: Work,
+    device: Device,
+    utilisation: float = REACHED,
+    population: Population = "auto",
+) -> StudyEstimate:
+    """Hours on one accelerator, one process after the other.
 
     Args:
         study: the study. work: counted from it.
         device: which.
-        utilisation: share of its peak that is reached, 0 to 1 (model FLOP utilisation).
+        utilisation: share of its peak that matrix products reach, 0 to 1.
+        population: how many runs are trained together in a process, as for `run_study`.
 
     Raises:
-        InputError: the utilisation is not a share.
+        InputError: the utilisation is not a share, or the population none of the allowed values.
     """
     if not 0 < utilisation <= 1:
         raise InputError(f"utilisation = {utilisation}: allowed is above 0, up to 1.")
-    rate = device.peak * utilisation
+    most = at_once(population, "cuda", study.training.loop_choices is not None)
 
-    def estimate(one: JobWork) -> RunEstimate:
-        flop = {"steps": one.steps * one.step_flop, "checkpoints": one.checkpoints * one.checkpoint_flop}
-        return _estimate(one, {part: count / rate for part, count in flop.items()})
+    def estimate(one: JobWork, members: int) -> RunEstimate:
+        each = [device.seconds(step, utilisation, members) for step in one.step]
+        step, looking = sum(each) / len(each), device.seconds(one.checkpoint, utilisation)
+        return _estimate(one, {"steps": one.steps * step / members, "checkpoints": one.checkpoints * looking})
 
+    members = [min(most, len(work.runs) - start) for start in range(0, len(work.runs), most)]
+    step = work.runs[0].step[0]
     basis = {
         "peak_flop_per_second": device.peak,
         "utilisation": utilisation,
+        "bytes_per_second": device.bandwidth,
         "memory_bytes": device.memory,
         "source": device.source,
+        "members": members[0],
+        "step": device.seconds(step, utilisation, members[0]),
+        "bound": device.bound(step, utilisation, members[0]),
+        "operations": step.calls,
     }
-    runs, transfers = (tuple(map(estimate, jobs)) for jobs in (work.runs, work.transfers))
+    runs = tuple(estimate(one, members[number // most]) for number, one in enumerate(work.runs))
+    transfers = tuple(estimate(one, 1) for one in work.transfers)
     return StudyEstimate(study.name, device.name, runs, transfers, 1, work.state, basis)
 
 
@@ -314,7 +337,7 @@ def _estimate(job: JobWork, seconds: dict[str, float]) -> RunEstimate:
         steps=job.steps,
         checkpoints=job.checkpoints,
         training_flop=job.steps * job.step_flop,
-        looking_flop=float(job.checkpoints * job.checkpoint_flop),
+        looking_flop=float(job.checkpoints * job.checkpoint.flop),
         seconds=seconds,
         disk=job.disk,
     )

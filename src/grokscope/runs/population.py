@@ -58,13 +58,27 @@ def _kind(run: Planned, population: Population) -> tuple[int, int]:
         threads = read_manifest(run.directory).threads
         return (before if run.steps_left else 1), threads
     training = run.spec.training
+    return at_once(population, training.device, training.loop_choices is not None), 0
+
+
+def at_once(population: Population, device: str, draws_loops: bool) -> int:
+    """How many new runs are trained in one process.
+
+    Args:
+        population: what is asked for. device: "cpu" or "cuda".
+        draws_loops: whether every run draws its own number of loops.
+
+    Raises:
+        InputError: none of the allowed values, or a number of runs that draw their loops.
+    """
+    check_population(population)
     if population == "off":
-        return 1, 0
-    if training.loop_choices is not None:
+        return 1
+    if draws_loops:
         if population == "auto":
-            return 1, 0
+            return 1
         raise InputError(
             f"population = {population}: with training.loop_choices every run draws its own number of loops; "
             "allowed is off."
         )
-    return (AUTO[training.device] if population == "auto" else population), 0
+    return AUTO[device] if population == "auto" else population

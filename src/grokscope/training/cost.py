@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from grokscope.models.flops import counted, without_numbers
+from grokscope.models.flops import Operations, operations, without_numbers
 from grokscope.models.protocol import Reasoner
 from grokscope.training.checkpoint import model_tensors
 from grokscope.training.data import Batches, RowLayout, TrainingData
@@ -23,25 +23,29 @@ from grokscope.training.schedule import checkpoint_steps, thin
 from grokscope.training.spec import TrainingSpec
 
 
-def examples_flops(model: Reasoner, spec: TrainingSpec, layout: RowLayout) -> float:
-    """FLOPs of forward and backward over one batch; with random numbers of loops, of the mean step."""
+def examples(model: Reasoner, spec: TrainingSpec, layout: RowLayout) -> tuple[Operations, ...]:
+    """Forward and backward over one batch, for every number of loops that a step may draw."""
     objective = Objective(without_numbers(model), layout, spec.loss, spec.halt_weight)
-    row_1C = torch.empty(1, layout.columns, dtype=torch.int64, device="meta")
+    rows_BC = torch.empty(spec.batch, layout.columns, dtype=torch.int64, device="meta")
 
     def forward_and_backward(loops: int | None) -> None:
         with torch.enable_grad():
-            objective(row_1C, loops).backward()
+            objective(rows_BC, loops).backward()
 
-    choices = spec.loop_choices or (None,)
-    each = [counted(partial(forward_and_backward, loops)) for loops in choices]
-    return spec.batch * sum(each) / len(each)
+    return tuple(operations(partial(forward_and_backward, loops)) for loops in spec.loop_choices or (None,))
 
 
-def update_flops(model: Reasoner, spec: TrainingSpec) -> int:
-    """FLOPs of one update: Muon's Newton-Schulz iterations."""
+def examples_flops(model: Reasoner, spec: TrainingSpec, layout: RowLayout) -> float:
+    """FLOPs of forward and backward over one batch; with random numbers of loops, of the mean step."""
+    each = [one.flop for one in examples(model, spec, layout)]
+    return sum(each) / len(each)
+
+
+def update(model: Reasoner, spec: TrainingSpec) -> Operations:
+    """One update of the optimiser, with Muon's Newton-Schulz iterations."""
     optimizer = Optimizer(spec, shapes := without_numbers(model))
     state, scalars = optimizer.start(shapes), optimizer.scalars(0).to("meta")
-    return counted(lambda: optimizer.update(state, state.params, scalars))
+    return operations(torch.no_grad()(lambda: optimizer.update(state, state.params, scalars)))
 
 
 def disk_estimate(model: Reasoner, spec: TrainingSpec) -> int:
