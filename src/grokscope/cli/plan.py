@@ -182,8 +182,8 @@ def sentences(found: "StudyEstimate", alone: "StudyEstimate | None", study: Stud
             f"assumed: a compiled step of {basis['members']} run(s) together takes "
             f"{basis['step'] * 1000:.3g} ms, bound by {basis['bound']} ({basis['operations']:,} operations); "
             f"products at {basis['utilisation']:.0%} of {basis['peak_flop_per_second']:.3g} FLOP/s in "
-            f"bfloat16, memory at {basis['bytes_per_second']:.3g} bytes/s ({basis['source']}); start, compiling, "
-            "diagnosis and the causal verdict are not counted"
+            f"bfloat16, memory at {basis['bytes_per_second']:.3g} bytes/s ({basis['source']}); start, "
+            "compiling, diagnosis and the causal verdict are not counted"
         )
         said.append(
             "how sure: within 30 % of the steps measured on an H200 (docs/planning.md); other devices are "
