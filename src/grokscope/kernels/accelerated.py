@@ -41,6 +41,9 @@ def accelerated(model: Reasoner, gradients: bool = False) -> Reasoner:
     """
     faster: Mapping[type, type] = READ
     if gradients:
+        # Here, as these two import the compiler, two seconds that who compiles nothing need not wait for.
+        torch.compiler.assume_constant_result(available)  # type: ignore[no-untyped-call]
+        torch.compiler.allow_in_graph(mixing.applied)  # type: ignore[no-untyped-call]
         faster = TRAINED if available() else {Mlp: TRAINED[Mlp]}
     twin: Reasoner = _twin(model, faster)
     return twin

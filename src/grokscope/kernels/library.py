@@ -28,7 +28,6 @@ _MAKING = threading.Lock()
 _PLAINLY: ContextVar[bool] = ContextVar("plainly", default=False)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def available() -> bool:
     """Whether there is such a library on this machine, and it is not put aside."""
     aside = _PLAINLY.get() or os.environ.get(VARIABLE, "").lower() == "off"

@@ -52,7 +52,7 @@ def mixed(x_BTD: Tensor, gate_up_2KT: Tensor, down_TK: Tensor) -> Tensor:
         gate_up_2KT: float32; gate and up are the halves, in this order.
         down_TK: float32.
     """
-    y_BTD: Tensor = _applied(x_BTD, gate_up_2KT, down_TK)
+    y_BTD: Tensor = applied(x_BTD, gate_up_2KT, down_TK)
     return y_BTD
 
 
@@ -100,9 +100,9 @@ class _Gradient(torch.autograd.Function):
         )
 
 
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
-def _applied(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    # A graph holds this call as it is: looked into, within a function transform, it would lose its gradient.
+def applied(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """The map with its gradient. A graph must hold this call as it is (`accelerated`): looked into, within a
+    function transform, it would lose its gradient."""
     y: Tensor = _Mixed.apply(x, gate_up, down)  # type: ignore[no-untyped-call]
     return y
 

@@ -23,7 +23,7 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from grokscope.errors import InputError
 from grokscope.statistics.estimate import Estimate, wilson
@@ -131,7 +131,7 @@ def paired_difference(
     value, t = float(change_P.mean()), critical(min(clusters), confidence)
     if not np.isfinite(t):
         return Difference(value, -1.0, 1.0, 1.0, len(a_P), clusters)
-    p_value = float(2 * stats.t.sf(abs(centre) / error, min(clusters) - 1))
+    p_value = float(2 * special.stdtr(min(clusters) - 1, -abs(centre) / error))
     low, high = max(-1.0, centre - t * error), min(1.0, centre + t * error)
     return Difference(value, min(low, value), max(high, value), p_value, len(a_P), clusters)
 
@@ -139,7 +139,8 @@ def paired_difference(
 def effective_n(value_P: NDArray[np.float64], fact_PK: NDArray[np.int64]) -> float:
     """Independent probes that would make the mean of `value_P` as uncertain as these, between 1 and P."""
     worst = max(_kish(column_P) for column_P in fact_PK.T)
-    common = stats.mode(value_P).mode
+    values, counts = np.unique(value_P, return_counts=True)
+    common = values[counts.argmax()]
     odd_PK = fact_PK[value_P != common]
     weight = min(_clusters(odd_PK)) if len(odd_PK) else 0
     estimate = max(1.0, _design_effect(value_P, fact_PK)) if weight else worst
@@ -188,7 +189,7 @@ def _clusters(fact_PK: NDArray[np.int64]) -> tuple[int, ...]:
 
 def critical(clusters: int, confidence: float) -> float:
     """Student's t for a number of clusters; infinite when there is only one."""
-    return float(stats.t.ppf((1 + confidence) / 2, clusters - 1)) if clusters > 1 else float("inf")
+    return float(special.stdtrit(clusters - 1, (1 + confidence) / 2)) if clusters > 1 else float("inf")
 
 
 def _checked(

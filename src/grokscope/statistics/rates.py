@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from grokscope.errors import InputError
 from grokscope.statistics.clustered import Rate, critical
@@ -65,7 +65,7 @@ def trials(rate: float, n: int, confidence: float = 0.95) -> Estimate:
     """
     if not 0 <= rate <= 1 or n < 1:
         raise InputError(f"rate = {rate}, n = {n}: allowed are a rate from 0 to 1 and at least 1 probe.")
-    low, high = wilson(rate, n, float(stats.norm.ppf((1 + confidence) / 2)))
+    low, high = wilson(rate, n, float(special.ndtri((1 + confidence) / 2)))
     return Estimate(rate, float(low), float(high))
 
 

@@ -8,11 +8,10 @@ Shape suffixes: B batch, C columns of a row.
 
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from torch._dynamo.types import GuardFilterEntry
 from torch.func import functional_call, grad, vmap
 
 from grokscope.errors import InputError
@@ -21,6 +20,9 @@ from grokscope.models.protocol import Reasoner
 from grokscope.native import compiler
 from grokscope.training.loss import Objective
 from grokscope.training.optim import Optimizer, Tensors, TrainState
+
+if TYPE_CHECKING:  # the compiler takes two seconds to import
+    from torch._dynamo.types import GuardFilterEntry
 
 Switch = Literal["auto", "on", "off"]
 """Whether a step is compiled; auto: where that works."""
@@ -127,7 +129,7 @@ def is_small(model: Reasoner, batch: int) -> bool:
     return batch * state.numel() * state.element_size() < CACHED
 
 
-def kept_guards(guards: Sequence[GuardFilterEntry]) -> list[bool]:
+def kept_guards(guards: Sequence["GuardFilterEntry"]) -> list[bool]:
     """Which of its assumptions a compiled step looks at again at every call: the number of loops, and what is
     global, such as the gradient mode.
 

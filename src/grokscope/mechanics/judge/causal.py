@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import xarray as xr
-from scipy import stats
+from scipy import special
 
 from grokscope.mechanics.judge.ablation import Ablation, ablate
 from grokscope.mechanics.judge.needed import needed_maps
@@ -182,7 +182,7 @@ def _deciding(rate: Rate) -> str:
     """How many answers would decide at this share: the n at which Wilson's interval leaves out the nearest
     threshold e, z^2 e (1 - e) / (share - e)^2, times the answers per independent one."""
     edge = min((EDGE, 1 - EDGE), key=lambda one: abs(rate.value - one))
-    z = float(stats.norm.ppf(0.975))
+    z = float(special.ndtri(0.975))
     gap = max(abs(rate.value - edge), 1e-9)
     needed = z**2 * edge * (1 - edge) / gap**2 * rate.n / rate.n_effective
     return f"; about {needed:.0f} such answers would decide" if rate.n < needed <= MOST_NEEDED else ""

@@ -36,7 +36,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from grokscope.errors import InputError
 from grokscope.mechanics.judge.profile import Alignment, Kind, Profile, align, divergence, one_hot
@@ -146,7 +146,7 @@ def compare(
                 if np.isfinite(values_B[1:]).sum() > 1
                 else np.inf
             )
-            wide = error * float(stats.t.ppf((1 + level) / 2, freedom)) if freedom > 0 else np.inf
+            wide = error * float(special.stdtrit(freedom, (1 + level) / 2)) if freedom > 0 else np.inf
             out.append(_judged(kind, measure, float(values_B[0]), wide, unseen, hidden, margins[measure]))
     answer, reason = _answer(out)
     scope: Literal["these runs", "regimes"] = "regimes" if min(sizes) >= FEWEST_FOR_SPREAD else "these runs"
