@@ -191,7 +191,7 @@ class PlainTrainer:
         prefix = "prefix_embedding"
         named = dict(self.model.named_parameters())
         muon = settings.kind == "muon"
-        matrices = [p for name, p in named.items() if muon and name.startswith("blocks.") and p.ndim == 2]
+        matrices = [p for name, p in named.items() if muon and "blocks." in name and p.ndim == 2]
         rest = [p for name, p in named.items() if name != prefix and not any(p is m for m in matrices)]
         self.prefix = named.get(prefix)
         betas = (settings.beta1, settings.beta2)

@@ -12,7 +12,7 @@ from grokscope.training.data import Batches
 from grokscope.training.population import StackedBatches, stack, stacked_buffers
 from grokscope.training.step import compiled_step, eager_step
 
-MEMBERS = {"cpu": (1, 8, 32), "cuda": (1, 8, 32, 64)}
+MEMBERS = {"cpu": (1, 8, 32), "cuda": (1, 8, 32, 128)}
 """Sizes that are measured."""
 
 

@@ -19,7 +19,9 @@ from grokscope.training.optim import Optimizer, TrainState
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "reference": ("paper", {"model": {"width": 128}}),
     "pocket": ("pocket", {}),
-}
+    "small": ("trm", {"model": {"width": 128}, "training": {"batch": 512},
+                      "world": {"entities": 120, "relations": 40, "degree": 30}, "corpus": {"phi": 18}}),
+}  # fmt: skip
 """Name of a shape: the study it is taken from, and what is changed."""
 TINY: dict[str, dict[str, Any]] = {
     "reference": {
@@ -32,6 +34,12 @@ TINY: dict[str, dict[str, Any]] = {
         "world": {"entities": 30, "relations": 8, "degree": 5},
         "corpus": {"phi": 2.0},
         "model": {"width": 16, "loops": 2},
+        "training": {"batch": 8},
+    },
+    "small": {
+        "world": {"entities": 30, "relations": 8, "degree": 5, "ood_fraction": 0.2},
+        "corpus": {"phi": 2.0},
+        "model": {"width": 16, "l_cycles": 2, "prefix": 2},
         "training": {"batch": 8},
     },
 }

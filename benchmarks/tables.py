@@ -63,6 +63,20 @@ COLUMNS: dict[str, list[Column]] = {
         ("against plain", field("speedup", ".2f")),
         ("of the ceiling", field("share", ".0%")),
     ],
+    "gpu_equal": [
+        ("shape", field("shape")),
+        ("step", field("variant")),
+        ("steps", field("steps")),
+        ("largest difference of a loss", field("loss", ".1e")),
+        ("relative difference of the weights", field("weights", ".1e")),
+    ],
+    "gpu_looking": [
+        ("instrument", field("instrument")),
+        ("shape", field("shape")),
+        ("queries", field("queries", ",")),
+        ("in all", seconds("seconds")),
+        ("per query", lambda row: clock(row["seconds"] / row["queries"])),
+    ],
     "phases": [
         ("shape", field("shape")),
         ("step", field("variant")),

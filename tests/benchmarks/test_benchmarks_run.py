@@ -98,7 +98,12 @@ def test_the_gpu_program_runs_on_a_cpu_and_says_what_it_did_not_measure(tmp_path
     assert [(row["shape"], row["variant"]) for row in results["gpu_steps"]["rows"]] == [
         (name, variant) for name in gpu.SHAPES for variant in ("plain", "eager")
     ]
-    assert [row["members"] for row in results["population"]["rows"]] == [1, 2]
+    assert [row["members"] for row in results["population"]["rows"]] == [1, 2, 1, 2]
+    assert [row["shape"] for row in results["gpu_equal"]["rows"] if row["weights"] < 0.01] == [
+        "small",
+        "pocket",
+    ]
+    assert all(row["seconds"] > 0 for row in results["gpu_looking"]["rows"])
     capsys.readouterr()
     gpu.main(["--device", "cpu", "--quick", "--minutes", "-1", "--out", str(out)])
     assert "gpu_steps: not measured, the -1 minutes are over" in capsys.readouterr().out
