@@ -26,12 +26,11 @@ from grokscope.cli import transfer as cli_transfer
 from grokscope.cli import worthwhile as cli_worthwhile
 from grokscope.cli.plan import OfStudy
 from grokscope.errors import InputError
-from grokscope.files import safe_name
+from grokscope.files import check_folder, safe_name
 from grokscope.models.published.options import ShapeOptions
 from grokscope.runs.files import load_study
 from grokscope.runs.options import apply, option_fields
 from grokscope.runs.spec import StudySpec
-from grokscope.world.spec import REGIMES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +77,15 @@ class Report:
 
     directory: tyro.conf.Positional[Path]
     """A study's directory."""
+    out: Path | None = None
+    """Folder for the report; None: the study's directory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """Read a checkpoint of a reference codebase (TRM, recurrent GPT-2) and write it as a model of ours."""
+    """Read a checkpoint of a reference codebase (TRM, recurrent GPT-2) and write it as a model of ours; or,
+    with --study, a directory of checkpoints whose names end in their step, as a run that is traced and
+    diagnosed."""
 
     checkpoint: tyro.conf.Positional[Path]
     """safetensors, a PyTorch file that holds tensors alone, the index of several, or their directory."""
@@ -120,7 +123,7 @@ def _commands() -> dict[str, tuple[type, Callable[..., int]]]:
     return {
         "run": (Run, _run),
         "world": (World, _world),
-        "report": (Report, lambda command: _report(command.directory)),
+        "report": (Report, lambda command: _report(command.directory, command.out)),
         "import": (Import, _import),
         **{name: (kind, cli_mechanics.do) for name, kind in cli_mechanics.COMMANDS.items()},
         "transfer": (cli_transfer.Transfer, cli_transfer.transfer),
@@ -247,17 +250,19 @@ def _run(study: StudySpec, command: Run) -> int:
     return 0
 
 
-def _report(directory: Path) -> int:
+def _report(directory: Path, out: Path | None = None) -> int:
     from grokscope.report.html import write_report
     from grokscope.runs.causal import keep_verdict
     from grokscope.runs.study import Study
 
+    if out is not None:
+        check_folder(out)
     study = Study.open(directory)
     for run in study.runs.values():
         diagnosis = run.diagnosis
         if diagnosis is not None and run.spec.causal.enabled:
             keep_verdict(run, diagnosis)
-    path = write_report(study, directory)
+    path = write_report(study, directory if out is None else out)
     print(f"report: {path}")
     if not any(run.steps for run in study.runs.values()):
         print(f"no run of {study.name} has a checkpoint yet: the report has nothing to show.")
@@ -293,14 +298,7 @@ def _world_build(command: WorldBuild) -> int:
     from grokscope.world.storage import write_corpus
 
     study = load_study(command.study, command.family)
-    own = {item.name: item for item in study.regimes if not isinstance(item, str)}
-    known = REGIMES | own
-    if command.regime not in known:
-        raise InputError(f"regime = {command.regime!r}: allowed are {', '.join(known)}.")
-    one = study.replace(
-        regimes=[known[command.regime].tree()], seeds=[command.seed], steps_for={}, transfer=None
-    )
-    (spec,) = one.expand().values()
+    (spec,) = study.alone(command.regime, command.seed).expand().values()
     corpus = RunSetup(spec).corpus
     write_corpus(corpus, command.out, command.format)
     print(f"{command.out}: {len(corpus.composition):,} compositions of {len(corpus.world.fact_F3):,} facts")

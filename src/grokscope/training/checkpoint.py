@@ -17,7 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from grokscope.errors import InputError
-from grokscope.files import read_json, remove, write_json
+from grokscope.files import exists, names_in, read_json, remove, write_json
 from grokscope.models.protocol import Reasoner
 from grokscope.models.tensor_file import copy_into, read_tensors, write_tensors
 from grokscope.training.optim import TrainState
@@ -91,7 +91,7 @@ def find_state(directory: Path) -> Progress | None:
         InputError: there is one that cannot be read.
     """
     path = directory / RESUME / STATE
-    if not path.exists():
+    if not exists(path, "resume state"):
         return None
     tree = read_json(path, "resume state")
     try:
@@ -126,7 +126,7 @@ def _flat(state: TrainState, sums: Tensor) -> dict[str, Tensor]:
 
 
 def _steps_in(folder: Path) -> list[int]:
-    found = [STEP_FILE.fullmatch(path.name) for path in folder.glob("step_*.safetensors")]
+    found = [STEP_FILE.fullmatch(name) for name in names_in(folder, "folder of checkpoints")]
     return [int(match.group(1)) for match in found if match]
 
 

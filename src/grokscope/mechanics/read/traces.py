@@ -14,6 +14,7 @@ position) and `exact` (step, probe). All probe sets lie one after the other on `
 one out.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from xarray.core import indexing
 from zarr.codecs import ZstdCodec
 
 from grokscope.errors import InputError
-from grokscope.files import remove, whole
+from grokscope.files import names_in, remove, whole
 from grokscope.mechanics.read.layout import join, layout, some_probes
 from grokscope.mechanics.read.lens import lens
 from grokscope.mechanics.spec import LensSpec
@@ -39,6 +40,9 @@ MEASURED = ("rank", "logp", "argmax", "exact")
 """The data variables of a trace; everything else in a shard is a coordinate and the same in all shards of a
 run.
 """
+
+
+SHARD = re.compile(r"step_(\d{8})\.zarr")
 
 
 class TraceWriter:
@@ -97,10 +101,8 @@ def shard_name(step: int) -> str:
 
 def shards(directory: Path) -> dict[int, Path]:
     """The shards of a directory by step, in order."""
-    found = {
-        int(path.stem.removeprefix("step_")): path for path in directory.glob("step_" + "[0-9]" * 8 + ".zarr")
-    }
-    return dict(sorted(found.items()))
+    found = [SHARD.fullmatch(name) for name in names_in(directory, "folder of traces")]
+    return {int(one[1]): directory / one[0] for one in found if one}
 
 
 def write_shard(path: Path, dataset: xr.Dataset) -> None:
