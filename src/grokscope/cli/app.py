@@ -94,6 +94,15 @@ class Import:
     config: Path | None = None
     """JSON or YAML file with the original's config keys; None: all_config.yaml or config.json beside the
     checkpoint, the metadata of a safetensors file, and options."""
+    study: str | None = None
+    """The study (shipped, or a file) whose facts the checkpoints were trained on, as `grokscope world build`
+    wrote them; None: one checkpoint, as a model."""
+    regime: str = "natural"
+    """Of the study: the regime. Likewise below."""
+    seed: int = 0
+    """The study seed."""
+    family: str | None = None
+    """The model family, for its format."""
     shape: tyro.conf.OmitArgPrefixes[ShapeOptions] = dataclasses.field(default_factory=ShapeOptions)
 
 
@@ -273,9 +282,24 @@ def _import(command: Import) -> int:
     from grokscope.models.directory import save_model
     from grokscope.models.published.importing import import_checkpoint
 
+    if command.study is not None:
+        return _import_course(command, load_study(command.study, command.family))
     imported = import_checkpoint(command.checkpoint, command.config, command.shape)
     save_model(command.out, imported.model, imported.format)
     print(f"{command.out}: {imported.sentence}")
+    return 0
+
+
+def _import_course(command: Import, study: StudySpec) -> int:
+    from grokscope.runs.course import import_course
+
+    run = import_course(
+        command.checkpoint, study, command.regime, command.seed, command.out, command.config, command.shape
+    )
+    steps, last = run.steps, run.metrics.tail(1).to_dicts()[0]
+    right = [f"{name[9:]} {value:.2f}" for name, value in last.items() if name.startswith("accuracy.")]
+    print(f"{run.directory}: {len(steps)} checkpoints, steps {steps[0]:,} to {steps[-1]:,} by their names")
+    print(f"right at the end: {', '.join(right)}")
     return 0
 
 
