@@ -8,7 +8,6 @@ The state changes hands when `state.json` is replaced, which is atomic: the tens
 those of the state before are deleted after it. Whenever the process dies, `state.json` names a complete file.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, quoted
 from grokscope.files import exists, names_in, read_json, remove, write_json
 from grokscope.models.protocol import Reasoner
 from grokscope.models.tensor_file import copy_into, read_tensors, write_tensors
@@ -97,7 +96,7 @@ def find_state(directory: Path) -> Progress | None:
     try:
         return Progress(int(tree["step"]), float(tree["seconds"]))
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise InputError(f"the resume state at {path} is damaged: {json.dumps(tree)[:100]}.") from None
+        raise InputError(f"the resume state at {path} is damaged: {quoted(tree)}.") from None
 
 
 def load_state(directory: Path, progress: Progress, state: TrainState, sums: Tensor) -> None:
