@@ -22,6 +22,7 @@ from safetensors.torch import save
 
 import grokscope
 from grokscope.errors import InputError
+from grokscope.mechanics.prompts import read_prompts
 from grokscope.models.build import build_model
 from grokscope.models.directory import load_model, save_model
 from grokscope.models.published.importing import import_checkpoint
@@ -157,6 +158,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         home / "facts.parquet"
     )
     (home / "facts.jsonl").write_text('{"head": "a", "relation": "r", "tail": "b"}\n')
+    (home / "prompts.csv").write_text("prompt,corrupted,answer,bridge\n1 2 3,4 2 3,5,6\n7 2 3,8 2 3,5,6\n")
+    row = {"prompt": [1, 2], "corrupted": [3, 2], "answer": [4, 5], "bridge": 6, "expected": 7}
+    (home / "prompts.jsonl").write_text(json.dumps(row))
     (home / "gpt2").mkdir()
     weights = {n: t for n, t in gpt2_weights(gpt2_config()).items() if n != "lm_head.weight"}
     (home / "gpt2" / "model.safetensors").write_bytes(save(weights))
@@ -182,6 +186,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "facts.parquet": lambda home: build_world(
         WorldSpec(facts_file=str(home / "facts.parquet"), ood_fraction=0), Seeds()
     ),
+    "prompts.csv": lambda home: read_prompts(home / "prompts.csv"),
+    "prompts.jsonl": lambda home: read_prompts(home / "prompts.jsonl"),
     "study.yaml": lambda home: load_study(str(home / "study.yaml")),
     "study/study.json": lambda home: (
         Study.open(home / "study").runs,
