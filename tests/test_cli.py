@@ -116,6 +116,7 @@ def test_a_facts_file_given_as_an_option_is_relative_to_here(
         ("run no/such.yaml", "there is no study file no/such.yaml"),
         ("run pocket --family none", "this study has causal, sequence, trm"),
         ("run pocket --training.steps -3", "training.steps = -3"),
+        ("transfer one two", "two: one argument more than there is a place for"),
         ("run pocket --training.ema 1", "training.ema = 1"),
         ("run pocket --model.width 7", "heads 4 must divide width 7"),
         ("run pocket --regimes naturl", "naturl"),
@@ -167,7 +168,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(
         ("run demo --population foo", "--population foo: allowed is a whole number or auto or off."),
         ("transfer nosuch --items foo", "--items foo: allowed is None or a whole number or all."),
         ("patch nosuch --arm foo", "--arm foo: allowed is bridge or centroid or"),
-        (f"trace nosuch {'long/' * 30}path", f"{'long/' * 30}path"),
+        (f"transfer nosuch {'long/' * 30}path", f"{'long/' * 30}path"),
     ],
 )
 def test_a_typo_is_one_sentence_and_exit_code_2(

@@ -10,10 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import grokscope
 from grokscope.errors import InputError, quoted, shortened
 from grokscope.files import read_json, read_text, whole, write_json
+from grokscope.mechanics.read.traces import shards
 from grokscope.models.tensor_file import read_safetensors, write_tensors
 from grokscope.spec import read_yaml
+from grokscope.training.checkpoint import kept_steps
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
@@ -30,6 +33,37 @@ def test_the_umask_decides_whatever_a_library_does(tmp_path: Path, umask: int) -
     for path in (tmp_path / "a.safetensors", tmp_path / "folder" / "b.safetensors"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~umask
+
+
+@pytest.mark.parametrize("named", ["folder/x.json", "x.json"])
+def test_what_may_not_be_written_is_named_and_not_its_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    def mkdir(self: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)  # root may write anywhere
+    with pytest.raises(PermissionError) as error:
+        write_json(tmp_path / named, {})
+    assert error.value.filename == str(tmp_path / named)
+
+
+def test_a_folder_that_may_not_be_read_is_not_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    assert kept_steps(tmp_path) == []
+    assert shards(tmp_path / "traces") == {}
+
+    def forbidden(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", forbidden)
+    with pytest.raises(InputError, match=r"folder of checkpoints at .* cannot be read: permission denied"):
+        kept_steps(tmp_path)
+    monkeypatch.setattr(Path, "exists", forbidden)
+    with pytest.raises(InputError, match=r"cannot be read: permission denied"):
+        grokscope.open(tmp_path)
 
 
 def tensors(path: Path) -> object:

@@ -12,24 +12,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
 import grokscope
 from grokscope.errors import InputError
+from grokscope.mechanics.prompts import read_prompts
 from grokscope.models.build import build_model
 from grokscope.models.directory import load_model, save_model
 from grokscope.models.published.importing import import_checkpoint
 from grokscope.models.published.options import ShapeOptions
 from grokscope.models.spec import LoopedSpec
-from grokscope.runs.directory import standing
+from grokscope.runs.directory import read_progress, standing
 from grokscope.runs.files import load_study
 from grokscope.runs.open import Run, Transfer
 from grokscope.runs.study import Study
 from grokscope.seeds import Seeds
+from grokscope.training.checkpoint import find_state
 from grokscope.training.manifest import read_manifest
 from grokscope.world import (
     CorpusSpec,
@@ -44,7 +48,6 @@ from grokscope.world.spec import REGIMES
 from tests.models.published import gpt2_config, gpt2_weights, trm_config, trm_weights
 from tests.runs.tiny import tiny_study, trained
 
-EXAMPLES = 25
 LONGEST, REPEATED = 300, 80
 STARTS = (b"", b"PAR1", b"PK\x03\x04", b"\x1f\x8b", b"{", b"[", b"\xff\xfe", b"\xef\xbb\xbf", b"\x80\x02",
           b"head,relation,tail\n", b"\x08\0\0\0\0\0\0\0{}", b"\xff\xff\xff\xff\xff\xff\xff\x7f{",
@@ -151,7 +154,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name: mine\nworld: {entities: 20, relations: 8, degree: 4}\nseeds: [0, 1]\n"
     )
     (home / "facts.csv").write_text("head,relation,tail\na,r,b\nb,r,c\nc,r,a\n")
+    pl.DataFrame({"head": ["a", "b"], "relation": ["r", "r"], "tail": ["b", "a"]}).write_parquet(
+        home / "facts.parquet"
+    )
     (home / "facts.jsonl").write_text('{"head": "a", "relation": "r", "tail": "b"}\n')
+    (home / "prompts.csv").write_text("prompt,corrupted,answer,bridge\n1 2 3,4 2 3,5,6\n7 2 3,8 2 3,5,6\n")
+    row = {"prompt": [1, 2], "corrupted": [3, 2], "answer": [4, 5], "bridge": 6, "expected": 7}
+    (home / "prompts.jsonl").write_text(json.dumps(row))
     (home / "gpt2").mkdir()
     weights = {n: t for n, t in gpt2_weights(gpt2_config()).items() if n != "lm_head.weight"}
     (home / "gpt2" / "model.safetensors").write_bytes(save(weights))
@@ -160,6 +169,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "gpt2" / "model.safetensors.index.json").write_text(json.dumps(index))
     torch.save(trm_weights(trm_config()), home / "step_1")
     (home / "trm.json").write_text(json.dumps(trm_config()))
+    (home / "trm").mkdir()
+    shutil.copy(home / "step_1", home / "trm")
+    (home / "trm" / "all_config.yaml").write_text(yaml.safe_dump({"arch": trm_config(), "lr": 1e-4}))
     return home
 
 
@@ -171,6 +183,11 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "facts.jsonl": lambda home: build_world(
         WorldSpec(facts_file=str(home / "facts.jsonl"), ood_fraction=0), Seeds()
     ),
+    "facts.parquet": lambda home: build_world(
+        WorldSpec(facts_file=str(home / "facts.parquet"), ood_fraction=0), Seeds()
+    ),
+    "prompts.csv": lambda home: read_prompts(home / "prompts.csv"),
+    "prompts.jsonl": lambda home: read_prompts(home / "prompts.jsonl"),
     "study.yaml": lambda home: load_study(str(home / "study.yaml")),
     "study/study.json": lambda home: (
         Study.open(home / "study").runs,
@@ -183,6 +200,12 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "run/done.json": lambda home: standing(home / "run"),
     "run/diagnosis.json": lambda home: Run.open(home / "run").diagnosis,
     "run/verdict.json": lambda home: Run.open(home / "run").verdict,
+    "run/progress.json": lambda home: read_progress(home / "run"),
+    "run/resume/state.json": lambda home: find_state(home / "run"),
+    "run/traces/step_00000008.zarr/zarr.json": lambda home: Run.open(home / "run").traces,
+    "run/traces/step_00000008.zarr/rank/zarr.json": lambda home: Run.open(home / "run").traces["rank"],
+    "run/traces/step_00000008.zarr/role/zarr.json": lambda home: Run.open(home / "run").traces["role"].load(),
+    "run/traces/step_00000008.zarr/exact/c/0": lambda home: Run.open(home / "run").traces["exact"].load(),
     "run/causal.csv": lambda home: Run.open(home / "run").causal,
     "run/checkpoints/step_00000008.safetensors": lambda home: Run.open(home / "run").model(),
     "model/model.json": lambda home: load_model(home / "model"),
@@ -199,8 +222,14 @@ READERS: dict[str, Callable[[Path], Any]] = {
         home / "gpt2" / "model.safetensors.index.json"
     ),
     "step_1": lambda home: import_checkpoint(home / "step_1", home / "trm.json"),
+    "trm/all_config.yaml": lambda home: import_checkpoint(home / "trm" / "step_1"),
     "trm.json": lambda home: import_checkpoint(home / "step_1", home / "trm.json", ShapeOptions()),
 }
+
+
+def examples() -> int:
+    """A few; 10,000 with --hypothesis-profile hostile."""
+    return settings().max_examples if settings.get_current_profile_name() == "hostile" else 20
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -210,7 +239,7 @@ def test_whatever_stands_in_a_file(place: Path, name: str) -> None:
     READERS[name](place)  # as it should be, it is read
 
     @settings(
-        max_examples=EXAMPLES, deadline=None, database=None,
+        max_examples=examples(), deadline=None, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(data=hostile(valid))

@@ -27,12 +27,15 @@ def whole(path: Path) -> Iterator[Path]:
     full disk, nothing is left behind and `path` is what it was. A process that is killed leaves a folder
     `.NAME.PID.part` beside it, and nothing else: libraries put files of their own beside what they write.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}.{os.getpid()}.part")
-    remove(folder)
     draft = folder / path.name
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(folder)
         folder.mkdir()
+    except OSError as error:  # of a draft nobody has heard
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    try:
         yield draft
         for part in [draft, *sorted(draft.rglob("*"))]:
             part.chmod(part.stat().st_mode | folder.stat().st_mode & (0o777 if part.is_dir() else 0o666))
@@ -153,6 +156,26 @@ def reading(path: Path, what: str) -> Iterator[None]:
         raise InputError(f"the {what} at {path} cannot be read: permission denied{_mode(path)}.") from None
     except OSError as error:
         raise InputError(f"the {what} at {path} cannot be read: {error.strerror or error}.") from None
+
+
+def exists(path: Path, what: str) -> bool:
+    """Whether something is at `path`.
+
+    Raises:
+        InputError: not even that may be asked.
+    """
+    with reading(path, what):
+        return path.exists()
+
+
+def names_in(directory: Path, what: str) -> list[str]:
+    """What a directory holds, sorted by name; nothing where there is none.
+
+    Raises:
+        InputError: it may not be read.
+    """
+    with reading(directory, what):
+        return sorted(os.listdir(directory)) if directory.is_dir() else []
 
 
 def _mode(path: Path) -> str:

@@ -18,6 +18,7 @@ from grokscope.models.published.importing import import_checkpoint
 from grokscope.models.published.options import ShapeOptions
 from grokscope.models.spec import RecursiveSpec
 from grokscope.world.format import FormatSpec
+from tests.models.test_called import FAMILIES, POSITIONS, VOCAB, end_of
 
 LAYER, POSITION = 1, 2
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
@@ -139,3 +140,41 @@ def test_nnsight_edits_one_pass_of_a_recursive_model(mixer: bool) -> None:
         logits = opened.output.save()
     ours = intervene(model, tokens_BS, [Intervention("replace", stage.site, stage.index, where, source)])
     torch.testing.assert_close(ours, logits, **CLOSE)
+
+
+@pytest.mark.parametrize("family", ["ouro", "huginn", "hrm_text"])
+def test_nnsight_edits_one_call_of_a_looped_language_model(family: str) -> None:
+    """Loop 2, layer 1, one position, from another query."""
+    nnsight = pytest.importorskip("nnsight")
+    torch.manual_seed(3)
+    model = FAMILIES[family]()
+    base, source = torch.randint(0, VOCAB, (2, 4, POSITIONS), generator=torch.Generator().manual_seed(5))
+    stage = next(one for one in model.stages if (one.loop, one.layer) == (2, 1))
+    opened = nnsight.NNsight(model.theirs)
+    layer = opened.get(model._calls[stage.index])
+
+    def state(out: Any) -> Any:
+        return out[0] if isinstance(out, tuple) else out
+
+    with torch.no_grad():
+        with opened.trace(source) as tracer:
+            for _ in tracer.iter[stage.loop]:
+                theirs = layer.output.save()
+        theirs = state(theirs)
+        with opened.trace(base) as tracer:
+            for _ in tracer.iter[stage.loop]:
+                found = layer.output
+                found = found[0] if isinstance(found, tuple) else found
+                found[:, POSITION] = theirs[:, POSITION]
+            out = opened.output.save()
+        ours: list[Tensor] = []
+        for tokens_BS in (source, base):
+            carry = model.start(tokens_BS)
+            for index in range(1, stage.index + 1):
+                carry = model.step(carry, index)
+            ours.append(model.read(carry, stage.index).clone())
+        ours[1][:, POSITION] = ours[0][:, POSITION]
+        patched = end_of(model, model.write(carry, stage.index, ours[1]), stage.index)
+    torch.testing.assert_close(theirs, ours[0], **CLOSE)
+    torch.testing.assert_close(patched, getattr(out, "logits", out).float(), **CLOSE)
+    assert not torch.allclose(patched, model(base), atol=1e-3)

@@ -1,6 +1,7 @@
 """Runs too short for anything to happen, and studies with holes: all is drawn or said, nothing fails."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,16 +98,21 @@ def test_every_command_meets_a_run_of_one_step(tmp_path: Path, capsys: pytest.Ca
         assert cli.main(list(command)) == 0
         return capsys.readouterr().out
 
-    done("report", out)
-    page = (tmp_path / "out" / "report.html").read_text()
+    done("report", out, "--out", str(tmp_path / "elsewhere"))
+    page = (tmp_path / "elsewhere" / "report.html").read_text()
+    assert not (tmp_path / "out" / "report.html").exists()
     assert "too short to have an event: it has 2 of the 3 checkpoints" in page
     assert json.loads(done("findings", out, "--json"))["findings"]
     done("findings", out, "--page", str(tmp_path / "page.md"))
     done("worthwhile", out, "--probe-set", "test_iid", "--out", str(tmp_path / "worth"))
     worth = pl.read_csv(tmp_path / "worth" / "worthwhile_runs.csv")
     assert worth["added_per_ood_fact"].to_list() == [0.0, 0.0]  # there is no OOD fact to add to
-    for command in (("trace",), ("patch",)):
-        done(*command, str(run), "--probe-set", "test_iid")
+    shutil.copytree(run, tmp_path / "again")
+    for command in ("trace", "patch"):  # of several, as a pattern of the shell names them
+        said = done(command, str(run), str(tmp_path / "again"), "--probe-set", "test_iid")
+        assert said.count("natural-s0, step 1, test_iid") == 2
+    assert cli.main(["trace", str(run), str(run), "--out", "one.png"]) == 2
+    assert "is the picture of one run, 2 were given" in capsys.readouterr().err
     done("diagnose", str(run), "--steps", "all")
     done("compare", str(run), str(run), "--probe-set", "test_iid", "--second-step", "0")
     assert Study.open(tmp_path / "out").runs["natural-s0"].diagnosis is not None

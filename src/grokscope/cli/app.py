@@ -26,12 +26,11 @@ from grokscope.cli import transfer as cli_transfer
 from grokscope.cli import worthwhile as cli_worthwhile
 from grokscope.cli.plan import OfStudy
 from grokscope.errors import InputError
-from grokscope.files import safe_name
+from grokscope.files import check_folder, safe_name
 from grokscope.models.published.options import ShapeOptions
 from grokscope.runs.files import load_study
 from grokscope.runs.options import apply, option_fields
 from grokscope.runs.spec import StudySpec
-from grokscope.world.spec import REGIMES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +77,15 @@ class Report:
 
     directory: tyro.conf.Positional[Path]
     """A study's directory."""
+    out: Path | None = None
+    """Folder for the report; None: the study's directory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """Read a checkpoint of a reference codebase (TRM, recurrent GPT-2) and write it as a model of ours."""
+    """Read a checkpoint of a reference codebase (TRM, recurrent GPT-2) and write it as a model of ours; or,
+    with --study, a directory of checkpoints whose names end in their step, as a run that is traced and
+    diagnosed."""
 
     checkpoint: tyro.conf.Positional[Path]
     """safetensors, a PyTorch file that holds tensors alone, the index of several, or their directory."""
@@ -91,6 +94,15 @@ class Import:
     config: Path | None = None
     """JSON or YAML file with the original's config keys; None: all_config.yaml or config.json beside the
     checkpoint, the metadata of a safetensors file, and options."""
+    study: str | None = None
+    """The study (shipped, or a file) whose facts the checkpoints were trained on, as `grokscope world build`
+    wrote them; None: one checkpoint, as a model."""
+    regime: str = "natural"
+    """Of the study: the regime. Likewise below."""
+    seed: int = 0
+    """The study seed."""
+    family: str | None = None
+    """The model family, for its format."""
     shape: tyro.conf.OmitArgPrefixes[ShapeOptions] = dataclasses.field(default_factory=ShapeOptions)
 
 
@@ -120,7 +132,7 @@ def _commands() -> dict[str, tuple[type, Callable[..., int]]]:
     return {
         "run": (Run, _run),
         "world": (World, _world),
-        "report": (Report, lambda command: _report(command.directory)),
+        "report": (Report, lambda command: _report(command.directory, command.out)),
         "import": (Import, _import),
         **{name: (kind, cli_mechanics.do) for name, kind in cli_mechanics.COMMANDS.items()},
         "transfer": (cli_transfer.Transfer, cli_transfer.transfer),
@@ -247,17 +259,19 @@ def _run(study: StudySpec, command: Run) -> int:
     return 0
 
 
-def _report(directory: Path) -> int:
+def _report(directory: Path, out: Path | None = None) -> int:
     from grokscope.report.html import write_report
     from grokscope.runs.causal import keep_verdict
     from grokscope.runs.study import Study
 
+    if out is not None:
+        check_folder(out)
     study = Study.open(directory)
     for run in study.runs.values():
         diagnosis = run.diagnosis
         if diagnosis is not None and run.spec.judged:
             keep_verdict(run, diagnosis)
-    path = write_report(study, directory)
+    path = write_report(study, directory if out is None else out)
     print(f"report: {path}")
     if not any(run.steps for run in study.runs.values()):
         print(f"no run of {study.name} has a checkpoint yet: the report has nothing to show.")
@@ -268,9 +282,24 @@ def _import(command: Import) -> int:
     from grokscope.models.directory import save_model
     from grokscope.models.published.importing import import_checkpoint
 
+    if command.study is not None:
+        return _import_course(command, load_study(command.study, command.family))
     imported = import_checkpoint(command.checkpoint, command.config, command.shape)
     save_model(command.out, imported.model, imported.format)
     print(f"{command.out}: {imported.sentence}")
+    return 0
+
+
+def _import_course(command: Import, study: StudySpec) -> int:
+    from grokscope.runs.course import import_course
+
+    run = import_course(
+        command.checkpoint, study, command.regime, command.seed, command.out, command.config, command.shape
+    )
+    steps, last = run.steps, run.metrics.tail(1).to_dicts()[0]
+    right = [f"{name[9:]} {value:.2f}" for name, value in last.items() if name.startswith("accuracy.")]
+    print(f"{run.directory}: {len(steps)} checkpoints, steps {steps[0]:,} to {steps[-1]:,} by their names")
+    print(f"right at the end: {', '.join(right)}")
     return 0
 
 
@@ -293,14 +322,7 @@ def _world_build(command: WorldBuild) -> int:
     from grokscope.world.storage import write_corpus
 
     study = load_study(command.study, command.family)
-    own = {item.name: item for item in study.regimes if not isinstance(item, str)}
-    known = REGIMES | own
-    if command.regime not in known:
-        raise InputError(f"regime = {command.regime!r}: allowed are {', '.join(known)}.")
-    one = study.replace(
-        regimes=[known[command.regime].tree()], seeds=[command.seed], steps_for={}, transfer=None
-    )
-    (spec,) = one.expand().values()
+    (spec,) = study.alone(command.regime, command.seed).expand().values()
     corpus = RunSetup(spec).corpus
     write_corpus(corpus, command.out, command.format)
     print(f"{command.out}: {len(corpus.composition):,} compositions of {len(corpus.world.fact_F3):,} facts")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Trace:
     """Show the inference path of a checkpoint: what is decoded where, and what of it is used."""
 
-    run: tyro.conf.Positional[Path]
-    """A run's directory."""
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """A run's directory; several are done one after the other."""
     step: int | None = None
     """The checkpoint; None: the last."""
     probe_set: str = "test_ood"
@@ -43,8 +43,8 @@ class Trace:
 class Patch:
     """Patch every stage and position of a probe set from other queries: the interchange map."""
 
-    run: tyro.conf.Positional[Path]
-    """A run's directory."""
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """A run's directory; several are done one after the other."""
     arm: Literal[
         "bridge", "centroid", "other_bridge", "same_bridge", "transport", "head", "relation2", "random"
     ] = "bridge"
@@ -98,8 +98,8 @@ class Compare:
 class Diagnose:
     """Give a run its causal verdict, print it with all numbers, and keep it as verdict.json in the run."""
 
-    run: tyro.conf.Positional[Path]
-    """A run's directory."""
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """A run's directory; several are done one after the other."""
     probes: int | None = None
     """Most probes per set at the last checkpoint; None: as the run's spec says."""
     steps: Literal["end", "moments", "all"] | None = None
@@ -131,6 +131,8 @@ COMMANDS: dict[str, type] = {
 
 def do(command: Any) -> int:
     """Run one of `COMMANDS`; returns the exit code."""
+    from grokscope.runs.open import Run
+
     for count in ("probes", "every", "step", "second_step", "seed"):
         value = getattr(command, count, None)
         least = 1 if count in ("probes", "every") else 0
@@ -139,23 +141,30 @@ def do(command: Any) -> int:
     out = getattr(command, "out", None)
     if out is not None and out.suffix not in (".png", ".pdf"):
         raise InputError(f"out = {out}: allowed are names that end in .png or .pdf.")
-    done: dict[type, Callable[[Any], None]] = {
-        Trace: _trace, Patch: _patch, Compare: _compare, Diagnose: _diagnose,
-        Realign: _realign,
-    }  # fmt: skip
-    done[type(command)](command)
+    of_groups: dict[type, Callable[[Any], None]] = {Compare: _compare, Realign: _realign}
+    if type(command) in of_groups:
+        of_groups[type(command)](command)
+        return 0
+    of_runs: dict[type, Callable[[Any, Run], None]] = {Trace: _trace, Patch: _patch, Diagnose: _diagnose}
+    if not command.runs:
+        raise InputError("runs: the directory of a run is needed, such as runs/demo/natural-s0-*.")
+    if out is not None and len(command.runs) > 1:
+        raise InputError(f"out = {out}: is the picture of one run, {len(command.runs)} were given.")
+    runs = [Run.open(directory) for directory in command.runs]
+    for run in runs:
+        if len(runs) > 1:
+            print(f"{run.directory}:")
+        of_runs[type(command)](command, run)
     return 0
 
 
-def _trace(command: Trace) -> None:
+def _trace(command: Trace, run: "Run") -> None:
     from grokscope.mechanics.judge.sketch import sketch_of_query, sketch_of_rows
     from grokscope.mechanics.judge.verdict import look
     from grokscope.report.grid import path_grid
     from grokscope.report.printed import print_table
     from grokscope.runs.causal import answer_position, one_query
-    from grokscope.runs.open import Run
 
-    run = Run.open(command.run)
     setting, model = run.setting(hop=command.hop), run.model(command.step)
     step = _step(run, command.step)
     title, which = f"{run.name}, step {step:,}", _which(run, setting)
@@ -188,20 +197,18 @@ def _trace(command: Trace) -> None:
     heads = [f"{role} {token}".strip() for role, token in zip(sketch.roles, inputs, strict=False)]
     print_table(f"{sketch.title}: {sketch.subtitle}", ["stage (last on top)", *heads], rows)
     print(sketch.note)
-    _save(lambda: path_grid([sketch]), command.out, command.run / "figures" / f"{name}.png")
+    _save(lambda: path_grid([sketch]), command.out, run.directory / "figures" / f"{name}.png")
 
 
-def _patch(command: Patch) -> None:
+def _patch(command: Patch, run: "Run") -> None:
     import numpy as np
 
     from grokscope.mechanics.patch.interchange import accuracy, interchange
     from grokscope.mechanics.read.layout import some_probes
     from grokscope.report.causal_figures import interchange_map
     from grokscope.report.printed import print_table
-    from grokscope.runs.open import Run
     from grokscope.statistics.estimate import from_numbers, text
 
-    run = Run.open(command.run)
     setting, step = run.setting(command.seed, command.hop), _step(run, command.step)
     which = _which(run, setting)
     every = _probe_set(run, command.probe_set)
@@ -225,7 +232,7 @@ def _patch(command: Patch) -> None:
     print_table(f"{title}\n{n} (unconditioned rate in brackets)", ["stage (last on top)", *roles], rows)
     site = [] if command.site == "state" else [command.site]
     name = _file_name("patch", command.arm, *site, command.probe_set, *which, f"step{step}")
-    _save(lambda: interchange_map(given, title, n), command.out, command.run / "figures" / name)
+    _save(lambda: interchange_map(given, title, n), command.out, run.directory / "figures" / name)
 
 
 def _compare(command: Compare) -> None:
@@ -274,16 +281,14 @@ def _compare(command: Compare) -> None:
     _save(lambda: distances(found, names), command.out, sides[0][0].directory / "figures" / name)
 
 
-def _diagnose(command: Diagnose) -> None:
+def _diagnose(command: Diagnose, run: "Run") -> None:
     from grokscope.mechanics.judge.diagnosis import diagnose
     from grokscope.report.causal_figures import run_sketches
     from grokscope.report.grid import path_grid
     from grokscope.report.printed import print_verdict
     from grokscope.runs.causal import answer_position, complete, keep_verdict
     from grokscope.runs.directory import check_unlocked
-    from grokscope.runs.open import Run
 
-    run = Run.open(command.run)
     check_unlocked(run.directory, patience=1.0)
     wanted = {"probes": command.probes, "steps": command.steps}
     spec = run.spec.causal.replace(**{name: value for name, value in wanted.items() if value is not None})
@@ -293,7 +298,7 @@ def _diagnose(command: Diagnose) -> None:
     print_verdict(run.name, verdict)
     sketches = run_sketches(run.name, run.causal.to_dicts(), verdict, answer_position(run))
     if sketches:
-        _save(lambda: path_grid(sketches), None, command.run / "figures" / f"paths_step{verdict.step}.png")
+        _save(lambda: path_grid(sketches), None, run.directory / "figures" / f"paths_step{verdict.step}.png")
 
 
 def _realign(command: Realign) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, shortened
 
 NO_WRAPPING = "100000"
 """Columns of a terminal in which tyro breaks no line."""
@@ -80,6 +80,8 @@ def sentence(box: str) -> str | None:
     told = first[: first.index("")] if "" in first else first
     said = " ".join(line.strip() for line in told if not line.startswith("     "))
     said = said.removesuffix(" Expected 1 values.").rstrip(".")
+    if (extra := re.fullmatch(r"Unrecognized options: (?!-)(.*)", said)) is not None:
+        said = f"{shortened(extra[1], 200)}: one argument more than there is a place for"
     near = list(dict.fromkeys(re.findall(r"^ {4}(--[\w.-]+)", "\n".join(more), re.MULTILINE)))
     if near and not said.startswith("Unrecognized or misplaced"):
         said += f"; perhaps you meant {' or '.join(near)}"

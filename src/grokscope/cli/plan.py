@@ -84,7 +84,7 @@ def recorded_seconds(study: StudySpec, directory: Path) -> dict[str, float]:
     out: dict[str, float] = {}
     for name, run in Study(directory, study).runs.items():
         if run.finished:
-            at = run.metrics.filter(step=study.expand()[name].training.steps)["seconds"]
+            at = run.metrics.filter(step=study.expand()[name].training.steps)["seconds"].drop_nulls()
             out |= {name: float(at[0])} if len(at) else {}
     if not out:
         raise InputError(f"against = {directory}: no run of this study with as many steps is finished there.")

@@ -76,7 +76,7 @@ def reached(name: str, run: Run, level: float, probe_set: str, flop: float) -> R
     else:
         before = [one for one in steps if one < step]
         time = Time(float(before[-1]) if before else 0.0, float(max(step, 1)), max(until, float(step)))
-        seconds = float(metrics["seconds"][steps.index(step)])
+        seconds = metrics["seconds"][steps.index(step)]
     counts = run.summary
     return Reached(
         run=name,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from grokscope.errors import InputError
-from grokscope.files import read_json, safe_name
+from grokscope.files import exists, read_json, safe_name
 from grokscope.runs.job import RunSpec, TransferRunSpec
 
 STUDY, SPEC, CORPUS, DONE, DIAGNOSIS = "study.json", "spec.json", "corpus.json", "done.json", "diagnosis.json"
@@ -41,12 +41,13 @@ def place_of(folder: Path, spec: RunSpec | TransferRunSpec) -> Path:
 
 def standing(directory: Path) -> Standing:
     """Where the job in a directory stands; a directory without a spec counts as new."""
-    if not (directory / SPEC).exists():
+    if not exists(directory / SPEC, "spec"):
         return Standing("new", 0)
-    if (directory / DONE).exists():
+    if exists(directory / DONE, "end mark"):
         return Standing("done", _step(directory / DONE, "end mark"))
     state = directory / "resume" / "state.json"
-    return Standing("interrupted", _step(state, "resume state")) if state.exists() else Standing("new", 0)
+    begun = exists(state, "resume state")
+    return Standing("interrupted", _step(state, "resume state")) if begun else Standing("new", 0)
 
 
 def _step(path: Path, what: str) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from grokscope.errors import InputError
-from grokscope.files import read_json
+from grokscope.files import exists, read_json, reading
 from grokscope.runs.directory import (
     BASE,
     CAUSAL,
@@ -83,7 +83,7 @@ class Job(Generic[S, C]):
     @property
     def begun(self) -> bool:
         """Whether it is in its directory."""
-        return (self.directory / SPEC).exists()
+        return exists(self.directory / SPEC, f"{self.spec.KIND} spec")
 
     @property
     def finished(self) -> bool:
@@ -152,7 +152,7 @@ class Job(Generic[S, C]):
             InputError: the record is damaged.
         """
         path = self.directory / CORPUS
-        if not path.exists():
+        if not exists(path, "corpus summary"):
             return {}
         tree = read_json(path, "corpus summary")
         if not isinstance(tree, dict) or not isinstance(tree.get("fingerprint"), str):
@@ -193,7 +193,7 @@ class Run(Job[RunSpec, "Corpus"]):
     @classmethod
     def open(cls, directory: str | Path) -> "Run":
         directory = Path(directory)
-        if (directory / STUDY).exists() and not (directory / SPEC).exists():
+        if exists(directory / STUDY, "study") and not exists(directory / SPEC, "run spec"):
             runs = sorted(path.parent.name for path in directory.glob(f"*/{SPEC}"))
             which = f"give one of its runs, such as {directory / runs[0]}" if runs else "it has no runs yet"
             raise InputError(f"{directory} is the directory of a study: {which}.")
@@ -232,7 +232,7 @@ class Run(Job[RunSpec, "Corpus"]):
         from grokscope.mechanics.judge.diagnosis import Diagnosis
 
         path = self.directory / DIAGNOSIS
-        if not (self.directory / DONE).exists():
+        if not exists(self.directory / DONE, "end mark"):
             return None
         return Diagnosis.parse(read_json(path, "diagnosis"), str(path))
 
@@ -242,7 +242,7 @@ class Run(Job[RunSpec, "Corpus"]):
         from grokscope.mechanics.judge.verdict import CausalVerdict
 
         path = self.directory / VERDICT
-        if not path.exists():
+        if not exists(path, "verdict"):
             return None
         found = CausalVerdict.parse(read_json(path, "verdict"), str(path))
         return found if self.steps and found.step == self.steps[-1] else None
@@ -254,20 +254,18 @@ class Run(Job[RunSpec, "Corpus"]):
         Raises:
             InputError: there is no verdict yet, or not every cell that it looked at is there.
         """
-        import polars as pl
-
         path = self.directory / CAUSAL
-        if not path.exists():
+        if not exists(path, "causal map"):
             raise InputError(f"run {self.name} has no causal map yet: grokscope diagnose {self.directory}")
         damaged = InputError(
             f"{path} is damaged; remove it, then make it anew: grokscope diagnose {self.directory}"
         )
-        try:
-            table = pl.read_csv(path, schema_overrides={"position": pl.String})
-            looks = [name for name in ("step", "probe_set", "latent") if name in table.columns]
-            cells_K = table.group_by(looks).len()["len"]
-        except (pl.exceptions.PolarsError, OSError):
-            raise damaged from None
+        if (table := _cells_in(path)) is None:
+            raise damaged
+        looks = [name for name in ("step", "probe_set", "latent") if name in table.columns]
+        if not looks:
+            raise damaged
+        cells_K = table.group_by(looks).len()["len"]
         # Every look has the same cells.
         if self.verdict is not None and (len(cells_K), cells_K.n_unique()) != (len(self.verdict.sets), 1):
             raise damaged
@@ -320,7 +318,7 @@ class Transfer(Job[TransferRunSpec, "NewFacts"]):
         """What came out; None: not finished."""
         from grokscope.transfer.result import TransferResult
 
-        if not (self.directory / DONE).exists():
+        if not exists(self.directory / DONE, "end mark"):
             return None
         return TransferResult.parse(read_json(self.directory / RESULT, "transfer result"))
 
@@ -331,18 +329,31 @@ class Transfer(Job[TransferRunSpec, "NewFacts"]):
         Raises:
             InputError: it is not finished.
         """
-        import polars as pl
-
         path = self.directory / CELLS
-        if not path.exists():
+        if not exists(path, "table of cells"):
             raise InputError(f"transfer {self.name} is not finished: it has no {CELLS} yet.")
-        return pl.read_csv(path, schema_overrides={"position": pl.String})
+        table = _cells_in(path)
+        if table is None:
+            raise InputError(f"the table of cells at {path} is damaged.")
+        return table
+
+
+def _cells_in(path: Path) -> "pl.DataFrame | None":
+    """A table of cells, or None: it is damaged."""
+    import polars as pl
+
+    with reading(path, "table of cells"):
+        try:
+            return pl.read_csv(path, schema_overrides={"position": pl.String})
+        except pl.exceptions.PolarsError:
+            return None
 
 
 def _named(tree: dict[str, Any], directory: Path) -> dict[str, Any]:
     """The spec of a transfer from before it said its moment, which stands with the base, and its variant,
     which stands in the directory's name: `<base>-<moment>-<variant>-<identity>`."""
-    told = {**tree, "moment": read_json(directory / BASE, "description of a base")["moment"]}
+    base = read_json(directory / BASE, "description of a base")
+    told = {**tree, "moment": base.get("moment") if isinstance(base, dict) else None}
     spec = TransferRunSpec.parse(told, str(directory / SPEC))
     rest = directory.name.removesuffix(f"-{spec.identity}").removeprefix(spec.name)
     return {**told, "variant": rest.removeprefix("-")}

@@ -23,6 +23,7 @@ from grokscope.runs.directory import (
 )
 from grokscope.runs.job import RunSpec, TransferRunSpec
 from grokscope.runs.open import Run, Transfer
+from grokscope.runs.spec import StudySpec
 from grokscope.runs.study import Study
 from grokscope.world.source import keep
 
@@ -108,10 +109,19 @@ def _is_concluded(job: Run | Transfer, now: Standing) -> bool:
 def prepare(study: Study, planned: Sequence[Planned]) -> None:
     """Write the study, and for every job that is to be worked on all that a worker needs."""
     spec = study.spec.with_world(keep(study.spec.world, study.directory))
-    write_json(study.directory / STUDY, spec.tree())
+    if not _stands(study.directory / STUDY, spec):
+        write_json(study.directory / STUDY, spec.tree())
     bases = study.runs if any(isinstance(one.job, Transfer) for one in planned) else {}
     for one in planned:
         prepare_job(one, bases[one.job.spec.base.name] if isinstance(one.job, Transfer) else None)
+
+
+def _stands(path: Path, spec: StudySpec) -> bool:
+    """Whether a study is kept already: it may be somebody else's, or in an archive."""
+    try:
+        return bool(read_json(path, "study") == spec.tree())
+    except InputError:
+        return False
 
 
 def prepare_job(planned: Planned, run: Run | None = None) -> None:

@@ -156,6 +156,18 @@ class StudySpec(Spec):
         """The same of another world, or of the same facts in another place."""
         return self.model_copy(update={"world": world})
 
+    def alone(self, regime: str, seed: int) -> Self:
+        """The study of one run: of one of its own regimes, or of the reference's, by name.
+
+        Raises:
+            InputError: there is no such regime.
+        """
+        own = {item.name: item for item in self.regimes if not isinstance(item, str)}
+        known = REGIMES | own
+        if regime not in known:
+            raise InputError(f"regime = {regime!r}: allowed are {', '.join(known)}.")
+        return self.replace(regimes=[known[regime].tree()], seeds=[seed], steps_for={}, transfer=None)
+
     def expand(self) -> dict[str, RunSpec]:
         """Run specs by run name (`<regime>-s<seed>`), in the order they should be started."""
         runs = []

@@ -4,7 +4,7 @@ from itertools import groupby
 from pathlib import Path
 
 from grokscope.errors import InputError
-from grokscope.files import read_json
+from grokscope.files import exists, read_json
 from grokscope.runs.directory import SPEC, STUDY, TRANSFERS, place_of
 from grokscope.runs.open import Run, Transfer, open_job
 from grokscope.runs.spec import StudySpec
@@ -90,11 +90,11 @@ def open_directory(directory: str | Path) -> Run | Study | Transfer:
         InputError: it is neither, or cannot be read.
     """
     directory = Path(directory)
-    if not directory.is_dir():
+    if not exists(directory, "directory") or not directory.is_dir():
         raise InputError(f"there is no directory {directory}.")
-    if (directory / STUDY).exists():
+    if exists(directory / STUDY, "study"):
         return Study.open(directory)
-    if (directory / SPEC).exists():
+    if exists(directory / SPEC, "run spec"):
         return open_job(directory)
     raise InputError(f"{directory} is neither a run ({SPEC}) nor a study ({STUDY}).")
 
@@ -147,6 +147,6 @@ def _part(part: str) -> list[Run]:
         if not runs:
             raise InputError(f"regime {regime!r} of {place}: none of its runs has a checkpoint yet.")
         return runs
-    if (Path(part) / STUDY).exists():
+    if exists(Path(part) / STUDY, "study"):
         raise InputError(f"{part} is a study: name one of its regimes, as in {part}:natural.")
     return [Run.open(part)]

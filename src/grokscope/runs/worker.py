@@ -124,7 +124,7 @@ def do_jobs(
         for job in jobs:
             held.enter_context(locked(job.directory, LOCK_PATIENCE))
             _doing(job, "building")
-            _check_corpus(job)
+            note_corpus(job)
         left = [job for job in jobs if not job.finished]
         for job, outcome in zip(left, _train(left, threads, shared), strict=True):
             if isinstance(outcome, Exception):
@@ -132,13 +132,13 @@ def do_jobs(
         for job in jobs:
             if job.directory not in failed:
                 try:
-                    _conclude(job)
+                    conclude(job)
                 except (InputError, OSError) as error:
                     failed[job.directory] = error
     return failed
 
 
-def _check_corpus(job: Run | Transfer) -> None:
+def note_corpus(job: Run | Transfer) -> None:
     """Note at the first start what every later one must find again."""
     if (job.directory / CORPUS).exists():
         _ = job.checked
@@ -187,7 +187,7 @@ class EndMark:
         remove(self.directory / DONE)
 
 
-def _conclude(job: Run | Transfer) -> None:
+def conclude(job: Run | Transfer) -> None:
     """Say what came of a trained job, and mark its end."""
     said = _examine(job) if isinstance(job, Transfer) else _diagnose(job)
     end = {"step": job.spec.training.steps, **said, "fingerprint": job.setup.corpus.fingerprint}

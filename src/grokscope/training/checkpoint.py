@@ -8,7 +8,6 @@ The state changes hands when `state.json` is replaced, which is atomic: the tens
 those of the state before are deleted after it. Whenever the process dies, `state.json` names a complete file.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -16,8 +15,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from grokscope.errors import InputError
-from grokscope.files import read_json, remove, write_json
+from grokscope.errors import InputError, quoted
+from grokscope.files import exists, names_in, read_json, remove, write_json
 from grokscope.models.protocol import Reasoner
 from grokscope.models.tensor_file import copy_into, read_tensors, write_tensors
 from grokscope.training.optim import TrainState
@@ -91,13 +90,13 @@ def find_state(directory: Path) -> Progress | None:
         InputError: there is one that cannot be read.
     """
     path = directory / RESUME / STATE
-    if not path.exists():
+    if not exists(path, "resume state"):
         return None
     tree = read_json(path, "resume state")
     try:
         return Progress(int(tree["step"]), float(tree["seconds"]))
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise InputError(f"the resume state at {path} is damaged: {json.dumps(tree)[:100]}.") from None
+        raise InputError(f"the resume state at {path} is damaged: {quoted(tree)}.") from None
 
 
 def load_state(directory: Path, progress: Progress, state: TrainState, sums: Tensor) -> None:
@@ -126,7 +125,7 @@ def _flat(state: TrainState, sums: Tensor) -> dict[str, Tensor]:
 
 
 def _steps_in(folder: Path) -> list[int]:
-    found = [STEP_FILE.fullmatch(path.name) for path in folder.glob("step_*.safetensors")]
+    found = [STEP_FILE.fullmatch(name) for name in names_in(folder, "folder of checkpoints")]
     return [int(match.group(1)) for match in found if match]
 
 

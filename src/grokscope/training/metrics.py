@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from grokscope.errors import InputError
-from grokscope.files import whole, write_parquet, write_text
+from grokscope.files import exists, reading, whole, write_parquet, write_text
 
 LINES, TABLE = "metrics.jsonl", "metrics.parquet"
 
@@ -30,9 +30,10 @@ class MetricsFile:
         Raises:
             InputError: another line is not a metrics line.
         """
-        if not self.path.exists():
+        if not exists(self.path, "metrics"):
             return []
-        *lines, _ = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        with reading(self.path, "metrics"):
+            *lines, _ = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
         return [self._parse(line, number) for number, line in enumerate(lines, 1)]
 
     def append(self, row: dict[str, Any]) -> None:

@@ -21,7 +21,6 @@ from grokscope.mechanics.read.lens import stage_states
 from grokscope.mechanics.read.rates import halves
 from grokscope.mechanics.unrolled import chunks, device_of, reading
 from grokscope.models.protocol import Reasoner
-from grokscope.world.format import Encoded
 from grokscope.world.probes import ProbeSet
 
 MIXED = -1
@@ -51,9 +50,9 @@ def both_folds(probe_set: ProbeSet) -> NDArray[np.int64]:
     return fold_P
 
 
-def all_states(model: Reasoner, encoded: Encoded, batch: int = 1024) -> list[Tensor]:
+def all_states(model: Reasoner, tokens_PS: NDArray[Any], batch: int = 1024) -> list[Tensor]:
     """Per stage the states (P, T, D) in float32 on the CPU; 4 L P T D bytes in all."""
-    tokens_PS = encoded.tokens_NS.astype(np.int64)
+    tokens_PS = tokens_PS.astype(np.int64)
     parts: list[list[Tensor]] = [[] for _ in model.stages]
     with reading(model) as model:
         for rows in chunks(len(tokens_PS), batch):

@@ -75,22 +75,8 @@ def lens(
     tokens_PS = np.asarray(encoded.tokens_NS)
     _check(model, probe_set, tokens_PS, vocabulary, batch)
     variables, target_PC = targets(probe_set, vocabulary)
-    probes, positions = len(tokens_PS), model.prefix + tokens_PS.shape[1]
-    small = np.int16 if model.vocab < 2**15 else np.int32
-    shape = (probes, len(variables), len(model.stages), positions)
-    rank_PCLT, logp_PCLT = np.empty(shape, small), np.empty(shape, np.float32)
-    argmax_PLT = np.empty((probes, len(model.stages), positions), small)
-    device = next(model.parameters()).device
-    with reading(model) as model:
-        for start in range(0, probes, batch):
-            rows = slice(start, start + batch)
-            tokens_BS = torch.from_numpy(tokens_PS[rows].astype(np.int64)).to(device)
-            target_BC = torch.from_numpy(target_PC[rows]).to(device)
-            for stage, state_BTD in enumerate(stage_states(model, tokens_BS)):
-                rank_BCT, logp_BCT, argmax_BT = _measured(model, state_BTD, target_BC)
-                rank_PCLT[rows, :, stage] = rank_BCT.cpu().numpy()
-                logp_PCLT[rows, :, stage] = logp_BCT.cpu().numpy()
-                argmax_PLT[rows, stage] = argmax_BT.cpu().numpy()
+    probes = len(tokens_PS)
+    rank_PCLT, logp_PCLT, argmax_PLT = read_stages(model, tokens_PS, target_PC, batch)
     dims = ("probe", "variable", "stage", "position")
     return xr.Dataset(
         {
@@ -115,6 +101,30 @@ def lens(
             "defined": (("set", "variable"), np.ones((1, len(variables)), dtype=bool)),
         },
     )
+
+
+def read_stages(
+    model: Reasoner, tokens_PS: NDArray[Any], target_PC: NDArray[np.int64], batch: int = 1024
+) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[Any]]:
+    """Rank and log-probability (P, C, L, T) of target tokens, and argmax (P, L, T), at every stage and
+    position, prefix first: what `lens` says of them."""
+    positions, stages = model.prefix + tokens_PS.shape[1], len(model.stages)
+    small = np.int16 if model.vocab < 2**15 else np.int32
+    shape = (*target_PC.shape, stages, positions)
+    rank_PCLT, logp_PCLT = np.empty(shape, small), np.empty(shape, np.float32)
+    argmax_PLT = np.empty((len(tokens_PS), stages, positions), small)
+    device = next(model.parameters()).device
+    with reading(model) as model:
+        for start in range(0, len(tokens_PS), batch):
+            rows = slice(start, start + batch)
+            tokens_BS = torch.from_numpy(tokens_PS[rows].astype(np.int64)).to(device)
+            target_BC = torch.from_numpy(target_PC[rows]).to(device)
+            for stage, state_BTD in enumerate(stage_states(model, tokens_BS)):
+                rank_BCT, logp_BCT, argmax_BT = _measured(model, state_BTD, target_BC)
+                rank_PCLT[rows, :, stage] = rank_BCT.cpu().numpy()
+                logp_PCLT[rows, :, stage] = logp_BCT.cpu().numpy()
+                argmax_PLT[rows, stage] = argmax_BT.cpu().numpy()
+    return rank_PCLT, logp_PCLT, argmax_PLT
 
 
 def roles(model: Reasoner, encoded: Encoded) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def probe(
     shuffled_P = shuffled_within(relation_P, fact_P, entity_P, seed)
     fold_P = both_folds(probe_set)
     covered_P, guess_P = _known_from_other_fold(fold_P, relation_P, entity_P)
-    states = all_states(model, encoded, batch)
+    states = all_states(model, encoded.tokens_NS, batch)
     shape = (len(fold_P), len(states), states[0].shape[1])
     hit_PLS, control_PLS, by_heart_PLS = (np.zeros(shape, dtype=bool) for _ in range(3))
     for stage, state_PSD in enumerate(states):

@@ -14,7 +14,9 @@ position) and `exact` (step, probe). All probe sets lie one after the other on `
 one out.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from xarray.core import indexing
 from zarr.codecs import ZstdCodec
 
 from grokscope.errors import InputError
-from grokscope.files import remove, whole
+from grokscope.files import names_in, remove, whole
 from grokscope.mechanics.read.layout import join, layout, some_probes
 from grokscope.mechanics.read.lens import lens
 from grokscope.mechanics.spec import LensSpec
@@ -39,6 +41,9 @@ MEASURED = ("rank", "logp", "argmax", "exact")
 """The data variables of a trace; everything else in a shard is a coordinate and the same in all shards of a
 run.
 """
+
+
+SHARD = re.compile(r"step_(\d{8})\.zarr")
 
 
 class TraceWriter:
@@ -97,10 +102,8 @@ def shard_name(step: int) -> str:
 
 def shards(directory: Path) -> dict[int, Path]:
     """The shards of a directory by step, in order."""
-    found = {
-        int(path.stem.removeprefix("step_")): path for path in directory.glob("step_" + "[0-9]" * 8 + ".zarr")
-    }
-    return dict(sorted(found.items()))
+    found = [SHARD.fullmatch(name) for name in names_in(directory, "folder of traces")]
+    return {int(one[1]): directory / one[0] for one in found if one}
 
 
 def write_shard(path: Path, dataset: xr.Dataset) -> None:
@@ -135,6 +138,26 @@ def open_traces(directory: Path) -> xr.Dataset:
     if not paths:
         raise InputError(f"there are no traces in {directory}; a run writes one shard per checkpoint there.")
     groups = [_open(path) for path in paths.values()]
+    with _damaged(directory):
+        return _joined(directory, paths, groups)
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """Say that a trace is damaged, however its library found out: by any error that a foreign file can
+    cause."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the trace {path} is damaged ({type(error).__name__} while reading it); remove it, and "
+            "grokscope diagnose makes it anew."
+        ) from None
+
+
+def _joined(directory: Path, paths: Mapping[int, Path], groups: Sequence[Any]) -> xr.Dataset:
     layouts = [group.attrs["layout"] for group in groups]
     cut = len(set(layouts)) > 1
     if cut:
@@ -148,7 +171,7 @@ def open_traces(directory: Path) -> xr.Dataset:
     measured = {
         name: (
             ("step", *base[name].dims),
-            indexing.LazilyIndexedArray(Stacked([g[name] for g in groups], base[name].shape)),
+            indexing.LazilyIndexedArray(Stacked([g[name] for g in groups], base[name].shape, directory)),
         )
         for name in MEASURED
     }
@@ -159,8 +182,8 @@ class Stacked(BackendArray):
     """Zarr arrays as one lazy array with a new first axis. Of a longer last axis the end is shown: the prefix
     comes first."""
 
-    def __init__(self, arrays: Sequence[Any], shape: tuple[int, ...]) -> None:
-        self.arrays, self.dtype = arrays, np.dtype(arrays[0].dtype)
+    def __init__(self, arrays: Sequence[Any], shape: tuple[int, ...], directory: Path) -> None:
+        self.arrays, self.dtype, self.directory = arrays, np.dtype(arrays[0].dtype), directory
         self.shape = (len(arrays), *shape)
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
@@ -181,16 +204,15 @@ class Stacked(BackendArray):
         if (longer := array.shape[-1] - size) and len(rest) == len(self.shape) - 1:
             last = np.arange(size)[rest[-1]] + longer
             rest = (*rest[:-1], int(last) if np.ndim(last) == 0 else last)
-        return np.asarray(array.oindex[rest])
+        with _damaged(self.directory):
+            return np.asarray(array.oindex[rest])
 
 
 def _open(path: Path) -> Any:
     """One shard as a zarr group that has what a shard must have."""
-    try:
+    with _damaged(path):
         group = zarr.open_group(path, mode="r", zarr_format=3)
         missing = [name for name in MEASURED if name not in group]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"the trace {path} cannot be read: {error}.") from None
     if missing or "layout" not in group.attrs:
         raise InputError(
             f"the trace {path} is not a grokscope trace: it lacks {', '.join(missing) or 'layout'}."

@@ -59,7 +59,7 @@ def tuned_lens(
     fold_P = both_folds(probe_set)
     _, target_PC = targets(probe_set, vocabulary)
     counted_S = np.flatnonzero(out["counted"].values[0])
-    states = all_states(model, encoded, batch)
+    states = all_states(model, encoded.tokens_NS, batch)
     rank, logp, argmax = (out[name].values.copy() for name in ("rank", "logp", "argmax"))
     for fold in (0, 1):
         fitted = torch.from_numpy(np.flatnonzero(fold_P == 1 - fold))

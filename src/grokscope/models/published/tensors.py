@@ -57,7 +57,7 @@ def _inside(directory: Path) -> Path:
             return directory / name
     raise InputError(
         f"{directory} is a directory without {', '.join(NAMES)} or an index of several files: give the "
-        "checkpoint's file."
+        "checkpoint's file, or with --study a directory of step_1000, step_2000, ... for a run of them all."
     )
 
 
