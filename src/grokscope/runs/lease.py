@@ -96,6 +96,12 @@ def silent(holder: Holder, now: float) -> bool:
     return abs(now - holder.beat) > LAPSE_SECONDS
 
 
+def late(directory: Path) -> bool:
+    """Whether the holder of a directory's lease was not heard of for some beats."""
+    holder = holder_of(directory)
+    return holder is not None and abs(directory_time(directory) - holder.beat) > 3 * BEAT_SECONDS
+
+
 class Lease:
     """A lease that is held."""
 

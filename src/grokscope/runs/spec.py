@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from grokscope.errors import InputError, quoted
 from grokscope.mechanics.spec import CausalSpec, DiagnosisSpec, LensSpec
 from grokscope.models.spec import AnyModel, LoopedSpec
+from grokscope.runs.execution import ExecutionSpec
 from grokscope.runs.job import UNTRAINED, RunSpec, SinkName, TransferRunSpec
 from grokscope.seeds import Seed, Seeds
 from grokscope.spec import Spec, merge
@@ -125,6 +126,8 @@ class StudySpec(Spec):
     """Other numbers of steps for some regimes, by name (`--training.steps` alone holds for all regimes)."""
     sinks: tuple[SinkName, ...] = ()
     """Where metrics go beside the run's own files; each is an extra to install."""
+    execution: ExecutionSpec = ExecutionSpec()
+    """Where and with what it is run; part of no run."""
     transfer: StudyTransfers | None = None
     """Which models are fine-tuned on new facts once the runs have finished, and how; None: none."""
 

@@ -11,6 +11,7 @@ does the jobs that it is given, one after another: `grokscope.runs.processes`.
 import argparse
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -226,7 +227,8 @@ def _examine(transfer: Transfer) -> dict[str, Any]:
 def _doing(job: Run | Transfer, what: str, **news: object) -> None:
     """Tell whoever watches; where training does not say at which step, it is the last one saved."""
     step = {} if "step" in news else {"step": standing(job.directory).step}
-    write_progress(job.directory, {"pid": os.getpid(), "doing": what, **step, **news})
+    about = {"pid": os.getpid(), "host": socket.gethostname(), "doing": what}
+    write_progress(job.directory, {**about, **step, **news})
 
 
 def _say(sentence: str) -> None:
