@@ -22,6 +22,7 @@ from grokscope.cli import findings as cli_findings
 from grokscope.cli import mechanics as cli_mechanics
 from grokscope.cli import parser as cli_parser
 from grokscope.cli import plan as cli_plan
+from grokscope.cli import status as cli_status
 from grokscope.cli import transfer as cli_transfer
 from grokscope.cli import worthwhile as cli_worthwhile
 from grokscope.cli.plan import OfStudy
@@ -131,6 +132,7 @@ def _commands() -> dict[str, tuple[type, Callable[..., int]]]:
         **{name: (kind, cli_mechanics.do) for name, kind in cli_mechanics.COMMANDS.items()},
         "transfer": (cli_transfer.Transfer, cli_transfer.transfer),
         "findings": (cli_findings.Findings, cli_findings.do),
+        "status": (cli_status.Status, cli_status.status),
         "show": (Show, _show),
         "plan": (cli_plan.Plan, cli_plan.plan),
         "worthwhile": (cli_worthwhile.Worthwhile, cli_worthwhile.worthwhile),
@@ -315,7 +317,7 @@ def _world_build(command: WorldBuild) -> int:
     if command.regime not in known:
         raise InputError(f"regime = {command.regime!r}: allowed are {', '.join(known)}.")
     one = study.replace(
-        regimes=[known[command.regime].tree()], seeds=[command.seed], steps_for={}, transfer=None
+        regimes=[known[command.regime].tree()], seeds=[command.seed], steps_for={}, transfer=None, sweep=None
     )
     (spec,) = one.expand().values()
     corpus = RunSetup(spec).corpus
