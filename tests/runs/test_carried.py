@@ -7,7 +7,8 @@ import pytest
 
 from grokscope.errors import InputError, InUse
 from grokscope.files import gated, write_json
-from grokscope.runs.carried import STATE_FILE, Sender, receive
+from grokscope.runs.carried import Sender, receive
+from grokscope.runs.directory import RESUME_STATE
 from grokscope.runs.lease import Taker
 
 
@@ -17,7 +18,7 @@ def run(tmp_path: Path) -> Path:
     place = tmp_path / "there"
     (place / "resume").mkdir(parents=True)
     (place / "traces" / "step_00000005.zarr").mkdir(parents=True)
-    write_json(place / STATE_FILE, {"step": 5})
+    write_json(place / RESUME_STATE, {"step": 5})
     shard = "traces/step_00000005.zarr"
     saved = ("resume/step_00000005.safetensors", f"{shard}/a", f"{shard}/b", "metrics.jsonl")
     for name in (*saved, "lock", "progress.json"):
@@ -39,17 +40,17 @@ def test_what_is_carried_is_the_run_without_who_works_on_it(run: Path, tmp_path:
     receive(here, *sender.changes())
     kept = {name for name in contents(run) if not name.startswith(("lease", "lock", "progress"))}
     assert contents(here) == {name: what for name, what in contents(run).items() if name in kept}
-    assert set(sender.changes()[0]) == {STATE_FILE}
+    assert set(sender.changes()[0]) == {RESUME_STATE}
 
 
 def test_only_what_has_changed_comes_back_and_what_is_gone_goes(run: Path, tmp_path: Path) -> None:
     here, sender = tmp_path / "here", Sender(run)
     receive(here, *sender.changes())
     (run / "resume" / "step_00000009.safetensors").write_text("9")
-    write_json(run / STATE_FILE, {"step": 9})
+    write_json(run / RESUME_STATE, {"step": 9})
     (run / "resume" / "step_00000005.safetensors").unlink()
     files, names = sender.changes()
-    assert set(files) == {STATE_FILE, "resume/step_00000009.safetensors"}
+    assert set(files) == {RESUME_STATE, "resume/step_00000009.safetensors"}
     receive(here, files, names)
     assert sorted(path.name for path in (here / "resume").iterdir()) == [
         "state.json",
@@ -63,12 +64,12 @@ def test_a_state_never_comes_without_its_tensors(
     """The worker saves once more between the look at the state and that at its tensors."""
 
     def saved(seconds: float) -> None:
-        write_json(run / STATE_FILE, {"step": 9})
+        write_json(run / RESUME_STATE, {"step": 9})
 
     (run / "resume" / "step_00000005.safetensors").rename(run / "resume" / "step_00000009.safetensors")
     monkeypatch.setattr("grokscope.runs.carried.time.sleep", saved)
     files, _ = Sender(run).changes()
-    assert b"9" in files[STATE_FILE]
+    assert b"9" in files[RESUME_STATE]
     assert "resume/step_00000009.safetensors" in files
 
 
@@ -78,7 +79,7 @@ def test_if_the_disk_is_full_the_state_before_stays(
     here, sender = tmp_path / "here", Sender(run)
     receive(here, *sender.changes())
     (run / "resume" / "step_00000009.safetensors").write_text("9")
-    write_json(run / STATE_FILE, {"step": 9})
+    write_json(run / RESUME_STATE, {"step": 9})
     before, replace = contents(here), os.replace
 
     def full(source: Path, target: Path) -> None:

@@ -124,6 +124,7 @@ def test_on_ray_with_a_worker_and_a_node_lost(
     monkeypatch.setenv("RAY_worker_niceness", "0")
     from ray.cluster_utils import Cluster
 
+    handler = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
@@ -139,6 +140,7 @@ def test_on_ray_with_a_worker_and_a_node_lost(
         said, _ = controller.communicate(timeout=SECONDS)
     finally:
         cluster.shutdown()
+        signal.signal(signal.SIGTERM, handler)  # A node of Ray in this process sets its own.
     assert controller.returncode == 0, said
     assert "its node was lost; goes on from step" in said
     assert runs_of(out) == here

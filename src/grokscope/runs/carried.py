@@ -10,12 +10,10 @@ from pathlib import Path, PurePosixPath
 
 from grokscope.errors import InputError
 from grokscope.files import remove, whole
-from grokscope.runs.directory import LOCK, PROGRESS
-from grokscope.training.checkpoint import RESUME, STATE
+from grokscope.runs.directory import LOCK, PROGRESS, RESUME_STATE
 
 Files = dict[str, bytes]
 """Contents by path in the run's directory, with `/`."""
-STATE_FILE = f"{RESUME}/{STATE}"
 TRIES = 50
 
 
@@ -47,16 +45,16 @@ class Sender:
         found: Files = {}
         known: dict[str, tuple[int, int]] = {}
         # Read first: what it speaks of is there already, and is the least that is carried.
-        state = self.directory / STATE_FILE
+        state = self.directory / RESUME_STATE
         if state.exists():
-            found[STATE_FILE] = state.read_bytes()
-            step = json.loads(found[STATE_FILE])["step"]
+            found[RESUME_STATE] = state.read_bytes()
+            step = json.loads(found[RESUME_STATE])["step"]
             (state.parent / f"step_{step:08d}.safetensors").stat()
         names = _names(self.directory)
         for name in names:
             about = (self.directory / name).stat()
             known[name] = (about.st_mtime_ns, about.st_size)
-            if name != STATE_FILE and known[name] != self._known.get(name):
+            if name != RESUME_STATE and known[name] != self._known.get(name):
                 found[name] = (self.directory / name).read_bytes()
         self._known = known
         return found, names
@@ -75,7 +73,7 @@ def receive(directory: Path, files: Files, names: list[str]) -> None:
             raise InputError(f"a file from another machine is called {name!r}; it must lie in {directory}.")
         unit, _, inner = name.partition(".zarr/")
         units.setdefault(f"{unit}.zarr" if inner else name, {})[inner] = content
-    for name in sorted(units, key=lambda name: name == STATE_FILE):
+    for name in sorted(units, key=lambda name: name == RESUME_STATE):
         with whole(directory / name) as draft:
             for inner, content in units[name].items():
                 place = draft / inner if inner else draft

@@ -21,6 +21,8 @@ VERDICT, CAUSAL = "verdict.json", "causal.csv"
 TRANSFERS = "transfers"
 """Where a study keeps its transfers, and where those of a single run go, beside it."""
 BASE_WEIGHTS, BASE, RESULT, CELLS = "base.safetensors", "base.json", "transfer.json", "transfer_cells.csv"
+RESUME_STATE = "resume/state.json"
+"""What training resumes from: `training.checkpoint`."""
 PROGRESS, LOCK, LOG, TRACES = "progress.json", "lock", "worker.log", "traces"
 
 INTERRUPTED = 75
@@ -49,7 +51,7 @@ def standing(directory: Path) -> Standing:
         return Standing("new", 0)
     if (directory / DONE).exists():
         return Standing("done", _step(directory / DONE, "end mark"))
-    state = directory / "resume" / "state.json"
+    state = directory / RESUME_STATE
     return Standing("interrupted", _step(state, "resume state")) if state.exists() else Standing("new", 0)
 
 
