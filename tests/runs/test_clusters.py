@@ -4,8 +4,6 @@ machine, undisturbed."""
 import io
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -117,30 +115,34 @@ def test_on_slurm_with_workers_nodes_and_the_scheduler_lost(
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'grokscope[ray]'")
 def test_on_ray_with_a_worker_and_a_node_lost(
-    file: Path, here: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: StudySpec, here: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
+    out, said = tmp_path / "out", io.StringIO()
     # Processes of Ray are nice by themselves; on a busy machine that means waiting.
     monkeypatch.setenv("RAY_worker_niceness", "0")
+    import ray
     from ray.cluster_utils import Cluster
 
     handler = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-        command = ["run", str(file), "--out", str(out), "--on", "ray"]
-        controller = subprocess.Popen(
-            [sys.executable, "-m", "grokscope", *command, "--execution.address", cluster.address],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        until(lambda: len(list(out.glob("*-s0-*"))) == 2, "the study has not begun")
-        kill(out, "natural")
-        cluster.remove_node(nodes[0])
-        cluster.add_node(num_cpus=1)
-        said, _ = controller.communicate(timeout=SECONDS)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+        own = ray.get_runtime_context().get_node_id()
+
+        def lose() -> None:
+            until(lambda: list(out.glob("natural-s0-*")), "the study has not begun")
+            kill(out, "natural")
+            cluster.remove_node(next(node for node in nodes if node.node_id != own))
+            cluster.add_node(num_cpus=1)
+
+        losing = threading.Thread(target=lose)
+        losing.start()
+        run_study(study, out, on="ray", console=Console(file=said, width=200))
+        losing.join()
     finally:
+        ray.shutdown()
         cluster.shutdown()
         signal.signal(signal.SIGTERM, handler)  # A node of Ray in this process sets its own.
-    assert controller.returncode == 0, said
-    assert "its node was lost; goes on from step" in said
+    assert "its node was lost; goes on from step" in said.getvalue()
     assert runs_of(out) == here

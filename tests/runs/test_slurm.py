@@ -50,6 +50,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Scheduler:
     """The scheduler is asked at every look, and lost jobs are queued again at once."""
     made = Scheduler()
     monkeypatch.setattr(slurm, "ask", made.ask)
+    monkeypatch.setattr(slurm, "GLANCE_SECONDS", 0.0)
     monkeypatch.setattr(slurm, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(slurm, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(slurm.shutil, "which", lambda name: name)

@@ -67,6 +67,11 @@ def write_end(place: Path, run: Path, said: str) -> None:
     write_json(place / ENDED / f"{run.name}.json", {"said": said})
 
 
+def ends(place: Path) -> set[str]:
+    """Names of the directories whose jobs have ended in a batch."""
+    return {name.removesuffix(".json") for name in os.listdir(place / ENDED) if name.endswith(".json")}
+
+
 def read_end(place: Path, run: Path) -> str | None:
     """How a job of a batch ended; None: it has not."""
     path = place / ENDED / f"{run.name}.json"

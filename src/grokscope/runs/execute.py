@@ -162,7 +162,7 @@ def _work(
         return {}
     with display(todo, console) as table, _caught_signals() as caught:
         one = executor(execution, study.directory, planned, together, table.say)
-        results = _supervise(one, together, table, caught, leave)
+        results = supervise(one, together, table, caught, leave)
     left = [name for name, result in results.items() if result != FINISHED]
     if caught:
         raise Interrupted(f"stopped; {len(left)} of {len(planned)} runs unfinished: {', '.join(left)}.")
@@ -182,7 +182,7 @@ def _announce(planned: list[Planned], say: Callable[[str], None]) -> None:
         say(f"{one.name}: {what}" + (f"; {one.note}" if one.note else ""))
 
 
-def _supervise(
+def supervise(
     one: Executor, together: list[list[Planned]], table: Display, caught: list[int], leave: bool
 ) -> dict[str, str]:
     """Let an executor do jobs until nothing is left, or a signal came and what was begun has saved.

@@ -94,10 +94,7 @@ class OnRay:
         self.given: list[Given] = []
         self.stopping = False
         self._count, self._room, self._next_look = 0, 1, 0.0
-        here = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            self.ray.get_runtime_context().get_node_id(), soft=True
-        )
-        self.board = self.ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+        self.board = self._new_board()
         self._task = self.ray.remote(_work).options(
             num_cpus=spec.cpus, num_gpus=spec.gpus, memory=_bytes(spec.memory), max_retries=0
         )
@@ -116,7 +113,7 @@ class OnRay:
         # What has ended is asked first: its reports are then all on the board.
         ended, _ = self.ray.wait(results, num_returns=len(results), timeout=0) if results else ([], [])
         by_task = {one.task: one for one in self.given}
-        for task, told in self.ray.get(self.board.take.remote()):
+        for task, told in self._reports():
             if task in by_task:
                 yield from self._told(by_task[task], told)
         for one in list(self.given):
@@ -137,6 +134,22 @@ class OnRay:
             one.held.close()
         if self._own:
             self.ray.shutdown()
+
+    def _new_board(self) -> Any:
+        """A board on this process's node: it is there as long as its reader."""
+        here = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            self.ray.get_runtime_context().get_node_id(), soft=True
+        )
+        return self.ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+
+    def _reports(self) -> list[tuple[int, Told]]:
+        """What tasks have told. If the board is lost, those that know no other end, and are given anew."""
+        try:
+            told: list[tuple[int, Told]] = self.ray.get(self.board.take.remote())
+            return told
+        except self.ray.exceptions.RayActorError:
+            self.board = self._new_board()
+            return []
 
     def _roomy(self) -> int:
         """How many tasks are given away at a time; nodes come and go."""
@@ -188,8 +201,10 @@ class OnRay:
         try:
             results: dict[str, str] = self.ray.get(one.result)
         except self.ray.exceptions.RayError as error:
-            away = not isinstance(error, self.ray.exceptions.RayTaskError)
-            if away and not self.stopping and self._again(one):
+            # A task fails by itself only where grokscope is not installed, or with the board.
+            own = isinstance(error, self.ray.exceptions.RayTaskError)
+            boardless = isinstance(getattr(error, "cause", None), self.ray.exceptions.RayActorError)
+            if (boardless or not own) and not self.stopping and self._again(one):
                 return
             said = STOPPED if self.stopping else shortened(str(error).strip().splitlines()[-1], 160)
             results = dict.fromkeys((run.directory.name for run in one.runs), said)

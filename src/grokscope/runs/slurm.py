@@ -17,7 +17,7 @@ from pathlib import Path
 
 from grokscope.errors import InputError
 from grokscope.files import remove
-from grokscope.runs.batch import BATCHES, Batch, read_end
+from grokscope.runs.batch import BATCHES, Batch, ends, read_end
 from grokscope.runs.directory import PROGRESS, in_use, standing
 from grokscope.runs.execution import ExecutionSpec
 from grokscope.runs.executor import STARTING, STOPPED, Say
@@ -25,6 +25,8 @@ from grokscope.runs.lease import directory_time
 from grokscope.runs.plan import Planned
 from grokscope.runs.scheduler import COMMANDS, Away, ask
 
+GLANCE_SECONDS = 1.0
+"""Between two looks at what has ended."""
 LOOK_SECONDS = 10.0
 """Between two questions to the scheduler."""
 RETRY_SECONDS = 60.0
@@ -61,7 +63,7 @@ class Slurm:
         self._tries: dict[Path, tuple[float, int, int]] = {}
         self._stop: list[str] = []
         self._stopping, self._at_once = False, False
-        self._away, self._next_look = False, 0.0
+        self._away, self._next_look, self._next_glance = False, 0.0, 0.0
 
     @property
     def busy(self) -> bool:
@@ -75,14 +77,13 @@ class Slurm:
         self._given = groups
 
     def watch(self) -> Iterator[tuple[Planned, str]]:
-        for place, left in self.batches.items():
-            for run in list(left):
-                if run.name not in self._begun and (run.directory / PROGRESS).exists():
-                    self._begun.add(run.name)
-                    yield run, STARTING
-                if (said := read_end(place, run.directory)) is not None:
+        if time.monotonic() >= self._next_glance:
+            self._next_glance = time.monotonic() + GLANCE_SECONDS
+            for place, left in self.batches.items():
+                ended = ends(place)
+                for run in [run for run in left if run.directory.name in ended]:
                     left.remove(run)
-                    yield run, said
+                    yield run, read_end(place, run.directory) or "its end cannot be read"
         if self._stopping and (self._given or self._at_once):
             yield from self._dropped()
         if time.monotonic() < self._next_look:
@@ -129,6 +130,10 @@ class Slurm:
                 ask("scancel", f"--name={place.name}", *self._stop[0].split())
             self._stop.pop(0)
         for place, left in self.batches.items():
+            for run in left:
+                if run.name not in self._begun and (run.directory / PROGRESS).exists():
+                    self._begun.add(run.name)
+                    yield run, STARTING
             if left and not self._queued(place):
                 yield from self._ended(place, left)
 
