@@ -68,7 +68,7 @@ def new(folder: str | Path, regime: str = "natural", seed: int = 0, **settings: 
     from grokscope.runs.study import Study
     from grokscope.world.source import pinned
 
-    for name in ("name", "family", "regimes", "seeds", "transfer"):
+    for name in ("name", "family", "regimes", "seeds", "transfer", "execution", "sweep"):
         if name in settings:
             raise InputError(
                 f"{name} = {settings[name]!r}: is of a study; a run has one regime and one seed."

@@ -1,5 +1,8 @@
 """Files are written whole or not at all, and what cannot be read is said for what it is.
 
+A directory can have a gate: its files are put in place and taken away through one folder only, and whoever
+moves that folder away stops its owner for good, however late that one wakes (`gated`).
+
 A file that is missing, may not be read, is empty, is cut off or is damaged: five sentences.
 """
 
@@ -8,45 +11,104 @@ import io
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, InUse
 
 if TYPE_CHECKING:
     import polars as pl
 
 
+_gates: dict[str, Path] = {}
+"""By absolute directory, the folder that all changes of its files pass through."""
+
+
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def gated(directory: Path, folder: Path) -> Iterator[None]:
+    """Let this process change the files of `directory` only through `folder`, which lies in it.
+
+    A draft is renamed from there to its place, what is removed is renamed into it: each fails as soon as the
+    folder is gone, so that nothing can be written between a look at who may write and the writing.
+    """
+    key = os.path.abspath(directory)
+    _gates[key] = folder
+    try:
+        yield
+    finally:
+        del _gates[key]
+
+
+def _gate_of(path: Path) -> Path | None:
+    if not _gates:
+        return None
+    place = Path(os.path.abspath(path))
+    return next((_gates[str(above)] for above in place.parents if str(above) in _gates), None)
+
+
+@contextmanager
+def _passing(gate: Path | None) -> Iterator[None]:
+    """Say what an error means where the gate is gone."""
+    try:
+        yield
+    except Exception:
+        if gate is None or gate.is_dir():
+            raise
+        raise InUse(
+            f"another worker has taken over {gate.parents[1]} because this one was not heard of for too "
+            "long; this one writes nothing more."
+        ) from None
+
+
+def check_gate(path: Path) -> None:
+    """Raise `InUse` if the directory of a file that is open for appending was taken over."""
+    if (gate := _gate_of(path)) is not None:
+        with _passing(gate):
+            gate.stat()
+
+
+@contextmanager
+def whole(path: Path, sync: bool = True) -> Iterator[Path]:
     """Give a temporary path near `path`; when the block ends well it is synced and renamed to `path`.
 
     Works for files and directories (an existing directory is replaced). If the block fails, for example on a
     full disk, nothing is left behind and `path` is what it was. A process that is killed leaves a folder
-    `.NAME.PID.part` beside it, and nothing else: libraries put files of their own beside what they write.
+    `.NAME.PID.part` beside it (or in the gate), and nothing else: libraries put files of their own beside
+    what they write.
+
+    Args:
+        path: the place.
+        sync: whether it must survive a machine that loses power.
+
+    Raises:
+        InUse: another worker has taken over the directory.
     """
-    folder = path.with_name(f".{path.name}.{os.getpid()}.part")
+    gate = _gate_of(path)
+    own = f".{path.name}.{os.getpid()}.part"
+    folder = path.with_name(own) if gate is None else gate / f"{own}.{threading.get_ident()}"
     draft = folder / path.name
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove(folder)
-        folder.mkdir()
-    except OSError as error:  # of a draft nobody has heard
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    try:
-        yield draft
-        for part in [draft, *sorted(draft.rglob("*"))]:
-            part.chmod(part.stat().st_mode | folder.stat().st_mode & (0o777 if part.is_dir() else 0o666))
-            if part.is_file():
-                with part.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        if path.is_dir():
-            remove(path)
-        os.replace(draft, path)
-    finally:
-        remove(folder)
+    with _passing(gate):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _delete(folder)
+            folder.mkdir()
+        except OSError as error:  # of a draft nobody has heard
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        try:
+            yield draft
+            for part in [draft, *sorted(draft.rglob("*"))]:
+                part.chmod(part.stat().st_mode | folder.stat().st_mode & (0o777 if part.is_dir() else 0o666))
+                if sync and part.is_file():
+                    with part.open("rb") as handle:
+                        os.fsync(handle.fileno())
+            if path.is_dir():
+                remove(path)
+            os.replace(draft, path)
+        finally:
+            _delete(folder)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -282,7 +344,21 @@ def vacant(path: Path, field: str = "out") -> Path:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a directory, if it is there."""
+    """Delete a file or a directory, if it is there.
+
+    Raises:
+        InUse: another worker has taken over the directory.
+    """
+    gate = _gate_of(path)
+    if gate is not None and os.path.lexists(path):
+        away = gate / f".{path.name}.{threading.get_ident()}.gone"
+        with _passing(gate):
+            os.replace(path, away)
+        path = away
+    _delete(path)
+
+
+def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

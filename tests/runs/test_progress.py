@@ -50,6 +50,19 @@ def test_the_live_table_fits_and_shows_both_runs(runs: list[Planned], width: int
     assert any("both_hops_full-s0 failed: it went wrong" in line for line in lines)
 
 
+def test_of_more_runs_than_lines_those_at_work_are_shown_and_the_others_counted(tmp_path: Path) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=120, height=20, force_terminal=True, color_system=None)
+    many = plan_runs(STUDY.replace(seeds=list(range(50))), tmp_path)
+    with display(many, console) as table:
+        table.state(many[7], "starting")
+        table.state(many[8], "done")
+    last = out.getvalue().rstrip().splitlines()[-5:]
+    assert ["-s" in line for line in last].count(True) == 1
+    assert any(many[7].name in line for line in last)
+    assert any("1 done, 1 starting, 98 waiting" in line for line in last)
+
+
 def test_without_a_terminal_there_are_plain_lines(
     runs: list[Planned], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,12 +22,14 @@ from grokscope.cli import findings as cli_findings
 from grokscope.cli import mechanics as cli_mechanics
 from grokscope.cli import parser as cli_parser
 from grokscope.cli import plan as cli_plan
+from grokscope.cli import status as cli_status
 from grokscope.cli import transfer as cli_transfer
 from grokscope.cli import worthwhile as cli_worthwhile
 from grokscope.cli.plan import OfStudy
 from grokscope.errors import InputError
 from grokscope.files import check_folder, safe_name
 from grokscope.models.published.options import ShapeOptions
+from grokscope.runs.execution import Name
 from grokscope.runs.files import load_study
 from grokscope.runs.options import apply, option_fields
 from grokscope.runs.spec import StudySpec
@@ -116,6 +118,11 @@ class Run(OfStudy):
     """Runs at a time; None: one per usable core."""
     threads: int | None = None
     """Threads of each worker, part of what a run's bits depend on; None: usable cores // workers."""
+    on: Name | None = None
+    """local: processes on this machine; slurm: job arrays; ray: tasks of a Ray cluster; None: as the study
+    says."""
+    leave: bool = False
+    """Leave as soon as the queue has the runs (slurm); the same command later collects them and goes on."""
     population: int | Literal["auto", "off"] = "auto"
     """How many new runs are trained together in one process: auto (many on a GPU, one on a CPU), off, or a
     number."""
@@ -137,6 +144,7 @@ def _commands() -> dict[str, tuple[type, Callable[..., int]]]:
         **{name: (kind, cli_mechanics.do) for name, kind in cli_mechanics.COMMANDS.items()},
         "transfer": (cli_transfer.Transfer, cli_transfer.transfer),
         "findings": (cli_findings.Findings, cli_findings.do),
+        "status": (cli_status.Status, cli_status.status),
         "show": (Show, _show),
         "plan": (cli_plan.Plan, cli_plan.plan),
         "worthwhile": (cli_worthwhile.Worthwhile, cli_worthwhile.worthwhile),
@@ -246,9 +254,20 @@ def _run(study: StudySpec, command: Run) -> int:
     out = command.out or default_out(study)
     failed: RunsFailed | None = None
     try:
-        done = run_study(study, out, command.workers, command.threads, command.population)
+        done = run_study(
+            study,
+            out,
+            command.workers,
+            command.threads,
+            command.population,
+            on=command.on,
+            leave=command.leave,
+        )
     except RunsFailed as error:
         failed, done = error, error.study
+    if command.leave and failed is None and not all(run.finished for run in done.run_jobs):
+        print(f"the queue has the runs: `grokscope status {out}` shows them, the same command collects them.")
+        return 0
     if any(run.diagnosis is not None for run in done.runs.values()):
         _report(out)
     print_summary(done)

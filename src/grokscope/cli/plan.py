@@ -105,7 +105,7 @@ def against_sentence(what: str, found: "StudyEstimate", recorded: dict[str, floa
 def _estimates(study: StudySpec, command: Plan) -> tuple["StudyEstimate", "StudyEstimate | None"]:
     """The estimate, and what it would be with nobody else on the machine, where that can be said."""
     from grokscope.runs.estimate import count_work, estimate_device, estimate_here
-    from grokscope.runs.execute import usable_cores
+    from grokscope.runs.local import usable_cores
     from grokscope.runs.measured import measure_here
 
     if command.device is not None:

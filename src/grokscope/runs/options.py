@@ -17,8 +17,9 @@ from grokscope.runs.spec import StudySpec
 from grokscope.spec import Spec
 from grokscope.world.source import pinned
 
-CHOSEN_BY_FILE = ("family",)
-"""Study fields that are no options: the family decides which file tree is read in the first place."""
+CHOSEN_BY_FILE = ("family", "sweep")
+"""Study fields that are no options: the family decides which file tree is read in the first place, a sweep
+varies what options set."""
 FILE_ONLY = ("variants", "facts_sha256")
 """Fields of a section that only a file can give: trees laid over others, and what pins another file."""
 

@@ -62,18 +62,23 @@ class Planned:
         return self.spec.training.steps - self.step
 
 
-def plan(jobs: Sequence[Run | Transfer]) -> list[Planned]:
+def plan(jobs: Sequence[Run | Transfer], queued: bool = False) -> list[Planned]:
     """Compare jobs with what their directories hold. Nothing is written.
+
+    Args:
+        jobs: what is asked for.
+        queued: whether they are done by a queue, which may have them from before: in use is no error.
 
     Raises:
         InputError: one has more steps than asked for, is in use by another process, or cannot be read.
     """
-    return [_plan(job) for job in jobs]
+    return [_plan(job, queued) for job in jobs]
 
 
-def _plan(job: Run | Transfer) -> Planned:
+def _plan(job: Run | Transfer, queued: bool) -> Planned:
     spec, now = job.spec, standing(job.directory)
-    check_unlocked(job.directory, patience=3.0)
+    if not queued:
+        check_unlocked(job.directory, patience=3.0)
     if now.state == "new":
         return Planned(job, "start", 0, _differences(job) if isinstance(job, Run) else None)
     if job.open(job.directory).spec.identity != spec.identity:

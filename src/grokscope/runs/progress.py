@@ -35,6 +35,8 @@ NARROW = ("train_inferred", "test_ood", "new_atomic", "new_then_new")
 """Those of them that a narrow terminal gets."""
 WIDE = 125
 """Columns of a terminal from which the whole table fits."""
+MARGIN = 4
+"""Lines of a terminal that are not rows."""
 LINE_SECONDS = 15.0
 """Without a terminal: a run's progress is printed at most this often."""
 
@@ -88,13 +90,24 @@ class LiveTable:
         if now < self.next_update and not force:
             return
         self.next_update = now + 0.5
-        rows = [self._cells(run) for run in self.runs]
+        rows = [self._cells(run) for run in self._shown()]
         table = Table(box=None, pad_edge=False)
-        for name in rows[0]:
+        for name in rows[0] if rows else ():
             table.add_column(name, justify="left" if name in ("run", "state") else "right", no_wrap=True)
         for row in rows:
             table.add_row(*row.values())
+        if len(rows) < len(self.runs):
+            states = list(self.states.values())
+            counts = {state: states.count(state) for state in dict.fromkeys(sorted(states))}
+            table.caption = ", ".join(f"{count} {state}" for state, count in counts.items())
         self.live.update(table)
+
+    def _shown(self) -> list[Planned]:
+        """All runs, or those at work where a terminal has no room for all: it is also what is read."""
+        room = self.live.console.height - MARGIN
+        if len(self.runs) <= room:
+            return self.runs
+        return [run for run in self.runs if self.states[run.name] == "starting"][: max(1, room)]
 
     def _cells(self, run: Planned) -> dict[str, Any]:
         """A row by column name; a narrow terminal gets fewer columns."""

@@ -1,6 +1,7 @@
 """A study: regimes x seeds of one model on one world, and transfers of its runs, expanded to jobs."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -8,7 +9,9 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from grokscope.errors import InputError, quoted
 from grokscope.mechanics.spec import CausalSpec, DiagnosisSpec, LensSpec
 from grokscope.models.spec import AnyModel, LoopedSpec
+from grokscope.runs.execution import ExecutionSpec
 from grokscope.runs.job import UNTRAINED, RunSpec, SinkName, TransferRunSpec
+from grokscope.runs.sweep import REGIME, Point, SweepSpec, laid
 from grokscope.seeds import Seed, Seeds
 from grokscope.spec import Spec, merge
 from grokscope.training.spec import TrainingSpec
@@ -18,6 +21,11 @@ from grokscope.world.spec import REGIMES, CorpusSpec, Regime, WorldSpec
 
 MOMENTS = ("end", "saturation", "generalisation")
 """Moments of a run that a base can be taken at, beside a step."""
+
+
+SECTIONS = ("world", "corpus", "format", "model", "training", "lens", "diagnosis", "causal")
+SWEPT = (*SECTIONS, REGIME)
+"""Whose fields a sweep can vary."""
 
 
 class BaseChoice(NamedTuple):
@@ -84,6 +92,10 @@ def _parse(text: str) -> BaseChoice:
     return BaseChoice(regime, moment)
 
 
+def _named(regime: str, label: str) -> str:
+    return f"{regime}-{label}" if label else regime
+
+
 class StudySpec(Spec):
     """Regimes x seeds, and the settings they share."""
 
@@ -125,6 +137,10 @@ class StudySpec(Spec):
     """Other numbers of steps for some regimes, by name (`--training.steps` alone holds for all regimes)."""
     sinks: tuple[SinkName, ...] = ()
     """Where metrics go beside the run's own files; each is an extra to install."""
+    execution: ExecutionSpec = ExecutionSpec()
+    """Where and with what it is run; part of no run."""
+    sweep: SweepSpec | None = None
+    """Which fields vary from run to run, beside regimes and seeds; None: none. Only in a file, no option."""
     transfer: StudyTransfers | None = None
     """Which models are fine-tuned on new facts once the runs have finished, and how; None: none."""
 
@@ -142,6 +158,12 @@ class StudySpec(Spec):
             raise ValueError(f"vary [] sets no stream, so the seeds {list(self.seeds)} would be one run each")
         if unknown := set(self.steps_for) - set(names):
             raise ValueError(f"steps_for names {sorted(unknown)}, which are not among the regimes {names}")
+        for field in self.sweep.vary if self.sweep is not None else ():
+            if field.partition(".")[0] not in SWEPT or "." not in field:
+                raise ValueError(
+                    f"sweep.vary names {field!r}; allowed are fields of {', '.join(SWEPT)}, as in corpus.phi"
+                )
+        names = list(self.regime_names)
         for choice in self.transfer.choices() if self.transfer is not None else []:
             if choice.regime is not None and choice.regime not in names:
                 raise ValueError(f"transfer.bases names {choice.regime!r}; the regimes are {names}")
@@ -149,8 +171,45 @@ class StudySpec(Spec):
 
     @property
     def regime_names(self) -> tuple[str, ...]:
-        """The regimes by name."""
-        return tuple(item if isinstance(item, str) else item.name for item in self.regimes)
+        """The regimes by name; with a sweep, those of every point: `<regime>-<field><value>-...`."""
+        return tuple(_named(name, label) for label, _ in self.points for name in self._own_names)
+
+    @property
+    def _own_names(self) -> list[str]:
+        return [item if isinstance(item, str) else item.name for item in self.regimes]
+
+    @property
+    def points(self) -> list[tuple[str, Point]]:
+        """The points of the sweep and what they are called; without one, the study itself, called nothing.
+
+        Raises:
+            InputError: a value has no name.
+        """
+        if self.sweep is None:
+            return [("", {})]
+        return [(self.sweep.label(point), point) for point in self.sweep.chosen()]
+
+    def varied(self) -> dict[str, Point]:
+        """The values of the varied fields by regime name."""
+        return {_named(name, label): point for label, point in self.points for name in self._own_names}
+
+    def _at(self, label: str, point: Point) -> Self:
+        """The study of one point.
+
+        Raises:
+            InputError: a field does not exist, or its value cannot be honoured.
+        """
+        if not point:
+            return self
+        tree = laid({name: getattr(self, name).tree() for name in SECTIONS}, point, regime=False)
+        regimes = []
+        for item in self.regimes:
+            regime = REGIMES[item] if isinstance(item, str) else item
+            named = {"name": _named(regime.name, label)}
+            regimes.append(Regime.parse(laid(regime.tree(), point, regime=True) | named, "sweep").tree())
+        steps = {_named(name, label): count for name, count in self.steps_for.items()}
+        parts = {"regimes": regimes, "steps_for": steps, "sweep": None, "transfer": None}
+        return type(self).parse({**self.tree(), **tree, **parts}, "sweep")
 
     def with_world(self, world: WorldSpec) -> Self:
         """The same of another world, or of the same facts in another place."""
@@ -166,31 +225,38 @@ class StudySpec(Spec):
         known = REGIMES | own
         if regime not in known:
             raise InputError(f"regime = {regime!r}: allowed are {', '.join(known)}.")
-        return self.replace(regimes=[known[regime].tree()], seeds=[seed], steps_for={}, transfer=None)
+        return self.replace(
+            regimes=[known[regime].tree()], seeds=[seed], steps_for={}, transfer=None, sweep=None
+        )
 
     def expand(self) -> dict[str, RunSpec]:
-        """Run specs by run name (`<regime>-s<seed>`), in the order they should be started."""
-        runs = []
-        for seed in self.seeds:
-            for item in self.regimes:
-                regime = REGIMES[item] if isinstance(item, str) else item
-                steps = self.steps_for.get(regime.name, self.training.steps)
-                run = RunSpec(
-                    world=self.world,
-                    corpus=self.corpus,
-                    regime=regime,
-                    format=self.format,
-                    model=self.model,
-                    training=self.training.replace(steps=steps),
-                    lens=self.lens,
-                    diagnosis=self.diagnosis,
-                    causal=self.causal,
-                    sinks=self.sinks,
-                    seeds=Seeds(**dict.fromkeys(self.vary, seed)),
-                    seed=seed,
-                )
-                runs.append(run)
+        """Run specs by run name (`<regime>-s<seed>`), in the order they should be started.
+
+        Raises:
+            InputError: a sweep names a field that does not exist, or a value that cannot be honoured.
+        """
+        studies = [self._at(label, point) for label, point in self.points]
+        runs = [run for seed in self.seeds for one in studies for run in one._of_seed(seed)]
         return {run.name: run for run in runs}
+
+    def _of_seed(self, seed: int) -> Iterator[RunSpec]:
+        for item in self.regimes:
+            regime = REGIMES[item] if isinstance(item, str) else item
+            steps = self.steps_for.get(regime.name, self.training.steps)
+            yield RunSpec(
+                world=self.world,
+                corpus=self.corpus,
+                regime=regime,
+                format=self.format,
+                model=self.model,
+                training=self.training.replace(steps=steps),
+                lens=self.lens,
+                diagnosis=self.diagnosis,
+                causal=self.causal,
+                sinks=self.sinks,
+                seeds=Seeds(**dict.fromkeys(self.vary, seed)),
+                seed=seed,
+            )
 
     def expand_transfers(self) -> list[TransferRunSpec]:
         """Transfer specs, in the order they should be started. Their step is 0: at which one a moment was is

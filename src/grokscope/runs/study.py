@@ -2,13 +2,17 @@
 
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from grokscope.errors import InputError
 from grokscope.files import exists, read_json
-from grokscope.runs.directory import SPEC, STUDY, TRANSFERS, place_of
+from grokscope.runs.directory import SPEC, STUDY, TRANSFERS, place_of, standing
 from grokscope.runs.open import Run, Transfer, open_job
 from grokscope.runs.spec import StudySpec
 from grokscope.world.source import found
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class Study:
@@ -45,6 +49,33 @@ class Study:
     def runs(self) -> dict[str, Run]:
         """The runs that have been started, by name, as they were asked for when they were."""
         return {job.name: Run.open(job.directory) for job in self.run_jobs if job.begun}
+
+    def table(self) -> "pl.DataFrame":
+        """A row for every run that the study asks for, in its order.
+
+        Returns:
+            Columns run, regime, seed; each field that a sweep varies; state and step (of
+            `runs.directory.standing`), and steps, as asked for; of a finished run its behaviour, its causal
+            verdict, and `event.<name>`, the step of each event of `Diagnosis.events` (null: it did not happen
+            until `step`).
+
+        Raises:
+            InputError: a file is damaged.
+        """
+        import polars as pl
+
+        varied = self.spec.varied()
+        rows = []
+        for run in self.run_jobs:
+            stands, regime = standing(run.directory), run.spec.regime.name
+            row: dict[str, Any] = {"run": run.name, "regime": regime, "seed": run.spec.seed, **varied[regime]}
+            row |= {"state": stands.state, "step": stands.step, "steps": run.spec.training.steps}
+            if (found := run.diagnosis) is not None:
+                verdict = run.verdict
+                row |= {"behaviour": found.behaviour, "verdict": None if verdict is None else verdict.verdict}
+                row |= {f"event.{name}": event.step for name, event in found.events.items()}
+            rows.append(row)
+        return pl.from_dicts(rows, infer_schema_length=None)
 
     @property
     def transfer_jobs(self) -> list[Transfer]:

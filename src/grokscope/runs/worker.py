@@ -1,7 +1,7 @@
 """One job in a process of its own: `python -m grokscope.runs.worker DIRECTORY`.
 
 Everything it needs stands in the directory. Exit codes: 0 finished; 75 stopped by a signal, saved; 2 wrong
-input; 3 diverged. What went wrong is one line `error: ...` on standard error.
+input; 3 diverged; 69 another worker has the run. What went wrong is one line `error: ...` on standard error.
 
 Several directories are trained together, as a population. What went wrong with one of them stands in its own
 log; the exit code is then that of the first such run, when the others have finished. Without a directory it
@@ -11,6 +11,7 @@ does the jobs that it is given, one after another: `grokscope.runs.processes`.
 import argparse
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, InUse
 from grokscope.files import remove, whole, write_json
 from grokscope.mechanics.judge.diagnosis import diagnose
 from grokscope.models.protocol import Reasoner
@@ -30,6 +31,7 @@ from grokscope.runs.directory import (
     CORPUS,
     DIAGNOSIS,
     DONE,
+    IN_USE,
     INTERRUPTED,
     LOG,
     RESULT,
@@ -86,7 +88,11 @@ def _work(together: list[Path], threads: int | None, shared: SharedSteps) -> int
     for directory, wrong in failed.items():
         with (directory / LOG).open("a") if len(together) > 1 else nullcontext(sys.stderr) as log:
             print(f"error: {_sentence(wrong)}", file=log, flush=True)
-    return max((3 if isinstance(wrong, Diverged) else 2 for wrong in failed.values()), default=0)
+    return max((_code(wrong) for wrong in failed.values()), default=0)
+
+
+def _code(wrong: Exception) -> int:
+    return 3 if isinstance(wrong, Diverged) else IN_USE if isinstance(wrong, InUse) else 2
 
 
 def do_job(job: Run | Transfer, threads: int | None = None, shared: SharedSteps | None = None) -> None:
@@ -221,7 +227,8 @@ def _examine(transfer: Transfer) -> dict[str, Any]:
 def _doing(job: Run | Transfer, what: str, **news: object) -> None:
     """Tell whoever watches; where training does not say at which step, it is the last one saved."""
     step = {} if "step" in news else {"step": standing(job.directory).step}
-    write_progress(job.directory, {"pid": os.getpid(), "doing": what, **step, **news})
+    about = {"pid": os.getpid(), "host": socket.gethostname(), "doing": what}
+    write_progress(job.directory, {**about, **step, **news})
 
 
 def _say(sentence: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from grokscope.errors import InputError
-from grokscope.files import exists, reading, whole, write_parquet, write_text
+from grokscope.files import check_gate, exists, reading, whole, write_parquet, write_text
 
 LINES, TABLE = "metrics.jsonl", "metrics.parquet"
 
@@ -41,10 +41,13 @@ class MetricsFile:
 
         Raises:
             OSError: the disk is full, or another error of the file system.
+            InUse: another worker has taken over the directory.
         """
         text = json.dumps(row, allow_nan=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as handle:
+            # Once it is open: whoever takes over replaces the file before adding to it.
+            check_gate(self.path)
             before = os.fstat(handle.fileno()).st_size
             try:
                 handle.write(text)
