@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, shortened
 from grokscope.files import exists, read_json, reading
 from grokscope.runs.directory import (
     BASE,
@@ -176,8 +176,9 @@ class Job(Generic[S, C]):
         before = self.summary.get("fingerprint", now)
         if before != now:
             raise InputError(
-                f"the corpus of {self.directory.name} cannot be rebuilt: fingerprint {before} is now {now}, "
-                "so the code that builds worlds has changed; start again in another --out."
+                f"the corpus of {self.directory.name} cannot be rebuilt: fingerprint "
+                f"{shortened(before, 20)} is now {now}, so the code that builds worlds has changed; start "
+                "again in another --out."
             )
         return self.setup
 
