@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from grokscope.errors import InputError, shortened
-from grokscope.files import exists, read_json, reading
+from grokscope.files import exists, read_json, read_text
 from grokscope.runs.directory import (
     BASE,
     CAUSAL,
@@ -340,14 +340,18 @@ class Transfer(Job[TransferRunSpec, "NewFacts"]):
 
 
 def _cells_in(path: Path) -> "pl.DataFrame | None":
-    """A table of cells, or None: it is damaged."""
+    """A table of cells, or None: it is damaged.
+
+    Raises:
+        InputError: it cannot be read, is empty, or is no text.
+    """
     import polars as pl
 
-    with reading(path, "table of cells"):
-        try:
-            return pl.read_csv(path, schema_overrides={"position": pl.String})
-        except pl.exceptions.PolarsError:
-            return None
+    data = read_text(path, "table of cells").encode()
+    try:
+        return pl.read_csv(data, schema_overrides={"position": pl.String})
+    except pl.exceptions.PolarsError:
+        return None
 
 
 def _named(tree: dict[str, Any], directory: Path) -> dict[str, Any]:
