@@ -253,6 +253,17 @@ def test_whatever_stands_in_a_file(place: Path, name: str) -> None:
         file.write_bytes(valid)
 
 
+def test_a_long_fingerprint_is_not_repeated(place: Path) -> None:
+    file = place / "run" / "corpus.json"
+    valid = file.read_bytes()
+    data = json.dumps({**json.loads(valid), "fingerprint": "a" * 500}).encode()
+    file.write_bytes(data)
+    try:
+        is_refused_or_read(lambda: Run.open(place / "run").corpus, data)
+    finally:
+        file.write_bytes(valid)
+
+
 def test_a_transfer_without_its_files_is_refused(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "run", tmp_path / "run")
     with pytest.raises(InputError, match=r"unknown field|field required"):

@@ -320,6 +320,16 @@ def kind_of(head: bytes) -> str | None:
     return next((kind for start, kind in KINDS if head.startswith(start)), None)
 
 
+def check_kind(path: Path, what: str) -> None:
+    """Raise InputError if a file is something that has not been fetched, and no other file of its kind."""
+    if path.is_dir():
+        return
+    with reading(path, what), path.open("rb") as handle:
+        head = handle.read(SAMPLE)
+    if (kind := kind_of(head)) and "not been fetched" in kind:
+        raise InputError(f"the {what} at {path} is {kind}.")
+
+
 def check_folder(path: Path, field: str = "out") -> None:
     """Raise InputError if a directory cannot be made at `path`, because a file is there or above it."""
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -160,10 +161,21 @@ def test_linear_layout_of_gpt2_is_refused(tmp_path: Path) -> None:
     weights = {n: t.T.contiguous() if "0.mlp.c_proj.weight" in n else t for n, t in weights.items()}
     refused(
         tmp_path,
-        "0.mlp.c_proj.weight has shape (16, 64): the rest of the checkpoint asks for (64, 16)",
+        "0.mlp.c_proj.weight has shape (16, 64): the rest of the checkpoint asks for (64, 16), of which "
+        "it is the transpose",
         weights,
         gpt2_config(),
     )
+
+
+def test_an_archive_of_something_else_is_said_to_be_one(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.pt", x=np.zeros(3))
+    (tmp_path / "a.pt.npz").rename(tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"a\.pt is a ZIP archive: must be safetensors or a PyTorch file"):
+        import_checkpoint(tmp_path / "a.pt")
+    (tmp_path / "a.safetensors").write_text("not found, not found")
+    with pytest.raises(InputError, match="is no safetensors file: it does not begin as one"):
+        import_checkpoint(tmp_path / "a.safetensors")
 
 
 class Evil:

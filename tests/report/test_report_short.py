@@ -108,9 +108,13 @@ def test_every_command_meets_a_run_of_one_step(tmp_path: Path, capsys: pytest.Ca
     worth = pl.read_csv(tmp_path / "worth" / "worthwhile_runs.csv")
     assert worth["added_per_ood_fact"].to_list() == [0.0, 0.0]  # there is no OOD fact to add to
     shutil.copytree(run, tmp_path / "again")
+    (tmp_path / "begun").mkdir()
+    shutil.copy(run / "spec.json", tmp_path / "begun")
     for command in ("trace", "patch"):  # of several, as a pattern of the shell names them
-        said = done(command, str(run), str(tmp_path / "again"), "--probe-set", "test_iid")
+        runs = (str(run), str(tmp_path / "begun"), str(tmp_path / "again"))
+        said = done(command, *runs, "--probe-set", "test_iid")
         assert said.count("natural-s0, step 1, test_iid") == 2
+        assert f"{tmp_path / 'begun'}: no checkpoint yet, left out" in said
     assert cli.main(["trace", str(run), str(run), "--out", "one.png"]) == 2
     assert "is the picture of one run, 2 were given" in capsys.readouterr().err
     done("diagnose", str(run), "--steps", "all")

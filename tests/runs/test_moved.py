@@ -201,5 +201,8 @@ def test_a_file_may_pin_its_facts(tmp_path: Path) -> None:
     (tmp_path / "facts.csv").write_text("a,b,c\n")
     with pytest.raises(InputError, match=f"facts_sha256 is {sha[:12]}"):
         load_study(str(path))
+    (tmp_path / "facts.csv").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match="is a Git LFS pointer: the file itself has not been fetched"):
+        load_study(str(path))
     with pytest.raises(InputError, match="facts_sha256 needs a facts_file"):
         WorldSpec.parse({"facts_sha256": sha})

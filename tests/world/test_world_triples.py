@@ -441,3 +441,9 @@ def test_fuzzed_csv_is_read_or_refused(tmp_path, header, rows, tail):
     with contextlib.suppress(InputError):
         world = world_of(tmp_path, (header + rows).encode() + tail, ood_fraction=0.0)
         assert len(world.fact_F3) > 0
+
+
+def test_a_table_of_which_every_pair_has_several_tails_is_inspected(tmp_path):
+    summary = inspect(written(tmp_path, "head,relation,tail\na,r,b\na,r,c\n"))
+    assert (summary["facts"], summary["fingerprint"]) == (2, None)
+    assert summary["notes"] == ["1 of 1 pairs of head and relation have several tails (2 facts)"]

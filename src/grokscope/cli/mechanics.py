@@ -152,6 +152,9 @@ def do(command: Any) -> int:
         raise InputError(f"out = {out}: is the picture of one run, {len(command.runs)} were given.")
     runs = [Run.open(directory) for directory in command.runs]
     for run in runs:
+        if len(runs) > 1 and not run.steps:
+            print(f"{run.directory}: no checkpoint yet, left out")
+            continue
         if len(runs) > 1:
             print(f"{run.directory}:")
         of_runs[type(command)](command, run)

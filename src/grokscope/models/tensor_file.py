@@ -43,6 +43,8 @@ def read_safetensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str
         raise InputError(f"the {what} at {path} is {kind}.")
     if head[HEAD : HEAD + 1] in (b"{", b"") and size < (whole := _size(length, header)):
         raise InputError(f"the {what} at {path} is cut off: {size:,} of {whole:,} bytes are there.")
+    if head[HEAD : HEAD + 1] not in (b"{", b""):
+        raise InputError(f"the {what} at {path} is no safetensors file: it does not begin as one.")
     try:
         with safe_open(path, framework="pt") as handle:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118

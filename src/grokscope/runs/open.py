@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from grokscope.errors import InputError
-from grokscope.files import exists, read_json, reading
+from grokscope.errors import InputError, shortened
+from grokscope.files import exists, read_json, read_text
 from grokscope.runs.directory import (
     BASE,
     CAUSAL,
@@ -176,8 +176,9 @@ class Job(Generic[S, C]):
         before = self.summary.get("fingerprint", now)
         if before != now:
             raise InputError(
-                f"the corpus of {self.directory.name} cannot be rebuilt: fingerprint {before} is now {now}, "
-                "so the code that builds worlds has changed; start again in another --out."
+                f"the corpus of {self.directory.name} cannot be rebuilt: fingerprint "
+                f"{shortened(before, 20)} is now {now}, so the code that builds worlds has changed; start "
+                "again in another --out."
             )
         return self.setup
 
@@ -339,14 +340,18 @@ class Transfer(Job[TransferRunSpec, "NewFacts"]):
 
 
 def _cells_in(path: Path) -> "pl.DataFrame | None":
-    """A table of cells, or None: it is damaged."""
+    """A table of cells, or None: it is damaged.
+
+    Raises:
+        InputError: it cannot be read, is empty, or is no text.
+    """
     import polars as pl
 
-    with reading(path, "table of cells"):
-        try:
-            return pl.read_csv(path, schema_overrides={"position": pl.String})
-        except pl.exceptions.PolarsError:
-            return None
+    data = read_text(path, "table of cells").encode()
+    try:
+        return pl.read_csv(data, schema_overrides={"position": pl.String})
+    except pl.exceptions.PolarsError:
+        return None
 
 
 def _named(tree: dict[str, Any], directory: Path) -> dict[str, Any]:

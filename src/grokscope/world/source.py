@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from grokscope.errors import InputError
-from grokscope.files import reading, whole
+from grokscope.files import check_kind, reading, whole
 from grokscope.world.spec import WorldSpec
 
 FOLDER = "facts"
@@ -28,6 +28,7 @@ def pinned(spec: WorldSpec) -> WorldSpec:
         return spec
     found = content(Path(spec.facts_file))
     if spec.facts_sha256 not in (None, found):
+        check_kind(Path(spec.facts_file), WHAT)
         raise InputError(
             f"the {WHAT} at {spec.facts_file} is not the one that was meant: its SHA-256 is {found[:12]}.., "
             f"facts_sha256 is {str(spec.facts_sha256)[:12]}..."

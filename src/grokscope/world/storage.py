@@ -86,9 +86,11 @@ def inspect(path: Path) -> dict[str, Any]:
     if path.is_dir() or not (path.exists() or path.suffix):
         return read_corpus(path).summary()
     triples = read_triples(path)
-    several = triples.several_N.any()
-    raw = facts_of(triples, "drop" if several else "refuse")
-    world = make_world(raw.vocabulary, raw.fact_F3, np.zeros(len(raw.fact_F3), dtype=bool))
+    mark = None  # with several tails there are several worlds to choose from
+    if not triples.several_N.any():
+        raw = facts_of(triples, "refuse")
+        world = make_world(raw.vocabulary, raw.fact_F3, np.zeros(len(raw.fact_F3), dtype=bool))
+        mark = world.fingerprint
     nothing = (
         "id_facts",
         "ood_facts",
@@ -103,7 +105,6 @@ def inspect(path: Path) -> dict[str, Any]:
         "facts": len(triples.triple_N3),
     }
     notes = {"notes": list(triples.notes)} if triples.notes else {}
-    mark = None if several else world.fingerprint
     return counts | dict.fromkeys(nothing) | {"probes": {}, **notes, "fingerprint": mark}
 
 

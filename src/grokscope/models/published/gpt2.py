@@ -65,7 +65,7 @@ def read_gpt2(tensors: dict[str, Tensor], keys: Keys) -> LoopedModel:
     Raises:
         InputError: tensors or keys that contradict each other, are missing, or cannot be represented.
     """
-    bare = strip(tensors, LEAD)
+    bare = strip(tensors, LEAD, "h.0.attn.c_attn.weight")
     bare = floats({name: tensor for name, tensor in bare.items() if not MASK.fullmatch(name)})
     vocab, width = dims(bare, "wte.weight")
     positions, _ = dims(bare, "wpe.weight")

@@ -90,6 +90,8 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     is_zip = head.startswith(b"PK\x03\x04")
     if is_zip and not zipfile.is_zipfile(path):
         raise InputError(f"the checkpoint at {path} is cut off: it lacks the end of a PyTorch file.")
+    if is_zip and not any(name.endswith("data.pkl") for name in _members(path)):
+        raise InputError(f"the checkpoint at {path} is a ZIP archive: must be safetensors or a PyTorch file.")
     if not is_zip and (kind := kind_of(head)):
         raise InputError(f"the checkpoint at {path} is {kind}.")
     try:
@@ -100,6 +102,15 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"({type(error).__name__} while reading it)."
         ) from None
     return _only_tensors(found, path), {}
+
+
+def _members(path: Path) -> list[str]:
+    """Names in a ZIP archive; of a damaged one, what a PyTorch file would have, so that PyTorch says it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return ["data.pkl"]
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -129,19 +140,24 @@ def _object(tree: Any, path: Path) -> dict[str, Any]:
     return tree
 
 
-def strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def strip(tensors: dict[str, Tensor], prefix: str, anchor: str) -> dict[str, Tensor]:
     """The tensors without a leading part of their names.
 
     Args:
         tensors: by published name.
         prefix: regular expression of the parts that may lead.
+        anchor: a published name, or how some begin; what else stands before it (`net.`, whatever a program
+            calls the attribute) leads all names.
 
     Raises:
         InputError: two names become the same.
     """
+    lead = next((name[: name.index(anchor)] for name in tensors if anchor in name), "")
+    outer = re.fullmatch(f"(.*?)(?:{prefix})", lead)
+    before = re.escape(outer[1]) if outer else ""
     short: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        bare = re.sub(f"^(?:{prefix})", "", name)
+        bare = re.sub(f"^(?:{before})?(?:{prefix})", "", name)
         if bare in short:
             raise InputError(f"tensor {shortened(name)}: the checkpoint holds {shortened(bare)} twice.")
         short[bare] = tensor
@@ -187,8 +203,9 @@ def fill(
         found, needed = tuple(tensors[name].shape), tuple(targets[target].shape)
         needed = needed[::-1] if turned else needed
         if found != needed:
+            turn = ", of which it is the transpose" if found == needed[::-1] else ""
             raise InputError(
-                f"tensor {name} has shape {found}: the rest of the checkpoint asks for {needed}."
+                f"tensor {name} has shape {found}: the rest of the checkpoint asks for {needed}{turn}."
             )
         laid_out[target] = tensors[name].T if turned else tensors[name]
     model.load_state_dict(laid_out)

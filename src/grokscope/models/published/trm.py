@@ -51,7 +51,7 @@ def read_trm(tensors: dict[str, Tensor], keys: Keys) -> RecursiveModel:
     Raises:
         InputError: tensors or keys that contradict each other, are missing, or cannot be represented.
     """
-    tensors = floats(strip(tensors, LEAD))
+    tensors = floats(strip(tensors, LEAD, "L_level.layers."))
     vocab, width = dims(tensors, EMBEDDING)
     keys.agree("vocab_size", keys.integer("vocab_size"), vocab, EMBEDDING)
     keys.agree("hidden_size", keys.integer("hidden_size"), width, EMBEDDING)
