@@ -134,7 +134,6 @@ def test_on_ray_with_a_worker_and_a_node_lost(
             until(lambda: list(out.glob("natural-s0-*")), "the study has not begun")
             kill(out, "natural")
             cluster.remove_node(next(node for node in nodes if node.node_id != own))
-            cluster.add_node(num_cpus=1)
 
         losing = threading.Thread(target=lose)
         losing.start()

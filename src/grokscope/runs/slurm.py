@@ -241,7 +241,8 @@ class Slurm:
         ]
 
     def _script(self, place: Path, first: int, workers: int) -> str:
-        python = shlex.quote(sys.executable) if self.spec.activate is None else "python"
+        here = shlex.quote(sys.executable) if self.spec.activate is None else "python"
+        python = self.spec.python or here
         which = f"$((SLURM_ARRAY_TASK_ID + {first}))"
         command = f"exec {python} -m grokscope.runs.batch {shlex.quote(str(place))} {which} {workers}"
         return "\n".join(["#!/bin/bash", self.spec.activate or "", command, ""])
