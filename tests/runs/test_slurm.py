@@ -87,7 +87,7 @@ class Watched:
 def test_arrays_are_as_long_as_the_site_allows(site: Scheduler, runs: list[Planned]) -> None:
     """And tell of nothing but where the batch is: not what variables hold."""
     Watched(runs, workers=5).look()
-    assert [array for array, _ in site.arrays] == ["0-3%5", "0-1%5"]
+    assert [array for array, _ in site.arrays] == ["0-3%2", "0-1%2"]
     assert ["TASK_ID + 0)) 6\n" in site.arrays[0][1], "TASK_ID + 4)) 6\n" in site.arrays[1][1]] == [
         True,
         True,
