@@ -3,6 +3,7 @@ machine, undisturbed."""
 
 import io
 import os
+import re
 import signal
 import threading
 import time
@@ -94,7 +95,7 @@ def test_on_slurm_with_workers_nodes_and_the_scheduler_lost(
         assert "the queue has the runs" in capsys.readouterr().out
         kill(out, "natural")
         nodes.ask("scontrol", "update", "nodename=n2", "state=down", "reason=test")
-        until(lambda: "PD" in nodes.ask("squeue", "--noheader", "--format=%t"), "no job waits again")
+        until(lambda: "n2" not in nodes.ask("squeue", "--noheader", "--format=%N"), "n2 has a job")
         nodes.end("ctl")
         said = io.StringIO()
 
@@ -108,7 +109,7 @@ def test_on_slurm_with_workers_nodes_and_the_scheduler_lost(
         restoring.start()
         run_study(study, out, on="slurm", console=Console(file=said))
         restoring.join()
-    assert "2 runs are queued or at work from before" in said.getvalue()
+    assert re.search("^[12] runs are queued or at work from before$", said.getvalue(), re.MULTILINE)
     assert "the scheduler answers again" in said.getvalue()
     assert runs_of(out) == here
 
@@ -134,7 +135,6 @@ def test_on_ray_with_a_worker_and_a_node_lost(
             until(lambda: list(out.glob("natural-s0-*")), "the study has not begun")
             kill(out, "natural")
             cluster.remove_node(next(node for node in nodes if node.node_id != own))
-            cluster.add_node(num_cpus=1)
 
         losing = threading.Thread(target=lose)
         losing.start()

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import shutil
 import signal
 import time
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from grokscope.models.protocol import Reasoner
+from grokscope.runs import worker as worker_module
 from grokscope.runs.directory import BASE_WEIGHTS, INTERRUPTED, LOG, PROGRESS
 from grokscope.runs.execute import RunsFailed, run_study
 from grokscope.runs.files import parse_study
@@ -21,6 +23,7 @@ from grokscope.runs.study import Study
 from grokscope.runs.worker import do_job
 from grokscope.training import step as step_module
 from grokscope.training.shared import SharedSteps
+from grokscope.training.stops import saving, watch_signals
 from tests.runs.test_execution import TINY, contents, run_here, wait_for, worker
 from tests.runs.test_transfers import prepared
 from tests.runs.tiny import do_here
@@ -39,6 +42,19 @@ def study_of(bases: list[str], steps: int, compiling: str) -> StudySpec:
     }
     changed = {"regimes": ["natural"], "causal": {"enabled": False}, "transfer": transfer}
     return parse_study({**tree, **changed}, Path("tiny.yaml"), None)
+
+
+def test_a_worker_that_saves_because_of_a_signal_is_not_ended_by_the_next() -> None:
+    """A queue signals all processes of a job, and the worker's parent passes its own on."""
+    before = signal.signal(signal.SIGTERM, worker_module.leave)
+    try:
+        with watch_signals() as watch:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+        assert watch.name == "SIGTERM"
+        assert not saving()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def pid_of(directory: Path) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,7 +87,7 @@ class Watched:
 def test_arrays_are_as_long_as_the_site_allows(site: Scheduler, runs: list[Planned]) -> None:
     """And tell of nothing but where the batch is: not what variables hold."""
     Watched(runs, workers=5).look()
-    assert [array for array, _ in site.arrays] == ["0-3%5", "0-1%5"]
+    assert [array for array, _ in site.arrays] == ["0-3%2", "0-1%2"]
     assert ["TASK_ID + 0)) 6\n" in site.arrays[0][1], "TASK_ID + 4)) 6\n" in site.arrays[1][1]] == [
         True,
         True,
@@ -97,10 +98,10 @@ def test_several_runs_share_a_job_and_no_variable_is_written(
     site: Scheduler, runs: list[Planned], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "s3cr3t")
-    Watched(runs, runs_per_job=4, activate="source here").look()
+    Watched(runs, runs_per_job=4, activate="source here", python="box lab.sif python").look()
     ((array, script),) = site.arrays
     assert array == "0-1"
-    assert script.startswith("#!/bin/bash\nsource here\nexec python -m grokscope.runs.batch ")
+    assert script.startswith("#!/bin/bash\nsource here\nexec box lab.sif python -m grokscope.runs.batch ")
     written = [path.read_bytes() for path in runs[0].directory.parent.rglob("*") if path.is_file()]
     assert not any(b"s3cr3t" in text for text in (script.encode(), *written))
 
@@ -225,14 +226,16 @@ def test_of_an_array_only_the_own_task_waits_again(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("on", "said"),
     [
-        ("slurm", r"executor = 'slurm': there is no sbatch on this machine; allowed are local"),
-        ("local", "leave: "),
+        ("slurm", "executor = 'slurm': there is no sbatch on this machine; allowed are"),
+        ("ray", r"executor = 'ray': Ray is not installed: pip install 'grokscope\[ray\]'"),
+        ("local", "leave: executor 'local' ends with this process; allowed with slurm"),
     ],
 )
 def test_what_is_not_there_is_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str, said: str
 ) -> None:
     monkeypatch.setattr(slurm.shutil, "which", lambda name: None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=said):
         run_study(tiny_study(regimes=["natural"]), tmp_path, on=on, leave=on == "local", say=lambda _: None)
 

@@ -96,6 +96,7 @@ class BatchWorker:
         others = (index for index in range(len(self.batch.groups)) if index not in own)
         self.order = [*own, *others]
         self.pool = Pool(1, self.batch.threads)
+        self.caught: Sequence[int] = ()
 
     def work(self, caught: Sequence[int]) -> bool:
         """Do what there is, until a signal is caught.
@@ -103,6 +104,7 @@ class BatchWorker:
         Returns:
             Whether a job of its own was begun and is not finished.
         """
+        self.caught = caught
         self.pool.take(self._groups())
         forwarded = 0
         left = False
@@ -130,7 +132,7 @@ class BatchWorker:
         ]:
             directories = [self.study / name for name in self.batch.groups[index]]
             left = [one for one in directories if read_end(self.place, one) is None]
-            while again and any(in_use(one) and late(one) for one in left) and not self.pool.stopping:
+            while again and any(in_use(one) and late(one) for one in left) and not self.caught:
                 time.sleep(POLL_SECONDS)
             if not left or any(in_use(one) for one in left):
                 continue

@@ -39,7 +39,9 @@ class ExecutionSpec(Spec):
     options: tuple[Annotated[str, Field(pattern=r"^--[a-z]")], ...] = ()
     """Further options of sbatch, as in --qos=long (slurm)."""
     activate: str | None = None
-    """Shell line that makes `python` the one with grokscope, as in `source venv/bin/activate` (slurm); None:
-    the Python of this process."""
+    """Shell line that comes first in a job, as in `source venv/bin/activate` (slurm)."""
+    python: str | None = None
+    """Shell words that start Python in a job, as in `apptainer exec lab.sif python` (slurm); None: `python`
+    after `activate`, without it the Python of this process."""
     address: str | None = None
     """Of the Ray cluster; None: RAY_ADDRESS, one that runs here, or a new one on this machine (ray)."""

@@ -48,6 +48,8 @@ def ask(*command: str, text: str | None = None) -> str:
         done = subprocess.run(
             command, input=text, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
         )
+    except FileNotFoundError:  # A container may not have it.
+        raise Away(f"there is no {command[0]} on this machine") from None
     except subprocess.TimeoutExpired:
         raise Away(f"{command[0]} took {ANSWER_SECONDS:.0f} seconds") from None
     if done.returncode == 0:

@@ -211,13 +211,15 @@ class Slurm:
         config = ask("scontrol", "show", "config")
         found = re.search(r"MaxArraySize\s*=\s*(\d+)", config)
         most = max(1, int(found[1])) if found else 1001  # Indices are less than it.
-        for first in range(0, workers, most):
-            count = min(most, workers - first)
-            ask("sbatch", *self._options(place, count), text=self._script(place, first, workers))
+        starts = range(0, workers, most)
+        # The limit on jobs at a time is one of each array.
+        at_a_time = f"%{max(1, self.spec.workers // len(starts))}" if self.spec.workers else ""
+        for first in starts:
+            array = f"0-{min(most, workers - first) - 1}{at_a_time}"
+            ask("sbatch", *self._options(place, array), text=self._script(place, first, workers))
 
-    def _options(self, place: Path, count: int) -> list[str]:
+    def _options(self, place: Path, array: str) -> list[str]:
         spec = self.spec
-        at_a_time = f"%{spec.workers}" if spec.workers else ""
         wanted = {
             "account": spec.account,
             "partition": spec.partition,
@@ -227,7 +229,7 @@ class Slurm:
         return [
             "--parsable",
             f"--job-name={place.name}",
-            f"--array=0-{count - 1}{at_a_time}",
+            f"--array={array}",
             f"--output={place}/%A_%a.log",
             f"--chdir={self.study}",
             "--open-mode=append",
@@ -241,7 +243,8 @@ class Slurm:
         ]
 
     def _script(self, place: Path, first: int, workers: int) -> str:
-        python = shlex.quote(sys.executable) if self.spec.activate is None else "python"
+        here = shlex.quote(sys.executable) if self.spec.activate is None else "python"
+        python = self.spec.python or here
         which = f"$((SLURM_ARRAY_TASK_ID + {first}))"
         command = f"exec {python} -m grokscope.runs.batch {shlex.quote(str(place))} {which} {workers}"
         return "\n".join(["#!/bin/bash", self.spec.activate or "", command, ""])

@@ -58,7 +58,9 @@ def status_of(study: Study) -> list[JobStatus]:
         InputError: a file is damaged.
     """
     now = directory_time(study.directory) if os.access(study.directory, os.W_OK) else time.time()
-    jobs: list[Run | Transfer] = [*study.run_jobs, *study.transfer_jobs]
+    jobs: list[Run | Transfer] = [*study.run_jobs]
+    if study.spec.transfer is not None:  # What bases there are takes reading runs.
+        jobs += study.transfer_jobs
     return [_status(job, now) for job in jobs]
 
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from grokscope.errors import InputError, InUse
@@ -49,7 +50,7 @@ from grokscope.training.population import train_together
 from grokscope.training.shared import SharedSteps
 from grokscope.training.sinks import make_sinks
 from grokscope.training.start import with_threads
-from grokscope.training.stops import Diverged, Interrupted
+from grokscope.training.stops import Diverged, Interrupted, saving
 from grokscope.training.trainer import Outcome
 from grokscope.transfer.outcome import outcome_of
 
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, default=None, help="save and leave when this process is gone")
     options = parser.parse_args(argv)
     if options.parent is not None:
+        signal.signal(signal.SIGTERM, leave)
         threading.Thread(target=_leave_with, args=(options.parent,), daemon=True).start()
     shared = SharedSteps()
 
@@ -233,6 +235,14 @@ def _doing(job: Run | Transfer, what: str, **news: object) -> None:
 
 def _say(sentence: str) -> None:
     print(sentence, flush=True)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """End by a signal, but not while the state is being saved because of one before: queues signal every
+    process of a job, and the parent then does so too. It has another signal for what must not wait."""
+    if not saving():
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 def _leave_with(parent: int) -> None:

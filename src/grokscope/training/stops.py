@@ -33,6 +33,14 @@ class Diverged(Exception):
         self.step, self.kept = step, kept
 
 
+_saving: list["SignalWatch"] = []
+
+
+def saving() -> bool:
+    """Whether a training was asked to stop, and has not saved yet."""
+    return bool(_saving)
+
+
 class SignalWatch:
     """Remembers the first SIGINT or SIGTERM instead of dying of it."""
 
@@ -63,6 +71,7 @@ def watch_signals() -> Iterator[SignalWatch]:
 
     def note(number: int, frame: FrameType | None) -> None:
         watch.caught = number
+        _saving.append(watch)
         restore()
 
     try:
@@ -70,4 +79,6 @@ def watch_signals() -> Iterator[SignalWatch]:
             signal.signal(number, note)
         yield watch
     finally:
+        if watch in _saving:
+            _saving.remove(watch)
         restore()
