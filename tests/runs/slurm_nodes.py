@@ -105,9 +105,19 @@ def two_nodes(place: Path) -> Iterator[Nodes]:
         subprocess.run(["scancel", "--user=root", "--signal=KILL", "--full"], capture_output=True)
         for name in ("n1", "n2", "ctl"):
             nodes.end(name)
+        _end_steps(place)
         os.environ.pop("SLURM_CONF")
         if before is not None:
             os.environ["SLURM_CONF"] = before
+
+
+def _end_steps(place: Path) -> None:
+    """Kill what jobs leave behind, which would wait for their controller for ever."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            step = b"slurmstepd" in (process / "cmdline").read_bytes()
+            if step and os.readlink(process / "cwd").startswith(str(place)):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _munge() -> None:
