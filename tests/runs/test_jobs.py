@@ -34,6 +34,8 @@ COMPILING = "compiling the training step"
 def study_of(bases: list[str], steps: int, compiling: str) -> StudySpec:
     tree = yaml.safe_load(TINY)
     tree["training"]["compile"] = compiling
+    if compiling != "off":  # what is compiled is shared or not; Muon's products would only make it long
+        tree["training"]["optimizer"] = {"kind": "adamw", "lr": 0.003}
     transfer = {
         "bases": bases,
         "facts": {"count": 12, "probes": 20, "retention": {"items": 20}},
