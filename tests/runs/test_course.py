@@ -92,6 +92,8 @@ def test_a_model_of_other_facts_is_refused_and_nothing_written(
 
 def test_what_is_no_course_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     theirs, out = tmp_path / "theirs", tmp_path / "out"
+    with pytest.raises(InputError, match=r"theirs is not there\."):
+        import_course(theirs, asked(), "natural", 0, out)
     theirs.mkdir()
     with pytest.raises(InputError, match="has no checkpoints whose names end in a step"):
         import_course(theirs, asked(), "natural", 0, out)

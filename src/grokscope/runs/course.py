@@ -79,6 +79,9 @@ def import_course(
             model does not fit the study's vocabulary and format.
     """
     out, found = vacant(out), checkpoints_in(directory)
+    if not directory.is_dir():
+        what = "a file, and a course is a directory of checkpoints" if directory.exists() else "not there"
+        raise InputError(f"{directory} is {what}.")
     if not found:
         raise InputError(f"{directory} has no checkpoints whose names end in a step, such as step_1000.")
     last = max(found)

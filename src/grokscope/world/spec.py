@@ -147,8 +147,8 @@ class CorpusSpec(Spec):
             raise ValueError("as_in_file trains what the file holds, so identity_relation must be false")
         if self.task == "comparison" and (self.as_in_file or self.hops != 2):
             raise ValueError(
-                f"task 'comparison' compares two facts of a world, so hops {self.hops} must be 2 and "
-                f"as_in_file {self.as_in_file} false"
+                f"task 'comparison' compares two facts of a world, so hops must be 2 (it is {self.hops}) and "
+                f"as_in_file false (it is {str(self.as_in_file).lower()})"
             )
         if self.as_in_file and self.hops != 2:
             raise ValueError(
