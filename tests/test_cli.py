@@ -100,6 +100,12 @@ def test_changed_steps_hold_for_all_regimes_unless_some_are_named(ran: list[tupl
         assert ran[-1][0].steps_for == steps
 
 
+def test_what_ends_a_run_early_is_an_option(ran: list[tuple[StudySpec, Any]]) -> None:
+    assert cli.main(["run", "demo", "--training.until", "test_ood", "0.9", "train_inferred", "0.99"]) == 0
+    assert ran[0][0].training.until == {"test_ood": 0.9, "train_inferred": 0.99}
+    assert cli.main(["run", "demo", "--training.until", "test_ood", "90"]) == 2
+
+
 def test_a_facts_file_given_as_an_option_is_relative_to_here(
     tmp_path: Path, ran: list[tuple[StudySpec, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,9 +11,12 @@ from grokscope.errors import InputError
 from grokscope.files import write_json
 from grokscope.mechanics.spec import RULE
 from grokscope.runs.directory import DONE, SPEC, VERDICT, check_unlocked, locked, place_of
+from grokscope.runs.open import Run
 from grokscope.runs.plan import differences, start_order
 from grokscope.runs.spec import StudySpec
-from tests.runs.tiny import begun, plan_runs
+from grokscope.runs.status import status_of
+from grokscope.runs.study import Study
+from tests.runs.tiny import begun, plan_runs, tiny_study, trained
 
 STUDY = StudySpec.parse(
     {"regimes": ["natural", "both_hops_full"], "seeds": [0, 1], "training": {"steps": 100, "warmup": 1}}
@@ -177,3 +180,16 @@ def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path
 def test_differences_names_leaves() -> None:
     old, new = {"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 3, "c": [1]}, "e": None}
     assert differences(old, new) == {"a.b": (1, 3), "d": (2, None)}
+
+
+def test_a_run_that_ended_early_is_done_until_it_is_asked_for_more(tmp_path):
+    rule = {"until": {"id_atomic": 1e-9}, "until_checkpoints": 2}
+    study = tiny_study(regimes=["natural"], training={"steps": 40, "optimizer": {"lr": 0.03}} | rule)
+    (run,) = trained(study, tmp_path)
+    end = Run.open(run).steps[-1]
+    assert 0 < end < 40
+    assert Run.open(run).finished
+    assert [(one.state, one.step) for one in status_of(Study(tmp_path, study))] == [("done", end)]
+    assert [(one.action, one.step) for one in plan_runs(study, tmp_path)] == [("skip", end)]
+    longer = study.replace(training={**study.training.tree(), "until": {}})
+    assert [(one.action, one.directory) for one in plan_runs(longer, tmp_path)] == [("extend", run)]

@@ -23,7 +23,7 @@ from grokscope.training.loop import train
 from grokscope.training.member import Member
 from grokscope.training.metrics import read_metrics
 from grokscope.training.optim import TrainState
-from grokscope.training.schedule import checkpoint_steps, thin
+from grokscope.training.schedule import checkpoint_steps, ends, scheduled_steps, thin
 from tests.training import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -282,3 +282,33 @@ def test_an_error_of_the_writer_stops_the_run_and_no_later_job_begins():
     thread.wait()
     assert done == [2]
     thread.close()
+
+
+def test_a_run_that_has_reached_what_it_is_to_reach_ends_and_goes_on_when_asked(tmp_path, straight):
+    rows = straight["metrics"]
+    level = rows[-4]["accuracy"]["id_atomic"]
+    reached = [row["accuracy"]["id_atomic"] >= level for row in rows]
+    end = next(row["step"] for i, row in enumerate(rows) if i and reached[i - 1] and reached[i])
+    assert 0 < end < STEPS
+    rule = {"until": {"id_atomic": level}, "until_checkpoints": 2}
+    assert tiny.run(tmp_path, steps=STEPS, **rule, **LOOPS).step == end
+    assert contents(tmp_path)["metrics"] == [row for row in rows if row["step"] <= end]
+    again = tiny.run(tmp_path, steps=STEPS, **rule, **LOOPS)
+    assert (again.step, again.checkpoints[-1]) == (end, end)
+    tiny.run(tmp_path, steps=STEPS, **LOOPS)
+    assert contents(tmp_path) == straight
+
+
+def test_lines_off_the_schedule_do_not_end_a_run(tmp_path):
+    """A run that is continued from an odd step ends where one does that was made at once."""
+    spec = tiny.spec(steps=40, until={"id_atomic": 0.5}, until_checkpoints=2)
+    first, second, third = scheduled_steps(spec, 40)[-3:]
+    row = [{"step": first, "accuracy": {"id_atomic": 0.1}}, {"step": second, "accuracy": {"id_atomic": 0.9}}]
+    off = [{"step": second + 1, "accuracy": {"id_atomic": 0.9}}]
+    assert not ends(spec, [*row, *off])
+    assert ends(spec, [*row, *off, {"step": third, "accuracy": {"id_atomic": 0.5}}])
+
+
+def test_probes_that_nobody_evaluates_end_nothing_and_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"training\.until = 'tests_ood': .* id_atomic"):
+        tiny.run(tmp_path, steps=4, until={"tests_ood": 0.9})

@@ -79,7 +79,8 @@ class RunSpec(Spec):
         """Hash of the spec without the number of steps, without what names the run or only reads it, and
         without fields that came later (`grokscope.spec.later`) as long as they have their default."""
         tree = self.essence()
-        tree["training"].pop("steps")
+        for name in ("steps", "until", "until_checkpoints"):
+            tree["training"].pop(name, None)
         if self.world.facts_sha256 is not None:  # its content says it all
             tree["world"].pop("facts_file")
         for name in ("diagnosis", "sinks", "causal", "seed"):

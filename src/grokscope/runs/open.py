@@ -87,9 +87,23 @@ class Job(Generic[S, C]):
 
     @property
     def finished(self) -> bool:
-        """Whether it has reached the number of steps its spec asks for."""
+        """Whether it has reached the number of steps its spec asks for, or what ends it before."""
         now = standing(self.directory)
-        return now.state == "done" and now.step >= self.spec.training.steps
+        return now.state == "done" and self.ends_at(now.step)
+
+    def ends_at(self, step: int) -> bool:
+        """Whether there is no more to train when it stands at `step`.
+
+        Raises:
+            InputError: its metrics are damaged.
+        """
+        from grokscope.training.metrics import MetricsFile
+        from grokscope.training.schedule import ends
+
+        training = self.spec.training
+        if step >= training.steps or not training.until:
+            return step >= training.steps
+        return ends(training, [row for row in MetricsFile(self.directory).rows() if row["step"] <= step])
 
     @cached_property
     def metrics(self) -> "pl.DataFrame":

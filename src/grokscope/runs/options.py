@@ -47,6 +47,7 @@ def apply(study: StudySpec, values: Any) -> StudySpec:
         if not tree[name]:
             raise InputError(f"{name} = (): name at least one {name.removesuffix('s')}.")
     tree["steps_for"] = _steps_for(study, values)
+    tree["training"]["until"] = dict(values.training.until)
     if study.transfer is not None:
         tree["transfer"]["variants"] = study.transfer.variants
     if study.transfer is not None and values.transfer.bases == study.transfer.bases:
@@ -87,7 +88,8 @@ def _fields(spec: Spec) -> list[tuple[str, Any, Any]]:
             annotation = tuple[str, ...]
             value = tuple(item if isinstance(item, str) else item.name for item in value)
         elif isinstance(value, dict):
-            annotation, value = tuple[tuple[str, int], ...], tuple(value.items())
+            pairs = tuple[tuple[str, float], ...] if name == "until" else tuple[tuple[str, int], ...]
+            annotation, value = pairs, tuple(value.items())
         option = Annotated[annotation, tyro.conf.arg(help=info.description or "")]
         fields.append((name, option, dataclasses.field(default_factory=_constant(value))))
     return fields

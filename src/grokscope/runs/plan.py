@@ -27,8 +27,10 @@ from grokscope.runs.spec import StudySpec
 from grokscope.runs.study import Study
 from grokscope.world.source import keep
 
-SILENT = ("training.steps", "seed", "world.facts_file")
+SILENT = ("training.steps", "training.until_checkpoints", "seed", "world.facts_file")
 """Fields in which two runs of one identity may differ: of a facts file, what it holds tells all."""
+SILENT_SECTIONS = ("training.until.", "diagnosis.", "causal")
+"""Of such fields, the first parts."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _plan(job: Run | Transfer, queued: bool) -> Planned:
         )
     if now.state == "interrupted":
         return Planned(job, "resume", now.step)
-    if now.step < spec.training.steps:
+    if not job.ends_at(now.step):
         return Planned(job, "extend", now.step)
     return Planned(job, "skip" if _is_concluded(job, now) else "diagnose", now.step)
 
@@ -164,7 +166,7 @@ def _differences(job: Run) -> str | None:
         changes = [
             _said(field, job.spec) or f"{field}: {old!r} -> {new!r}"
             for field, (old, new) in differences(before.tree(), job.spec.tree()).items()
-            if field not in SILENT and not field.startswith(("diagnosis.", "causal"))
+            if field not in SILENT and not field.startswith(SILENT_SECTIONS)
         ]
         shown = ", ".join(changes[:4]) + (f" and {len(changes) - 4} more" if len(changes) > 4 else "")
         return f"settings differ from an earlier run {path.parent.name} ({shown}): this is a new run."

@@ -70,7 +70,7 @@ def _status(job: Run | Transfer, now: float) -> JobStatus:
     if holder is None:
         last = _last_line(directory / LOG)
         failed = last.startswith("error: ")
-        done = stands.state == "done" and stands.step >= steps
+        done = stands.state == "done" and job.ends_at(stands.step)
         begun = stands.step > 0 or stands.state == "interrupted"
         state = DONE if done else FAILED if failed else STOPPED if begun else WAITING
         said = shortened(last.removeprefix("error: "), 200) if state == FAILED else ""

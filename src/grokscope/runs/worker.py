@@ -198,7 +198,7 @@ class EndMark:
 def conclude(job: Run | Transfer) -> None:
     """Say what came of a trained job, and mark its end."""
     said = _examine(job) if isinstance(job, Transfer) else _diagnose(job)
-    end = {"step": job.spec.training.steps, **said, "fingerprint": job.setup.corpus.fingerprint}
+    end = {"step": job.steps[-1], **said, "fingerprint": job.setup.corpus.fingerprint}
     write_json(job.directory / DONE, end)
 
 

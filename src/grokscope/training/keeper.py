@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from grokscope.errors import InputError
+from grokscope.errors import InputError, quoted
 from grokscope.training.checkpoint import (
     Progress,
     forget_weights,
@@ -27,7 +27,7 @@ from grokscope.training.member import Member
 from grokscope.training.metrics import MetricsFile
 from grokscope.training.optim import TrainState
 from grokscope.training.progress import Display
-from grokscope.training.schedule import checkpoint_steps, rate, scheduled_steps, thin
+from grokscope.training.schedule import checkpoint_steps, ends, rate, scheduled_steps, thin
 from grokscope.training.stops import Diverged
 from grokscope.training.writer import Snapshot, Writer, not_finite
 
@@ -73,6 +73,12 @@ class Keeper:
         self.seconds_before, self.step_before, self.began = 0.0, 0, time.monotonic()
         self.shown = -math.inf
         self.last: dict[str, Any] = {"loss": None, "accuracy": {}}
+        self.rows: list[dict[str, Any]] = []
+        if unknown := [name for name in member.spec.until if name not in self.probes]:
+            raise InputError(
+                f"training.until = {quoted(unknown[0])}: no such probes are evaluated; allowed are "
+                f"{', '.join(self.probes)}."
+            )
 
     def begin(self, progress: Progress | None) -> None:
         """Remove all that was written after the state the training goes on from (None: there is none).
@@ -95,8 +101,14 @@ class Keeper:
             for observer in self.member.observers:
                 observer.forget_after(self.saved)
         forget_weights(self.directory, [step for step in kept_steps(self.directory) if step > self.saved])
-        self.last = (self.metrics.rows() or [self.last])[-1]
+        self.rows = self.metrics.rows()
+        self.last = (self.rows or [self.last])[-1]
         self.began = time.monotonic()
+
+    @property
+    def done(self) -> bool:
+        """Whether it has as many steps as are wanted, or what it was to reach."""
+        return self.step >= self.spec.steps or (self.recorded and ends(self.spec, self.rows))
 
     @property
     def recorded(self) -> bool:
@@ -164,6 +176,7 @@ class Keeper:
         if self.step in scheduled_steps(self.spec, self.step):
             self.sums[0] = 0
         self.last = row
+        self.rows.append(row)
         self._hand_over(row)
         self.show(checkpoint=True)
 

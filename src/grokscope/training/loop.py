@@ -22,7 +22,7 @@ def train(
     say: Callable[[str], None] = print,
     shared: SharedSteps | None = None,
 ) -> TrainingResult:
-    """Train a model up to `spec.steps`, from the start or from where its directory stands.
+    """Train a model to its end, from the start or from where its directory stands.
 
     Args:
         member: the model, what it is trained on, and who looks.

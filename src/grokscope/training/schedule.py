@@ -1,6 +1,8 @@
 """What depends on the step number alone: the learning rate, and when checkpoints are taken and kept."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from grokscope.training.spec import TrainingSpec
 
@@ -43,6 +45,20 @@ def checkpoint_steps(spec: TrainingSpec) -> list[int]:
     depends on it.
     """
     return sorted({*scheduled_steps(spec, spec.steps), spec.steps})
+
+
+def ends(spec: TrainingSpec, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run with these metrics lines has reached what `spec.until` asks for.
+
+    Lines off the schedule do not count: they are there only because a shorter run was continued.
+    """
+    if not spec.until or not rows:
+        return False
+    marks = scheduled_steps(spec, rows[-1]["step"])[-spec.until_checkpoints :]
+    last = [row["accuracy"] for row in rows if row["step"] in marks]
+    return len(last) == spec.until_checkpoints and all(
+        accuracy.get(name, 0.0) >= level for accuracy in last for name, level in spec.until.items()
+    )
 
 
 def thin(steps: list[int], most: int | None) -> list[int]:

@@ -1,7 +1,7 @@
 """What can be said of a training. Defaults are the reference's recipe where it has one."""
 
 import math
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
@@ -51,6 +51,11 @@ class TrainingSpec(Spec):
 
     steps: int = Field(10_000, ge=1)
     """Optimiser steps. Not part of a run's identity: raising it continues the run."""
+    until: dict[str, Annotated[float, Field(gt=0.0, le=1.0)]] = later({})
+    """End before that once these probe sets have these accuracies, all of them at `until_checkpoints`
+    scheduled checkpoints in a row. Like `steps` no part of an identity: taken away, the run goes on."""
+    until_checkpoints: int = later(3, ge=1)
+    """Without effect where until is empty."""
     batch: int = Field(512, ge=1)
     """Examples per step; epochs shuffle without replacement, the last partial batch is dropped (reference:
     512)."""

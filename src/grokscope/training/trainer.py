@@ -158,7 +158,7 @@ class Lane:
         self.keeper.finish()
 
     def _finish_if_done(self) -> None:
-        if self.keeper.step >= self.member.spec.steps:
+        if self.keeper.done:
             self.keeper.finish()
             directory = self.member.directory
             with self.keeper.writing():

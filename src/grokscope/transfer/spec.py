@@ -54,6 +54,7 @@ class TuningSpec(Spec):
             optimizer=optimizer,
             freeze=self.freeze,
             steps=self.steps,
+            until={},
             schedule="constant",
             schedule_steps=None,
             first_checkpoint=self.first_checkpoint,
