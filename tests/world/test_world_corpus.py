@@ -18,6 +18,7 @@ from grokscope.world import (
     build_corpus,
     build_world,
 )
+from grokscope.world.pool import weighted
 from tests.world import brute
 
 SMALL = WorldSpec(entities=40, relations=12, degree=8, ood_fraction=0.1)
@@ -46,6 +47,7 @@ def settings_of(draw):
         iid_fraction=draw(st.sampled_from([0.005, 0.1])),
         probe_cap=draw(st.integers(1, 60)),
         partners=draw(st.integers(1, 3)),
+        skew=draw(st.sampled_from([0.0, 1.5])),
     )
     ratio1, ratio2 = draw(st.sampled_from([0.0, 0.5, 1.0])), draw(st.sampled_from([0.0, 0.3, 1.0]))
     k = st.one_of(st.integers(1, 9), st.just("full"))
@@ -328,3 +330,28 @@ def test_paper_size_has_the_published_counts():
     assert 20_500 < summary["injected_hop1"] < 22_697
     assert 19_500 < summary["injected_hop2"] < 21_492
     assert peak < 2**30
+
+
+def test_with_skew_some_facts_take_part_more_than_others_in_both_roles():
+    spec = WorldSpec(entities=40, relations=40, degree=40, ood_fraction=0.1)
+    shared_A, fewest_A = [], []
+    for skew in (0.0, 1.0):
+        corpus = corpus_of("natural", spec, CorpusSpec(phi=4.0, iid_fraction=0.01, probe_cap=50, skew=skew))
+        id_F = ~corpus.world.ood_F
+        assert len(corpus.composition) == 4 * id_F.sum()
+        count_KF = np.array(
+            [
+                np.bincount(fact_N, minlength=1600)[id_F]
+                for fact_N in corpus.composition.fact_NK(corpus.world).T
+            ]
+        )
+        shared_A.append(np.corrcoef(count_KF)[0, 1])
+        fewest_A.append((count_KF.sum(axis=0) <= 2).mean())
+    assert abs(shared_A[0]) < 0.1 < 0.6 < shared_A[1]
+    assert fewest_A[0] < 0.02 < 0.1 < fewest_A[1]
+
+
+def test_weighted_rows_are_drawn_as_their_weights_say():
+    rng = np.random.default_rng(0)
+    draws_D = [int(weighted(np.arange(3), np.log([1.0, 2.0, 5.0]), 1, rng)[0]) for _ in range(4000)]
+    np.testing.assert_allclose(np.bincount(draws_D) / 4000, [1 / 8, 2 / 8, 5 / 8], atol=0.03)

@@ -20,11 +20,14 @@ from grokscope.world.comparisons import queries_about
 from grokscope.world.graph import World, make_world
 from grokscope.world.identity import identity_token
 from grokscope.world.injection import injected_rows
-from grokscope.world.pool import RESERVING, HeldOut, Pool, compositions, hold_out, reserve, sample
+from grokscope.world.pool import RESERVING, HeldOut, Pool, compositions, hold_out, reserve, sample, weighted
 from grokscope.world.probes import ONE_OOD, ProbeSet, exposure, make_probe_sets
 from grokscope.world.queries import Queries, atoms, queries_of
 from grokscope.world.reference_read import ReferenceData, read_reference
 from grokscope.world.spec import CorpusSpec, Regime
+
+SKEW = 7
+"""Number of the stream that ranks facts, among those of "corpus"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +187,12 @@ def _phi_sample(pool: Pool, held_N: BoolArray, world: World, spec: CorpusSpec, s
             f"phi = {spec.phi} asks for {wanted} compositions of {id_facts} ID facts, but {len(rows)} are "
             f"left beside test_iid; phi can be at most {largest:g} here."
         )
-    return sample(rows, wanted, generator("corpus", seeds.corpus, 1))
+    if spec.skew == 0:
+        return sample(rows, wanted, generator("corpus", seeds.corpus, 1))
+    weight_F = -spec.skew * np.log1p(generator("corpus", seeds.corpus, SKEW).permutation(len(world.fact_F3)))
+    return weighted(
+        rows, weight_F[pool.fact_NK[rows]].sum(axis=1), wanted, generator("corpus", seeds.corpus, 1)
+    )
 
 
 def _probe_facts(

@@ -9,7 +9,7 @@ import numpy as np
 
 from grokscope.errors import InputError
 from grokscope.seeds import Seeds, generator
-from grokscope.world.arrays import BoolArray, IntArray, ragged_ranges, rank_within
+from grokscope.world.arrays import BoolArray, FloatArray, IntArray, ragged_ranges, rank_within
 from grokscope.world.comparisons import queries_about, ranks
 from grokscope.world.graph import World
 from grokscope.world.spec import CorpusSpec, Task
@@ -179,3 +179,10 @@ def sample(rows: IntArray, most: int, rng: np.random.Generator) -> IntArray:
     if len(rows) <= most:
         return rows
     return np.sort(rng.choice(rows, most, replace=False, shuffle=False))
+
+
+def weighted(rows: IntArray, weight_N: FloatArray, most: int, rng: np.random.Generator) -> IntArray:
+    """`most` of the rows, ascending, drawn one after another without replacement, each with a chance that
+    goes with e to the power of its weight: the largest weights with Gumbel noise (Kool et al., 2019)."""
+    score_N = weight_N + rng.gumbel(size=len(rows))
+    return np.sort(rows[np.argsort(-score_N, kind="stable")[:most]])

@@ -123,6 +123,9 @@ class CorpusSpec(Spec):
 
     phi: float = Field(18.0, ge=0.0)
     """Training compositions per ID atomic fact (reference: 18)."""
+    skew: float = later(0.0, ge=0.0)
+    """How unevenly ID facts take part in training compositions: a fact's chance goes with the power -skew of
+    its place in a random order. 0: all alike."""
     iid_fraction: float = Field(0.005, gt=0.0, lt=1.0)
     """Share of the ID composition pool held out as test_iid (reference: 0.005)."""
     probe_cap: int = Field(3000, ge=1)
