@@ -49,7 +49,7 @@ OUT = Path("docs/data/nulls.csv")
 ONE_SIDED = 1.6448536
 PROBED = 160
 """Probes a model: a share of 0 is then known to 0.03."""
-PER_THOUSAND = {"shuffled looped": 20, "untrained looped": 140, "untrained trm": 140}
+PER_THOUSAND = {"shuffled looped": 20, "shuffled trm": 4, "untrained looped": 140, "untrained trm": 140}
 """Of a thousand models; the others are wired."""
 SHAPES: dict[str, tuple[ModelSpec, FormatSpec]] = {
     "looped": (
@@ -61,9 +61,9 @@ SHAPES: dict[str, tuple[ModelSpec, FormatSpec]] = {
         FormatSpec(attention="full", output="sequence"),
     ),
 }
+STEPS = {"looped": 800, "trm": 1600}
 TRAINING = {
-    "steps": 800, "batch": 64, "warmup": 50, "dtype": "float32", "atom_repetition": 4, "ema": 0.99,
-    "first_checkpoint": 800, "compile": "off",
+    "batch": 64, "warmup": 50, "dtype": "float32", "atom_repetition": 4, "ema": 0.99, "compile": "off",
     "optimizer": {"kind": "muon", "lr": 3e-3, "weight_decay": 0.0},
 }  # fmt: skip
 
@@ -126,7 +126,7 @@ def judge(task: tuple[str, int]) -> dict[str, object]:
         probe_set = corpus.probes[PROBES]
         if how == "shuffled":
             corpus, answer_N = shuffled(corpus, seed)
-            train_on(model, corpus, fmt, seed)
+            train_on(model, corpus, fmt, seed, STEPS[shape])
             rows_P = np.searchsorted(ids(corpus), probe_set.id_P)
             path_PK = np.stack([probe_set.queries.path_NK[:, 0], answer_N[rows_P]], axis=1)
             probe_set = replace(probe_set, queries=replace(probe_set.queries, path_NK=path_PK))
@@ -159,9 +159,10 @@ def shuffled(corpus: Corpus, seed: int) -> tuple[Corpus, np.ndarray]:
     return replace(corpus, composition=replace(queries, path_NK=path_NK)), answer_N
 
 
-def train_on(model: Reasoner, corpus: Corpus, fmt: FormatSpec, seed: int) -> None:
-    """Train until the corpus is known, as far as `TRAINING` goes."""
-    spec = TrainingSpec.parse(TRAINING | {"loss": "softmax" if fmt.output == "answer" else "stablemax"})
+def train_on(model: Reasoner, corpus: Corpus, fmt: FormatSpec, seed: int, steps: int) -> None:
+    """Train until the corpus is known, as far as that takes no more steps."""
+    loss = "softmax" if fmt.output == "answer" else "stablemax"
+    spec = TrainingSpec.parse(TRAINING | {"steps": steps, "first_checkpoint": steps, "loss": loss})
     data = training_data(corpus, fmt, spec.atom_repetition)
     with tempfile.TemporaryDirectory() as folder:
         train(Member(model, data, {}, spec, seeds(seed), Path(folder)), say=lambda _: None)
