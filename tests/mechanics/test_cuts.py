@@ -34,3 +34,19 @@ def test_what_is_used_and_what_is_read_are_told_apart(name: str, share: float, b
     assert bool(held) == (share == 1)
     for cut in found.path.cuts if found.path else ():
         assert cut.own < 0.1, "a cut that carries the answer is none that holds the bridge"
+
+
+def test_a_group_that_no_role_names_is_found_and_scored_on_facts_it_was_not_chosen_on() -> None:
+    """Half of the bridge at r1's position, half at r2's: the named groups that hold both hold r2 as well, or
+    the answer."""
+    wired = wire("spread_apart", 0, world_spec=SMALL)
+    setting = Setting(wired.corpus.world, wired.corpus.composition, wired.format)
+    found = look(wired.model, wired.corpus.probes[PROBES], setting, 0, 120).found
+    assert found.path is not None
+    (group,) = {cut.group for cut in found.path.cuts}
+    assert group == "relation1+relation2"
+    for cut in found.path.cuts:
+        assert cut.positions == (1, 2)
+        assert cut.rate.value > 0.9
+        assert cut.n < found.accuracy.n * 0.7, "scored on the half it was not chosen on"
+        assert cut.own < 0.1

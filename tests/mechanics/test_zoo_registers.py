@@ -48,7 +48,7 @@ def test_they_are_two_cycles_of_both_states_behind_a_prefix() -> None:
         assert (model.prefix, model.spec.h_cycles, model.spec.l_cycles) == (PREFIX, 2, 3)
 
 
-@pytest.mark.parametrize("name", [*VOTING, "spread", *MIXED])
+@pytest.mark.parametrize("name", [*VOTING, "spread", "spread_apart", *MIXED])
 def test_the_answer_moves_with_the_bridge_where_it_is_held_and_nowhere_else(name: str) -> None:
     wired, lent = case(name)
     base, other, same = states(name)

@@ -29,7 +29,7 @@ from grokscope.mechanics.judge.share import HALF, Share
 from grokscope.mechanics.patch.donors import Donors, DonorTable
 from grokscope.mechanics.patch.edits import Kept
 from grokscope.mechanics.patch.engine import Source, travel
-from grokscope.mechanics.patch.groups import columns_of
+from grokscope.mechanics.patch.groups import where_of
 from grokscope.mechanics.patch.interchange import Setting, source_of
 from grokscope.mechanics.patch.maps import PatchMap
 from grokscope.mechanics.unrolled import STATE, judge, reading, run_all, take_rows
@@ -89,7 +89,7 @@ def ablate(
     if found.rate is None or any(cell.site != STATE for cell in found.cells):
         return None
     base = setting.encode(probe_set.queries)
-    columns = columns_of(model, base, setting.format)
+    columns = where_of(maps)
     table = DonorTable(setting.world, setting.trained, setting.hop)
     sufficient_U = np.zeros(len(found.probe_U), dtype=bool)
     necessary_U = np.zeros(len(found.probe_U), dtype=bool)

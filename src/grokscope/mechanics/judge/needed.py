@@ -35,16 +35,27 @@ from grokscope.mechanics.judge.share import (
     to_beat,
 )
 from grokscope.mechanics.patch.drawing import Drawn, Setting
-from grokscope.mechanics.patch.groups import columns_of
-from grokscope.mechanics.patch.interchange import as_map, patch_map
+from grokscope.mechanics.patch.groups import ALL, columns_of
+from grokscope.mechanics.patch.interchange import as_map, patch_map, success, usable
 from grokscope.mechanics.patch.maps import PatchMap
+from grokscope.mechanics.read.rates import halves
 from grokscope.mechanics.unrolled import STATE, inside_sites
 from grokscope.models.protocol import Reasoner
+from grokscope.statistics.clustered import FEWEST_PROBES
 from grokscope.world.probes import ProbeSet
 
 OTHER, SAME = NEEDED
 MOVES = "bridge"
 """The arm by which a state is chosen where hardly any answer goes through one."""
+HOLDS = 0.5
+"""A group of positions holds the bridge where exchanging it is followed for so many of the answers."""
+NEARLY = 0.9
+"""A smaller group holds it as well as a larger one from this part of its rate on; a position holds nothing
+but the bridge where so many answers stay with another query of the same bridge."""
+SEEN, UNSEEN = 0, 1
+"""The halves of the facts: groups are searched for on one, and scored on the other."""
+SEARCHED = "searched"
+"""Attribute of a map: names of the groups that were searched for."""
 ROUNDING = 1e-9
 """Means of the same numbers, taken in two ways, differ by less."""
 ASKED = {"source_right": (SAME,), "natural_right": (), "atom_right": ()}
@@ -102,13 +113,87 @@ def shown_map(
     wanted_LC = run.cells()[STATE]
     wanted_LC[:, [name not in seen for name in every]] = False
     run.fill({STATE: wanted_LC}, (MOVES,))
-    cells_LC = np.zeros_like(wanted_LC)
+    searched = _search(run, model, probe_set, setting, drawn)
+    cells_LC = np.zeros_like(run.cells()[STATE])
     for cell in found.cells:
         cells_LC[cell.stage, cell.column] = True
     run.fill({STATE: cells_LC}, arms)
     cells_LC[:, every.index(str(encoded.answer_position))] = True
     run.fill({STATE: cells_LC}, [arm for arm in arms if arm == "transport"])
-    return as_map(run, probe_set, setting, drawn)
+    return as_map(run, probe_set, setting, drawn).assign_attrs({SEARCHED: searched})
+
+
+def _search(
+    run: PatchMap, model: Reasoner, probe_set: ProbeSet, setting: Setting, drawn: Drawn
+) -> tuple[str, ...]:
+    """Add to a map, after every stage at which none of its groups but all positions together holds the
+    bridge, the smaller group that does, if there is one.
+
+    Beginning with all positions that hold nothing but the bridge, or nothing: each alone, taken from another
+    query of the same bridge, leaves the answer. If these together hold the bridge, those are left out one by
+    one without which the others hold it nearly as well, the ones whose bridge alone matters least first.
+
+    Returns:
+        Names of the groups, made of those of their positions.
+    """
+    maps = as_map(run, probe_set, setting, drawn)
+    seen_P = halves(maps["fact"].values[:, 0]) == SEEN
+    rows_P = usable(maps, MOVES) & seen_P
+    if rows_P.sum() < FEWEST_PROBES:
+        return ()
+    named_C = np.array([name != ALL for name in run.columns])
+    hit_LC = success(maps, MOVES)[:, named_C][:, :, rows_P].mean(axis=2)
+    without = [int(stage) + 1 for stage in np.flatnonzero(hit_LC[1:-1].max(axis=1) < HOLDS)]
+    if not without:
+        return ()
+    alone = {name: where for name, where in run.columns.items() if len(where) == 1}
+    trial = patch_map(model, probe_set, setting, drawn, (MOVES, *NEEDED), alone)
+    there_LC = trial.cells()[STATE]
+    there_LC[np.setdiff1d(np.arange(len(there_LC)), without)] = False
+    answer_P, expected_P = maps["answer"].values, maps["expected"].sel(arm=MOVES).values
+    same_P = seen_P & maps["present"].sel(arm=SAME).values & maps["source_right"].sel(arm=SAME).values
+    same_P &= maps["clean_said"].values == answer_P
+    trial.fill({STATE: there_LC}, (SAME,), same_P)
+    rows_P &= maps["present"].sel(arm=OTHER).values
+    trial.fill({STATE: there_LC}, (OTHER,), rows_P)
+
+    def are(token_P: NDArray[np.int64], arm: str, stage: int, column: int, of_P: NDArray[np.bool_]) -> float:
+        """How often these tokens are said."""
+        said_P = trial.said[STATE][trial.arms.index(arm), stage, column]
+        return float((said_P == token_P)[of_P].mean())
+
+    def holds(stage: int, names: list[str]) -> float:
+        """How often a group is followed."""
+        if (name := "+".join(names)) not in trial.columns:
+            trial.add(name, tuple(sorted(alone[one][0] for one in names)))
+        column = list(trial.columns).index(name)
+        wanted_LC = np.zeros_like(trial.cells()[STATE])
+        wanted_LC[stage, column] = True
+        trial.fill({STATE: wanted_LC}, (MOVES,), rows_P)
+        return are(expected_P, MOVES, stage, column, rows_P)
+
+    roles_S, found = setting.encode(probe_set.queries).roles, []
+    called = {name: roles_S[int(name)] if name.isdigit() else name for name in alone}
+    called |= {name: name for name, role in called.items() if list(called.values()).count(role) > 1}
+    for stage in without:
+        stays = {name: are(answer_P, SAME, stage, c, same_P) for c, name in enumerate(alone)}
+        kept = {name: are(answer_P, OTHER, stage, c, rows_P) for c, name in enumerate(alone)}
+        names = [name for name in sorted(alone, key=lambda one: -kept[one]) if stays[name] >= NEARLY]
+        if len(names) < 2 or (most := holds(stage, names)) < HOLDS:
+            continue
+        for name in list(names):
+            fewer = [one for one in names if one != name]
+            if fewer and holds(stage, fewer) >= NEARLY * most:
+                names = fewer
+        where = tuple(sorted(alone[name][0] for name in names))
+        label = "+".join(called[name] for name in alone if name in names)
+        if len(names) > 1 and where not in run.columns.values():
+            run.add(label, where)
+            found.append(label)
+    wanted_LC = np.zeros_like(run.cells()[STATE])
+    wanted_LC[without, len(run.columns) - len(found) :] = True
+    run.fill({STATE: wanted_LC}, (MOVES,))
+    return tuple(found)
 
 
 def state_map(run: PatchMap, probe_set: ProbeSet, setting: Setting, drawn: Drawn) -> xr.Dataset:

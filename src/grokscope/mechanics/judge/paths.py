@@ -3,7 +3,8 @@
 Where every position reads every other the path is a sequence of cuts (`cuts`): after each stage, the smallest
 group of positions whose exchange with a donor of another bridge AND another r2 makes the model answer r2
 of the donor's bridge, which is nobody's answer. A group that gives the donor's own answer carries the
-answer, not the bridge.
+answer, not the bridge. Where no group that a role names holds it, the group is searched for on half of the
+facts (`needed.shown_map`) and scored on the other.
 
 Emergence is what the lens shows; the causal map is what interchange shows. They need not agree: a decoded
 bridge may be read by nobody, and a bridge in another basis is read without being decoded. `disagrees` says
@@ -18,14 +19,14 @@ import numpy as np
 import xarray as xr
 
 from grokscope.errors import InputError
+from grokscope.mechanics.judge.needed import HOLDS, NEARLY, SEARCHED, UNSEEN
 from grokscope.mechanics.judge.routing import Route, carrying
 from grokscope.mechanics.judge.share import Share
 from grokscope.mechanics.patch.interchange import accuracy, cluster_facts, success, usable
 from grokscope.mechanics.read.lens import names
+from grokscope.mechanics.read.rates import halves
 from grokscope.statistics.clustered import FEWEST_PROBES, Rate, clustered_rate
 
-NEARLY = 0.9
-"""A smaller group holds the bridge as well as a larger one from this part of its interchange accuracy on."""
 USED = 0.5
 """A cell carries the bridge where its interchange accuracy is at least this part of the best cell's."""
 
@@ -115,7 +116,7 @@ def cuts(maps: xr.Dataset, confidence: float = 0.95) -> tuple[Cut, ...]:
     """For every stage after the first the smallest group of positions that holds the bridge; stages
     without one are left out.
 
-    A group holds it where exchanging it is followed for at least `USED` of the answers, and for nearly as
+    A group holds it where exchanging it is followed for at least `HOLDS` of the answers, and for nearly as
     many (`NEARLY`) as any group's is.
 
     Args:
@@ -125,23 +126,25 @@ def cuts(maps: xr.Dataset, confidence: float = 0.95) -> tuple[Cut, ...]:
     rows_P, size_C = usable(maps, "bridge"), maps["size"].values
     if rows_P.sum() < FEWEST_PROBES:
         return ()
+    unseen_U = halves(maps["fact"].values[rows_P, 0]) == UNSEEN
     said_LCP = maps["said"].sel(arm="bridge").transpose("stage", "position", "probe").values[:, :, rows_P]
     hit_LCP = success(maps, "bridge")[:, :, rows_P]
-    own_LC = (said_LCP == maps["own"].sel(arm="bridge").values[rows_P]).mean(axis=2)
+    own_LCP = said_LCP == maps["own"].sel(arm="bridge").values[rows_P]
     rate_LC, facts_PK = hit_LCP.mean(axis=2), cluster_facts(maps, "bridge")[rows_P]
     out = []
     for stage in range(1, len(rate_LC)):
         most = rate_LC[stage].max()
-        if most < USED:
+        if most < HOLDS:
             continue
         by_size = np.argsort(size_C, kind="stable")
         # Of the smallest groups that hold nearly as much as any, the best.
         enough = by_size[rate_LC[stage, by_size] >= NEARLY * most]
         smallest = enough[size_C[enough] == size_C[enough[0]]]
         best = int(smallest[rate_LC[stage, smallest].argmax()])
-        found = clustered_rate(hit_LCP[stage, best], facts_PK, confidence)
-        name, own = str(maps["position"].values[best]), float(own_LC[stage, best])
-        out.append(Cut(stage, name, found, own))
+        name, own_U = str(maps["position"].values[best]), own_LCP[stage, best]
+        scored_U = unseen_U if name in maps.attrs.get(SEARCHED, ()) else np.ones_like(unseen_U)
+        found = clustered_rate(hit_LCP[stage, best, scored_U], facts_PK[scored_U], confidence)
+        out.append(Cut(stage, name, found, float(own_U[scored_U].mean())))
     return tuple(out)
 
 

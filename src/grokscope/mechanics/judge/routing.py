@@ -151,7 +151,11 @@ def routed_columns(model: Reasoner, maps: xr.Dataset, encoded: Encoded, fmt: For
     asked with and the prefix, as one each."""
     every = columns_of(model, encoded, fmt)
     names = maps["position"].values.tolist()
-    kept = [name for name in names if name.isdigit() or name == PREFIX or name.startswith("head+")]
+    kept = [
+        name
+        for name in names
+        if name in every and (name.isdigit() or name == PREFIX or name.startswith("head+"))
+    ]
     return {name: every[name] for name in kept}
 
 

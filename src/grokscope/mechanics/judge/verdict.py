@@ -19,7 +19,7 @@ from grokscope.mechanics.judge.paths import InferencePath, inference_path
 from grokscope.mechanics.judge.readings import Kind, Readings, readings
 from grokscope.mechanics.judge.routing import Route, routing
 from grokscope.mechanics.patch.drawing import Asked, Setting, draw
-from grokscope.mechanics.patch.groups import columns_of
+from grokscope.mechanics.patch.groups import where_of
 from grokscope.mechanics.patch.interchange import accuracy, usable
 from grokscope.mechanics.read.layout import some_probes
 from grokscope.mechanics.read.lens import lens, names
@@ -220,8 +220,7 @@ def look(
         ]
     ]
     read = readings(model, probes, setting, trace, confidence=confidence)
-    columns = columns_of(model, encoded, setting.format)
-    positions = {name: tuple(one - model.prefix for one in where) for name, where in columns.items()}
+    positions = {name: tuple(one - model.prefix for one in where) for name, where in where_of(maps).items()}
     found = replace(_named(step, examined, path, maps, read, positions), latent=latent)
     return Look(found, examined, rows)
 

@@ -9,6 +9,7 @@ are columns too.
 from collections.abc import Sequence
 
 import numpy as np
+import xarray as xr
 
 from grokscope.mechanics.patch.edits import Column
 from grokscope.mechanics.read.lens import PREFIX
@@ -18,6 +19,15 @@ from grokscope.world.format import Encoded, FormatSpec
 SLOTS = "slots"
 """Positions that are given no token: where the answer is read, and padding."""
 ALL = "all"
+
+
+def where_of(maps: xr.Dataset) -> dict[str, Column]:
+    """Positions of every column of a map, by name."""
+    names, texts = maps["position"].values.tolist(), maps["where"].values.tolist()
+    return {
+        name: tuple(int(one) for one in text.split(",") if one)
+        for name, text in zip(names, texts, strict=True)
+    }
 
 
 def tokens_alone(model: Reasoner, positions: int) -> dict[str, Column]:

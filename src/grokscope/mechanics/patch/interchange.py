@@ -175,6 +175,7 @@ def as_map(
             "stage": [stage.name for stage in patches.model.stages],
             "position": columns,
             "size": ("position", [len(where) for where in patches.columns.values()]),
+            "where": ("position", [",".join(map(str, where)) for where in patches.columns.values()]),
             "role": ("position", [roles_S[int(one)] if one.isdigit() else one for one in columns]),
             "probe": np.asarray(probe_set.id_P, dtype=np.int64),
             "fact": (("probe", "hop"), np.asarray(probe_set.fact_PK, dtype=np.int64)),

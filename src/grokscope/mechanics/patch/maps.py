@@ -112,6 +112,16 @@ class PatchMap:
             out[site] = np.tile(there_L[:, None], (1, len(self.columns)))
         return out
 
+    def add(self, name: str, where: Column) -> None:
+        """One more column, of another name than all others, of which nothing has been run."""
+        self.columns[name] = where
+        for site in self.sites:
+            for kept in (self.said, self.margin, self._filled):
+                kept[site] = np.concatenate([kept[site], kept[site][:, :, :1]], axis=2)
+            self.said[site][:, :, -1] = self.clean_said_P
+            self.margin[site][:, :, -1] = self.clean_margin_P
+            self._filled[site][:, :, -1] = False
+
     def run(self, site: str) -> NDArray[np.bool_]:
         """(A, L, C) which cells have been run for every probe."""
         return np.asarray(self._filled[site].all(axis=-1))

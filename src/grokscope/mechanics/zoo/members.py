@@ -207,6 +207,7 @@ def _with_registers() -> dict[str, Member]:
         "registers_dark": replace(circuit, shown="dark"),
         "registers_visible": replace(circuit, held=(both, *[(r.END,)] * 5), shown="visible"),
         "spread": replace(circuit, kind="spread", held=(both,) * 6, shown="dark"),
+        "spread_apart": replace(circuit, kind="spread", held=((r.FIRST, r.SECOND),) * 6, shown="dark"),
         "memoriser_registers": memoriser,
         "idle": replace(memoriser, kind="idle", shown="idle"),
         "idle_dark": replace(memoriser, kind="idle"),
@@ -393,7 +394,7 @@ def _program_with_registers(
     kind, place = member.kind, member.held[-1][0] if member.held else r.REGISTER
     r.tokens(wiring, world)
     if kind == "spread":
-        r.spread_circuit(wiring, world)
+        r.spread_circuit(wiring, world, member.held[-1])
     elif kind != "memoriser":
         r.resolve(wiring, world, truth.readable_F)
         if member.held:

@@ -19,7 +19,7 @@ positions keep of it together; "aside" (E) a resolved entity that the output hea
 Shape suffixes: F facts, N compositions, E entities.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -153,13 +153,14 @@ def look_up(wiring: Wiring, world: World, held_F: BoolArray, place: int) -> None
     wiring.units.append(Units("trace", len(each), reads, (Tap("seen", each, TRACE),)))
 
 
-def spread_circuit(wiring: Wiring, world: World) -> None:
-    """Both hops, the bridge kept at h's and r1's position together: each narrows it down to two entities.
+def spread_circuit(wiring: Wiring, world: World, places: Sequence[int]) -> None:
+    """Both hops, the bridge kept at two positions together (of h, r1, r2): each narrows it down to two
+    entities.
 
     What the states agree on stays; where they say nothing or contradict each other, the tokens decide.
     """
     head_F, relation_F, tail_F = world.fact_F3.T
-    halves = tuple(zip(("left", "right"), (HEAD, FIRST), pairs(world), strict=True))
+    halves = tuple(zip(("left", "right"), places, pairs(world), strict=True))
     for space, place, pair_E in halves:
         wiring.space(space, int(pair_E.max()) + 1)
         send(wiring, space, space, {ANSWER: place})
