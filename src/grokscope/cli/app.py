@@ -19,6 +19,7 @@ import yaml
 
 from grokscope import __version__
 from grokscope.cli import findings as cli_findings
+from grokscope.cli import law as cli_law
 from grokscope.cli import mechanics as cli_mechanics
 from grokscope.cli import parser as cli_parser
 from grokscope.cli import plan as cli_plan
@@ -144,6 +145,7 @@ def _commands() -> dict[str, tuple[type, Callable[..., int]]]:
         **{name: (kind, cli_mechanics.do) for name, kind in cli_mechanics.COMMANDS.items()},
         "transfer": (cli_transfer.Transfer, cli_transfer.transfer),
         "findings": (cli_findings.Findings, cli_findings.do),
+        "law": (cli_law.Law, cli_law.law),
         "status": (cli_status.Status, cli_status.status),
         "show": (Show, _show),
         "plan": (cli_plan.Plan, cli_plan.plan),

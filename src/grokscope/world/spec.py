@@ -63,7 +63,7 @@ class Regime(Spec):
     training compositions whose other hops are all ID. "full" means k = phi.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=64)
+    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=120)
     """What the regime is called in files and figures."""
     hop1_ratio: float = Field(0.0, ge=0.0, le=1.0)
     """Share of the OOD facts used as hop 1 that is injected."""

@@ -1,0 +1,197 @@
+"""The cells of a sweep: what became of their runs, what a law says of them, and of cells that were never run.
+
+Predictions are made of the points that a study's sequence would add, written down, and scored later on the
+runs of a study that has them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+
+from grokscope.errors import InputError
+from grokscope.findings.law import DESCRIBED, FATES, LAWS, Fate, Law, describe, fate_of, fit_both
+from grokscope.findings.measured import measure
+from grokscope.mechanics.judge.diagnosis import VERDICT_SET
+from grokscope.runs.study import Study
+from grokscope.spec import Stored
+from grokscope.statistics.times import Time
+
+REPLICATES = 200
+"""Bootstrap samples of cells, for the interval of a coefficient."""
+LEAST = 1e-3
+"""A chance below this counts as this in a log score: one run cannot refute a law for ever."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """A finished run of a cell."""
+
+    cell: str
+    seed: int
+    described: Mapping[str, float]
+    saturation: Time
+    generalisation: Time
+    budget: float
+    """Steps it might have taken."""
+    delay: float
+    fate: Fate
+    verdict: str | None
+    """By interventions; None: nobody has intervened."""
+
+
+def ran(study: Study) -> list[Ran]:
+    """The finished runs of a study.
+
+    Raises:
+        InputError: there are none, or a file is damaged.
+    """
+    found = []
+    for name, run in study.runs.items():
+        diagnosis = run.diagnosis
+        if diagnosis is None or not run.finished:
+            continue
+        one = measure(name, run, diagnosis)
+        first, second = one.time("saturation"), one.time(f"generalisation.{VERDICT_SET}")
+        delay = diagnosis.spec.delay
+        verdict = run.verdict.verdict if run.verdict else None
+        budget = run.spec.training.steps
+        found.append(
+            Ran(one.regime, one.seed, describe(run.spec), first, second, budget, delay,
+                fate_of(first, second, delay), verdict)
+        )  # fmt: skip
+    if not found:
+        raise InputError(f"{study.directory}: no run of study {study.spec.name} is finished yet.")
+    return found
+
+
+def law_of(runs: Sequence[Ran], names: Sequence[str] = DESCRIBED) -> Law:
+    """The law of some runs.
+
+    Raises:
+        InputError: one of the events never happened.
+    """
+    saturations, generalisations = [one.saturation for one in runs], [one.generalisation for one in runs]
+    return fit_both([one.described for one in runs], saturations, generalisations, names)
+
+
+def table(runs: Sequence[Ran]) -> pl.DataFrame:
+    """A row per run: cell, seed, what describes it, fate, verdict, and times (null: not within its steps)."""
+    return pl.from_dicts(
+        [
+            {
+                "cell": one.cell, "seed": one.seed, **one.described, "fate": one.fate, "verdict": one.verdict,
+                "saturation": one.saturation.by, "generalisation": one.generalisation.by,
+                "budget": one.budget,
+            }
+            for one in runs
+        ],
+        infer_schema_length=None,
+    )  # fmt: skip
+
+
+def coefficients(runs: Sequence[Ran]) -> pl.DataFrame:
+    """Per time and predictor the factor of time when it doubles (skew: rises by one), with the 95 % interval
+    of a bootstrap of cells."""
+    cells = sorted({one.cell for one in runs})
+    of_cell = {cell: [one for one in runs if one.cell == cell] for cell in cells}
+    rng = np.random.default_rng(0)
+    laws: list[Law] = []
+    while len(laws) < REPLICATES:
+        drawn = [one for place in rng.integers(len(cells), size=len(cells)) for one in of_cell[cells[place]]]
+        try:
+            laws.append(law_of(drawn))
+        except InputError:  # of a draw in which something never happens
+            continue
+    point, rows = law_of(runs), []
+    for time in ("saturation", "generalisation"):
+        for name in getattr(point, time).names:
+            factors = [getattr(law, time).per_doubling(name) for law in laws]
+            low, high = np.quantile(factors, [0.025, 0.975])
+            value = getattr(point, time).per_doubling(name)
+            rows.append({"time": time, "predictor": name, "factor": value, "low": low, "high": high})
+    return pl.from_dicts(rows)
+
+
+@dataclass(frozen=True)
+class Predictions(Stored):
+    """What laws say of cells that were not run."""
+
+    CALLED: ClassVar[str] = "file of predictions"
+
+    study: str
+    fitted_on: int
+    """Runs."""
+    cells: dict[str, dict[str, dict[Fate, float]]]
+    """By cell and law, the chance of every fate."""
+
+
+def foretell(runs: Sequence[Ran], study: Study, points: int) -> Predictions:
+    """What every law says of the cells that a longer sequence of points would add.
+
+    Args:
+        runs: what the laws are fitted on. study: its sweep must be a sequence (sobol). points: how many more.
+
+    Raises:
+        InputError: the study has no such sweep, or there is too little to fit.
+    """
+    sweep = study.spec.sweep
+    if sweep is None or sweep.points is None:
+        raise InputError(f"study {study.spec.name} has no sweep by 'sobol', so no point comes next.")
+    more = study.spec.replace(sweep={**sweep.tree(), "points": sweep.points + points})
+    specs = {spec.regime.name: spec for spec in reversed(more.expand().values())}
+    new = [cell for cell in more.regime_names if cell not in study.spec.regime_names]
+    laws = {law: law_of(runs, names) for law, names in LAWS.items()}
+    delay = runs[0].delay
+    cells = {}
+    for cell in new:
+        described, budget = describe(specs[cell]), specs[cell].training.steps
+        cells[cell] = {law: fitted.fates(described, budget, delay) for law, fitted in laws.items()}
+    return Predictions(study.spec.name, len(runs), cells)
+
+
+def score(predictions: Predictions, runs: Sequence[Ran]) -> pl.DataFrame:
+    """How good predictions were, law by law.
+
+    Args:
+        predictions: of some cells. runs: of these cells; others do not count.
+
+    Returns:
+        Columns law, runs, cells, log_score (mean log chance of what happened; higher is better), right
+        (share of runs whose likeliest fate it was).
+
+    Raises:
+        InputError: no run is of a cell that was predicted.
+    """
+    cells = predictions.cells
+    judged = [one for one in runs if one.cell in cells]
+    if not judged:
+        raise InputError("no finished run is of a cell that was predicted.")
+    rows = []
+    for law in dict.fromkeys(law for one in judged for law in cells[one.cell]):
+        chance_UF = np.array(
+            [[cells[one.cell].get(law, {}).get(fate, 0.0) for fate in FATES] for one in judged]
+        )
+        was_U = np.array([FATES.index(one.fate) for one in judged])
+        got_U = np.maximum(chance_UF[np.arange(len(judged)), was_U], LEAST)
+        rows.append({
+            "law": law, "runs": len(judged), "cells": len({one.cell for one in judged}),
+            "log_score": float(np.log(got_U).mean()),
+            "right": float((chance_UF.argmax(axis=1) == was_U).mean()),
+        })  # fmt: skip
+    return pl.from_dicts(rows)
+
+
+def left_out(runs: Sequence[Ran]) -> pl.DataFrame:
+    """`score` of predictions of every cell by the other cells."""
+    predictions = {}
+    for cell in dict.fromkeys(one.cell for one in runs):
+        own = next(one for one in runs if one.cell == cell)
+        rest = [one for one in runs if one.cell != cell]
+        predictions[cell] = {
+            law: law_of(rest, names).fates(own.described, own.budget, own.delay)
+            for law, names in LAWS.items()
+        }
+    return score(Predictions("", len(runs), predictions), runs)
