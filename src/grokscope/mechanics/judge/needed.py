@@ -138,8 +138,11 @@ def _search(
     """
     maps = as_map(run, probe_set, setting, drawn)
     seen_P = halves(maps["fact"].values[:, 0]) == SEEN
-    rows_P = usable(maps, MOVES) & seen_P
-    if rows_P.sum() < FEWEST_PROBES:
+    rows_P = usable(maps, MOVES) & seen_P & maps["present"].sel(arm=OTHER).values
+    answer_P, expected_P = maps["answer"].values, maps["expected"].sel(arm=MOVES).values
+    same_P = seen_P & maps["present"].sel(arm=SAME).values & maps["source_right"].sel(arm=SAME).values
+    same_P &= maps["clean_said"].values == answer_P
+    if min(rows_P.sum(), same_P.sum()) < FEWEST_PROBES:
         return ()
     named_C = np.array([name != ALL for name in run.columns])
     hit_LC = success(maps, MOVES)[:, named_C][:, :, rows_P].mean(axis=2)
@@ -150,11 +153,7 @@ def _search(
     trial = patch_map(model, probe_set, setting, drawn, (MOVES, *NEEDED), alone)
     there_LC = trial.cells()[STATE]
     there_LC[np.setdiff1d(np.arange(len(there_LC)), without)] = False
-    answer_P, expected_P = maps["answer"].values, maps["expected"].sel(arm=MOVES).values
-    same_P = seen_P & maps["present"].sel(arm=SAME).values & maps["source_right"].sel(arm=SAME).values
-    same_P &= maps["clean_said"].values == answer_P
     trial.fill({STATE: there_LC}, (SAME,), same_P)
-    rows_P &= maps["present"].sel(arm=OTHER).values
     trial.fill({STATE: there_LC}, (OTHER,), rows_P)
 
     def are(token_P: NDArray[np.int64], arm: str, stage: int, column: int, of_P: NDArray[np.bool_]) -> float:

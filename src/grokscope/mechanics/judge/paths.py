@@ -126,7 +126,7 @@ def cuts(maps: xr.Dataset, confidence: float = 0.95) -> tuple[Cut, ...]:
     rows_P, size_C = usable(maps, "bridge"), maps["size"].values
     if rows_P.sum() < FEWEST_PROBES:
         return ()
-    unseen_U = halves(maps["fact"].values[rows_P, 0]) == UNSEEN
+    unseen_U = (halves(maps["fact"].values[:, 0]) == UNSEEN)[rows_P]
     said_LCP = maps["said"].sel(arm="bridge").transpose("stage", "position", "probe").values[:, :, rows_P]
     hit_LCP = success(maps, "bridge")[:, :, rows_P]
     own_LCP = said_LCP == maps["own"].sel(arm="bridge").values[rows_P]
