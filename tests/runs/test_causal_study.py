@@ -8,7 +8,7 @@ import pytest
 
 from grokscope import cli
 from grokscope.errors import InputError
-from grokscope.mechanics.spec import RULE, CausalSpec
+from grokscope.mechanics.spec import RULES, CausalSpec
 from grokscope.report.causal_context import causal_reasons, causal_sentences
 from grokscope.report.gather import gather
 from grokscope.report.printed import UNTESTED, print_summary, summary_rows
@@ -43,7 +43,7 @@ def test_a_finished_run_has_its_verdict_and_every_cell(done: tuple[Path, Run]) -
     assert verdict is not None
     assert verdict.step == 8
     assert verdict.spec == STUDY.causal
-    assert verdict.rule == RULE
+    assert verdict.rule == RULES[STUDY.format.attention]
     assert {one.step for one in verdict.sets} == set(run.steps)
     cells = run.causal
     assert cells.columns == list(SCHEMA)

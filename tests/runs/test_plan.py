@@ -9,7 +9,7 @@ import pytest
 
 from grokscope.errors import InputError
 from grokscope.files import write_json
-from grokscope.mechanics.spec import RULE
+from grokscope.mechanics.spec import RULES
 from grokscope.runs.directory import DONE, SPEC, VERDICT, check_unlocked, locked, place_of
 from grokscope.runs.open import Run
 from grokscope.runs.plan import differences, start_order
@@ -28,7 +28,10 @@ def end(out: Path, study: StudySpec, step: int) -> None:
     for spec in study.expand().values():
         directory = place_of(out, spec)
         write_json(directory / DONE, {"step": step, "diagnosis": spec.diagnosis.tree()})
-        write_json(directory / VERDICT, {"rule": RULE, "step": step, "spec": spec.causal.tree()})
+        write_json(
+            directory / VERDICT,
+            {"rule": RULES[spec.format.attention], "step": step, "spec": spec.causal.tree()},
+        )
 
 
 def interrupt(out: Path, study: StudySpec, step: int) -> None:

@@ -41,9 +41,9 @@ class DiagnosisSpec(Spec):
     """Level of all intervals."""
 
 
-RULE = 3
-"""Version of the causal verdict's rule and of what it reads; raised with every change that may change a
-verdict. Finished runs whose verdict is of another version are examined again."""
+RULES = {"causal": 3, "full": 4}
+"""Version of the causal verdict's rule and of what it reads, by attention; raised with every change that may
+change a verdict. Finished runs whose verdict is of another version are examined again."""
 
 
 class CausalSpec(Spec):

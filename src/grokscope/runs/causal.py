@@ -14,7 +14,7 @@ from grokscope.mechanics.judge.diagnosis import VERDICT_SET, Diagnosis
 from grokscope.mechanics.judge.verdict import CausalVerdict, Look, look
 from grokscope.mechanics.read.layout import chosen_probes
 from grokscope.mechanics.read.traces import shards
-from grokscope.mechanics.spec import RULE, CausalSpec
+from grokscope.mechanics.spec import RULES, CausalSpec
 from grokscope.runs.directory import CAUSAL, TRACES, VERDICT
 from grokscope.runs.open import Run
 from grokscope.training.start import with_threads
@@ -85,8 +85,9 @@ def causal_verdict(run: Run, diagnosis: Diagnosis, spec: CausalSpec) -> tuple[Ca
             for latent, sets in (last or {None: {}}).items()
         }
     )
+    rule = RULES[run.spec.format.attention]
     found = CausalVerdict(
-        verdict, reason, diagnosis.behaviour, kept[-1], tuple(one.found for one in looks), spec, RULE
+        verdict, reason, diagnosis.behaviour, kept[-1], tuple(one.found for one in looks), spec, rule
     )
     schema = SCHEMA | (LATENT if len(settings) > 1 else {})
     return found, pl.DataFrame([row for one in looks for row in one.rows], schema=schema, orient="row")
@@ -103,7 +104,7 @@ def up_to_date(run: Run, diagnosis: Diagnosis | None, spec: CausalSpec) -> bool:
         and diagnosis is not None
         and (run.directory / CAUSAL).exists()
         and (kept.rule, kept.spec, kept.step, kept.behaviour)
-        == (RULE, spec, run.steps[-1], diagnosis.behaviour)
+        == (RULES[run.spec.format.attention], spec, run.steps[-1], diagnosis.behaviour)
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from grokscope.errors import InputError
 from grokscope.files import read_json, whole, write_json
-from grokscope.mechanics.spec import RULE
+from grokscope.mechanics.spec import RULES
 from grokscope.runs.directory import (
     BASE,
     BASE_WEIGHTS,
@@ -109,7 +109,7 @@ def _is_concluded(job: Run | Transfer, now: Standing) -> bool:
         verdict = read_json(job.directory / VERDICT, "verdict")
     except InputError:
         return False  # There is none, or a damaged one: it is made anew.
-    wanted = {"rule": RULE, "step": now.step, "spec": causal.tree()}
+    wanted = {"rule": RULES[job.spec.format.attention], "step": now.step, "spec": causal.tree()}
     return isinstance(verdict, dict) and wanted.items() <= verdict.items()
 
 

@@ -10,6 +10,9 @@ could not be chosen even if all that is still open spoke for them:
   worse by `EDGE` at most;
 - a site inside a pass only if it is better than the chosen state by more than `EDGE`.
 
+Where groups are exchanged and none that a role names comes within `EDGE` of all answers, groups of other
+positions are searched for (`_search`) and stand beside them.
+
 What a share is read from is the same as if everything had been run (tested); the maps themselves are not
 there to be looked at.
 
@@ -36,7 +39,7 @@ from grokscope.mechanics.judge.share import (
 )
 from grokscope.mechanics.patch.drawing import Drawn, Setting
 from grokscope.mechanics.patch.groups import ALL, columns_of
-from grokscope.mechanics.patch.interchange import as_map, patch_map, success, usable
+from grokscope.mechanics.patch.interchange import as_map, patch_map, usable
 from grokscope.mechanics.patch.maps import PatchMap
 from grokscope.mechanics.read.rates import halves
 from grokscope.mechanics.unrolled import STATE, inside_sites
@@ -55,7 +58,7 @@ but the bridge where so many answers stay with another query of the same bridge.
 SEEN, UNSEEN = 0, 1
 """The halves of the facts: groups are searched for on one, and scored on the other."""
 SEARCHED = "searched"
-"""Attribute of a map: names of the groups that were searched for."""
+"""Attribute of a map: names of the groups that were searched for and found; None: nobody searched."""
 ROUNDING = 1e-9
 """Means of the same numbers, taken in two ways, differ by less."""
 ASKED = {"source_right": (SAME,), "natural_right": (), "atom_right": ()}
@@ -106,14 +109,16 @@ def shown_map(
     run = patch_map(model, probe_set, setting, drawn, arms, columns)
     if not any(len(where) > 1 for where in columns.values()):
         return as_map(run.fill(), probe_set, setting, drawn)
-    found = share(state_map(run, probe_set, setting, drawn))
-    every = list(columns)
-    seen = [name for name, where in columns.items() if name.isdigit() or len(where) > 1]
+    states = state_map(run, probe_set, setting, drawn)
+    found, every = share(states), list(run.columns)
+    seen = [name for name, where in run.columns.items() if name.isdigit() or len(where) > 1]
     seen += [every[cell.column] for cell in found.cells]
     wanted_LC = run.cells()[STATE]
     wanted_LC[:, [name not in seen for name in every]] = False
     run.fill({STATE: wanted_LC}, (MOVES,))
-    searched = _search(run, model, probe_set, setting, drawn)
+    searched = states.attrs[SEARCHED]
+    if searched is None:
+        searched = _search(run, probe_set, setting, drawn, HOLDS)
     cells_LC = np.zeros_like(run.cells()[STATE])
     for cell in found.cells:
         cells_LC[cell.stage, cell.column] = True
@@ -124,14 +129,15 @@ def shown_map(
 
 
 def _search(
-    run: PatchMap, model: Reasoner, probe_set: ProbeSet, setting: Setting, drawn: Drawn
+    run: PatchMap, probe_set: ProbeSet, setting: Setting, drawn: Drawn, least: float
 ) -> tuple[str, ...]:
-    """Add to a map, after every stage at which none of its groups but all positions together holds the
-    bridge, the smaller group that does, if there is one.
+    """Add to a map, after every stage at which none of its groups but all positions together is followed so
+    often, the smaller group that holds the bridge, if there is one.
 
     Beginning with all positions that hold nothing but the bridge, or nothing: each alone, taken from another
     query of the same bridge, leaves the answer. If these together hold the bridge, those are left out one by
-    one without which the others hold it nearly as well, the ones whose bridge alone matters least first.
+    one without which the others hold it as well (give or take `GAIN`), the ones whose bridge alone matters
+    least first, and then those without which they do so nearly as well; both groups are added.
 
     Returns:
         Names of the groups, made of those of their positions.
@@ -144,13 +150,17 @@ def _search(
     same_P &= maps["clean_said"].values == answer_P
     if min(rows_P.sum(), same_P.sum()) < FEWEST_PROBES:
         return ()
-    named_C = np.array([name != ALL for name in run.columns])
-    hit_LC = success(maps, MOVES)[:, named_C][:, :, rows_P].mean(axis=2)
-    without = [int(stage) + 1 for stage in np.flatnonzero(hit_LC[1:-1].max(axis=1) < HOLDS)]
+    named_LC = run.cells()[STATE]
+    named_LC[:, [name == ALL for name in run.columns]] = False
+    named_LC[[0, -1]] = False
+    run.fill({STATE: named_LC}, (MOVES,), rows_P)
+    said_LCP = run.said[STATE][run.arms.index(MOVES)][:, :, rows_P]
+    hit_LC = np.where(named_LC, (said_LCP == expected_P[rows_P]).mean(axis=2), 0.0)
+    without = [int(stage) + 1 for stage in np.flatnonzero(hit_LC[1:-1].max(axis=1) < least)]
     if not without:
         return ()
     alone = {name: where for name, where in run.columns.items() if len(where) == 1}
-    trial = patch_map(model, probe_set, setting, drawn, (MOVES, *NEEDED), alone)
+    trial = patch_map(run.model, probe_set, setting, drawn, (MOVES, *NEEDED), alone)
     there_LC = trial.cells()[STATE]
     there_LC[np.setdiff1d(np.arange(len(there_LC)), without)] = False
     trial.fill({STATE: there_LC}, (SAME,), same_P)
@@ -180,15 +190,16 @@ def _search(
         names = [name for name in sorted(alone, key=lambda one: -kept[one]) if stays[name] >= NEARLY]
         if len(names) < 2 or (most := holds(stage, names)) < HOLDS:
             continue
-        for name in list(names):
-            fewer = [one for one in names if one != name]
-            if fewer and holds(stage, fewer) >= NEARLY * most:
-                names = fewer
-        where = tuple(sorted(alone[name][0] for name in names))
-        label = "+".join(called[name] for name in alone if name in names)
-        if len(names) > 1 and where not in run.columns.values():
-            run.add(label, where)
-            found.append(label)
+        for enough in (most - GAIN, NEARLY * most):
+            for name in list(names):
+                fewer = [one for one in names if one != name]
+                if fewer and holds(stage, fewer) >= enough:
+                    names = fewer
+            where = tuple(sorted(alone[name][0] for name in names))
+            label = "+".join(called[name] for name in alone if name in names)
+            if len(names) > 1 and where not in run.columns.values():
+                run.add(label, where)
+                found.append(label)
     wanted_LC = np.zeros_like(run.cells()[STATE])
     wanted_LC[without, len(run.columns) - len(found) :] = True
     run.fill({STATE: wanted_LC}, (MOVES,))
@@ -205,8 +216,10 @@ def state_map(run: PatchMap, probe_set: ProbeSet, setting: Setting, drawn: Drawn
     """
     knows = dict(ASKED)
 
+    searched: tuple[str, ...] | None = None
+
     def so_far() -> xr.Dataset:
-        return as_map(run, probe_set, setting, drawn, STATE, knows)
+        return as_map(run, probe_set, setting, drawn, STATE, knows).assign_attrs({SEARCHED: searched})
 
     rows_2P = choosing(so_far())
     if rows_2P is None:
@@ -234,6 +247,15 @@ def state_map(run: PatchMap, probe_set: ProbeSet, setting: Setting, drawn: Drawn
         through_LCP = through_bridge(so_far())[0]
         most_2LC[:, open_LC] = [through_LCP[open_LC][:, rows_P].mean(axis=1) for rows_P in rows_2P]
         best_2 = most_2LC[:, exact_LC].max(axis=1)
+    if grouped and best_2.min() < 1 - EDGE:
+        searched = _search(run, probe_set, setting, drawn, NEARLY)
+        later_LC = run.cells()[STATE]
+        later_LC[0] = False
+        new_LC = later_LC.copy()
+        new_LC[:, : len(run.columns) - len(searched)] = False
+        run.fill({STATE: new_LC}, NEEDED, use_P)
+        through_LCP = through_bridge(so_far())[0][1:]
+        best_2 = np.array([through_LCP[:, :, rows_P].mean(axis=2).max() for rows_P in rows_2P])
     if best_2.min() <= EDGE:
         knows |= {"natural_right": (MOVES,), "atom_right": (MOVES,)}
         can_P = drawn.natural_right(MOVES) & drawn.atom_right(MOVES)

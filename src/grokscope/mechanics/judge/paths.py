@@ -142,7 +142,7 @@ def cuts(maps: xr.Dataset, confidence: float = 0.95) -> tuple[Cut, ...]:
         smallest = enough[size_C[enough] == size_C[enough[0]]]
         best = int(smallest[rate_LC[stage, smallest].argmax()])
         name, own_U = str(maps["position"].values[best]), own_LCP[stage, best]
-        scored_U = unseen_U if name in maps.attrs.get(SEARCHED, ()) else np.ones_like(unseen_U)
+        scored_U = unseen_U if name in (maps.attrs.get(SEARCHED) or ()) else np.ones_like(unseen_U)
         found = clustered_rate(hit_LCP[stage, best, scored_U], facts_PK[scored_U], confidence)
         out.append(Cut(stage, name, found, float(own_U[scored_U].mean())))
     return tuple(out)

@@ -105,7 +105,9 @@ def sketch_of_rows(
         of_path = {
             row["stage"]: row["rate"] for row in rows if (row["arm"], row["position"]) == ("bridge", held_by)
         }
-        rate_L = np.array([np.nan if of_path[stage] is None else of_path[stage] for stage in stages])
+        # A group that was searched for stands with the path alone.
+        of_path = of_path or {cut.stage: cut.rate.value for cut in path.cuts if cut.group == held_by}
+        rate_L = np.array([of_path.get(stage, np.nan) for stage in stages], dtype=np.float64)
         if path.cuts:
             numbers = [int(name) if name.isdigit() else None for name in names]
             registers = [number for number, name in enumerate(numbers) if name is None]

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from grokscope.mechanics.judge.causal import STATE_ARMS, Examined, Interchanged, Mechanism, Verdict, examine
-from grokscope.mechanics.judge.needed import shown_map
+from grokscope.mechanics.judge.needed import SEARCHED, shown_map
 from grokscope.mechanics.judge.paths import InferencePath, inference_path
 from grokscope.mechanics.judge.readings import Kind, Readings, readings
 from grokscope.mechanics.judge.routing import Route, routing
@@ -149,7 +149,7 @@ class CausalVerdict(Stored):
     """In the order of steps, then of `spec.sets`."""
     spec: CausalSpec
     rule: int = 1
-    """The `mechanics.spec.RULE` it was made by; 1: from before it was kept."""
+    """The `mechanics.spec.RULES` it was made by; 1: from before it was kept."""
 
     def tree(self) -> dict[str, Any]:
         """Plain JSON values; a set names its bridge only if there are several."""
@@ -215,7 +215,8 @@ def look(
     rows = [
         {"step": step, "probe_set": probe_set.name, **which, **row}
         for row in [
-            *map_rows(maps, MAP_ARMS, confidence),
+            # The groups of a set alone stand with its path: every set has the same cells here.
+            *map_rows(maps.drop_sel(position=list(maps.attrs.get(SEARCHED) or ())), MAP_ARMS, confidence),
             *decoded_rows(trace, encoded, confidence, setting.latent),
         ]
     ]
