@@ -2,8 +2,10 @@
 
 import pytest
 
+from grokscope.mechanics.judge import needed
+from grokscope.mechanics.judge.share import NEEDED, share
 from grokscope.mechanics.judge.verdict import look
-from grokscope.mechanics.patch.interchange import Setting
+from grokscope.mechanics.patch.interchange import Setting, draw
 from grokscope.mechanics.zoo import wire
 from grokscope.mechanics.zoo.members import PROBES
 from grokscope.world.spec import WorldSpec
@@ -50,3 +52,43 @@ def test_a_group_that_no_role_names_is_found_and_scored_on_facts_it_was_not_chos
         assert cut.rate.value > 0.9
         assert cut.n < found.accuracy.n * 0.7, "scored on the half it was not chosen on"
         assert cut.own < 0.1
+
+
+def test_copies_that_outvote_one_another_hide_the_bridge_from_no_verdict() -> None:
+    """Of three copies two decide, and no two stand in a group that a role names. What takes one of them and
+    the answer slot with it loses all answers and half of their evidence, and would look like two routes."""
+    wired = wire("copies", 0, world_spec=SMALL)
+    setting = Setting(wired.corpus.world, wired.corpus.composition, wired.format)
+    found = look(wired.model, wired.corpus.probes[PROBES], setting, 0, 120).found
+    assert found.share is not None
+    assert found.share.value > 0.95
+    assert found.mechanism in ("circuit", "undecided"), "41 answers do not tell it from a share of 0.95"
+    assert "circuit" in found.reason
+    assert "redundant" not in found.reason
+    assert found.path is not None
+    assert {len(cut.positions) for cut in found.path.cuts} == {2}
+
+
+def test_the_share_finds_the_group_where_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    wired = wire("copies", 0, world_spec=SMALL)
+    setting = Setting(wired.corpus.world, wired.corpus.composition, wired.format)
+    probes = wired.corpus.probes[PROBES]
+    named = needed.columns_of
+    few = {"head+relation1", "prefix"}
+    monkeypatch.setattr(
+        needed,
+        "columns_of",
+        lambda *given: {
+            name: where for name, where in named(*given).items() if len(where) == 1 or name in few
+        },
+    )
+    drawn = draw(wired.model, probes, setting, ("bridge", *NEEDED))
+    maps, *_ = needed.needed_maps(wired.model, probes, setting, drawn)
+    found = share(maps)
+    assert found.rate is not None
+    assert found.rate.value > 0.95
+    assert {maps["position"].values[cell.column] for cell in found.cells} <= set(maps.attrs["searched"])
+    monkeypatch.setattr(needed, "_search", lambda *given: ())
+    blind = share(needed.needed_maps(wired.model, probes, setting, drawn)[0])
+    assert blind.rate is not None
+    assert blind.rate.value < 0.2, "without the search it would be called remembered"

@@ -15,7 +15,7 @@ from scipy import special
 
 from grokscope.mechanics.judge.ablation import Ablation, ablate
 from grokscope.mechanics.judge.needed import needed_maps
-from grokscope.mechanics.judge.share import EDGE, NEEDED, Cell, Share, share
+from grokscope.mechanics.judge.share import EDGE, NEEDED, REST, Cell, Share, share
 from grokscope.mechanics.patch.drawing import RANDOM, Drawn, Setting, draw
 from grokscope.mechanics.patch.interchange import accuracy_in, interchange
 from grokscope.mechanics.unrolled import STATE
@@ -33,9 +33,6 @@ KNOWN: tuple[Mechanism, ...] = get_args(Mechanism)[:-1]
 """Every mechanism but "undecided"."""
 MOST_NEEDED = 100_000
 """More answers than this are not named as what would decide: the share lies at a threshold."""
-ADDED = 0.2
-"""A route adds to an answer if the margin falls by more than this without it: less is what any exchange of
-states can cost a trained model."""
 STATE_ARMS = ("bridge", "centroid", "transport", RANDOM, *NEEDED)
 """Arms of the map that a verdict shows."""
 
@@ -156,7 +153,7 @@ def judge_share(found: Share, in_state: bool) -> tuple[tuple[Mechanism, ...], st
     if rate is None or used < FEWEST_PROBES:
         return KNOWN, f"{used} right answers have donors, {FEWEST_PROBES} are needed."
     said = f"share through the bridge {text(rate, ends='.3f', form='{} ({} to {}, n = {n})')}"
-    both_U = (found.drop_U > ADDED) & (found.rest_U > ADDED) & (found.rest_U < 1 - ADDED)
+    both_U = (found.drop_U > REST) & (found.rest_U > REST) & (found.rest_U < 1 - REST)
     both = clustered_rate(both_U, np.arange(used)[:, None])
     if in_state and both.low > 0.5:
         part = 1 - float(found.rest_U.mean())

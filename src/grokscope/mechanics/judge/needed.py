@@ -10,8 +10,8 @@ could not be chosen even if all that is still open spoke for them:
   worse by `EDGE` at most;
 - a site inside a pass only if it is better than the chosen state by more than `EDGE`.
 
-Where groups are exchanged and none that a role names comes within `EDGE` of all answers, groups of other
-positions are searched for (`_search`) and stand beside them.
+Where groups are exchanged and none that a role names carries all answers but `EDGE`, with all of their margin
+but `REST`, groups of other positions are searched for (`_search`) and stand beside them.
 
 What a share is read from is the same as if everything had been run (tested); the maps themselves are not
 there to be looked at.
@@ -30,8 +30,10 @@ from grokscope.mechanics.judge.share import (
     GAIN,
     HALF,
     NEEDED,
+    REST,
     choosing,
     held,
+    scored,
     settled,
     share,
     through_bridge,
@@ -244,18 +246,18 @@ def state_map(run: PatchMap, probe_set: ProbeSet, setting: Setting, drawn: Drawn
         held_LC = held(stays_LCP.sum(axis=2), lost_LCP.sum(axis=2))
         run.fill({STATE: open_LC & (held_LC > 0)}, (OTHER,), unknown_P)
         exact_LC |= open_LC
-        through_LCP = through_bridge(so_far())[0]
+        through_LCP, score_LCP = through_bridge(so_far())[0], scored(so_far())
         most_2LC[:, open_LC] = [through_LCP[open_LC][:, rows_P].mean(axis=1) for rows_P in rows_2P]
-        best_2 = most_2LC[:, exact_LC].max(axis=1)
-    if grouped and best_2.min() < 1 - EDGE:
+        best_2 = np.array([score_LCP[exact_LC][:, rows_P].mean(axis=1).max() for rows_P in rows_2P])
+    if grouped and (best_2.min() < 1 - REST or most_2LC[:, exact_LC].max(axis=1).min() < 1 - EDGE):
         searched = _search(run, probe_set, setting, drawn, NEARLY)
         later_LC = run.cells()[STATE]
         later_LC[0] = False
         new_LC = later_LC.copy()
         new_LC[:, : len(run.columns) - len(searched)] = False
         run.fill({STATE: new_LC}, NEEDED, use_P)
-        through_LCP = through_bridge(so_far())[0][1:]
-        best_2 = np.array([through_LCP[:, :, rows_P].mean(axis=2).max() for rows_P in rows_2P])
+        score_LCP = scored(so_far())
+        best_2 = np.array([score_LCP[later_LC][:, rows_P].mean(axis=1).max() for rows_P in rows_2P])
     if best_2.min() <= EDGE:
         knows |= {"natural_right": (MOVES,), "atom_right": (MOVES,)}
         can_P = drawn.natural_right(MOVES) & drawn.atom_right(MOVES)

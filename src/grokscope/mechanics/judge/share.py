@@ -21,14 +21,14 @@ by the share of lost answers that stay, in this cell, among those whose donor is
 
 The cell (stage, group of positions) is where the second hop takes the bridge: the cell with the largest share
 on one half of the facts, scored on the other half, both ways round. Positions alone come first; a larger
-group is taken where it is better by more than `GAIN`: a cut that leaves a carrier out undercounts. Both
-donors ask another r2 than the base, so that a cut which carries the answer loses it with either, and is not
-chosen. Of its column the last stage counts that is surely not worse by more than `EDGE`: a bridge that is
-taken away earlier may be resolved once more, where the input is injected again, and then looks
-unnecessary. States are a full cut of the computation, values inside a pass are not: what attention brings
-to r2's position holds h and r1 beside b where a memory reads them. So a site inside a pass is chosen only
-where it is surely better, by more than `EDGE`, than the best
-state: where bridge and r2 share a position.
+group is taken where it is better by more than `GAIN`: a cut that leaves a carrier out undercounts, and one
+that takes part of the answer along is worse by that (`scored`). Both donors ask another r2 than the base, so
+that a cut which carries the answer loses it with either, and is not chosen. Of its column the last stage
+counts that is surely not worse by more than `EDGE`: a bridge that is taken away earlier may be resolved once
+more, where the input is injected again, and then looks unnecessary. States are a full cut of the computation,
+values inside a pass are not: what attention brings to r2's position holds h and r1 beside b where a memory
+reads them. So a site inside a pass is chosen only where it is surely better, by more than `EDGE`, than the
+best state: where bridge and r2 share a position.
 
 Shapes: P probes, A arms, L stages, C columns.
 """
@@ -56,6 +56,9 @@ EDGE = 0.05
 """A share this near to 0 or 1 is not told from it: the zoo's own error of a share."""
 
 
+REST = 0.2
+"""What any exchange of states can cost a trained model, in parts of the margin; beyond it something is
+exchanged beside the bridge, or adds to it."""
 GAIN = 0.02
 """A larger group of positions is taken where so much more goes through it: two answers in a hundred."""
 
@@ -113,8 +116,9 @@ def share(maps: xr.Dataset, *inside: xr.Dataset, confidence: float = 0.95) -> Sh
         empty = np.zeros(0)
         return Share(None, None, empty, empty, (), probe_U, np.zeros(len(probe_U)), half_U)
     through, moved_LCU = [pair[0][:, :, probe_U] for pair in both], moved(maps)[:, :, probe_U]
+    score_LCU = scored(maps)[:, :, probe_U]
     chosen = [
-        _chosen(through, moved_LCU, maps["size"].values, facts_UK, rows_U)
+        _chosen(through, score_LCU, moved_LCU, maps["size"].values, facts_UK, rows_U)
         for rows_U in (half_U != 0, half_U != 1)
     ]
     values_4U = np.zeros((4, len(probe_U)))
@@ -168,10 +172,10 @@ def to_beat(maps: xr.Dataset, rows_2P: NDArray[np.bool_]) -> NDArray[np.float64]
     """(2,) the share of either set of probes that goes through the state that they choose: a site inside a
     pass is chosen only where it is better by more than `EDGE`."""
     through_LCP, moved_LCP, facts_PK = through_bridge(maps)[0], moved(maps), maps["fact"].values
-    best = []
+    score_LCP, best = scored(maps), []
     for rows_P in rows_2P:
         state = _state(
-            through_LCP[:, :, rows_P], moved_LCP[:, :, rows_P], maps["size"].values, facts_PK[rows_P]
+            score_LCP[:, :, rows_P], moved_LCP[:, :, rows_P], maps["size"].values, facts_PK[rows_P]
         )
         best.append(through_LCP[*state, rows_P].mean())
     return np.array(best)
@@ -203,6 +207,7 @@ def best_cell(
 
 def _chosen(
     through: list[NDArray[np.float64]],
+    score_LCU: NDArray[np.float64],
     moved_LCU: NDArray[np.bool_],
     size_C: NDArray[np.int64],
     facts_UK: NDArray[np.int64],
@@ -210,7 +215,7 @@ def _chosen(
 ) -> tuple[int, int, int]:
     """(map, stage, column) by some of the probes: of the states, the first map, unless another is surely
     better."""
-    state = _state(through[0][:, :, rows_U], moved_LCU[:, :, rows_U], size_C, facts_UK[rows_U])
+    state = _state(score_LCU[:, :, rows_U], moved_LCU[:, :, rows_U], size_C, facts_UK[rows_U])
     best: tuple[int, int, int] = (0, *state)
     of_state_U = through[0][*state, rows_U]
     most = 0.0
@@ -225,13 +230,13 @@ def _chosen(
 
 
 def _state(
-    through_LCU: NDArray[np.float64],
+    score_LCU: NDArray[np.float64],
     moved_LCU: NDArray[np.bool_],
     size_C: NDArray[np.int64],
     facts_UK: NDArray[np.int64],
 ) -> tuple[int, int]:
     """(stage, column) of the state that is chosen by some of the probes."""
-    return _last_as_good(through_LCU, best_cell(through_LCU, moved_LCU, size_C), facts_UK)
+    return _last_as_good(score_LCU, best_cell(score_LCU, moved_LCU, size_C), facts_UK)
 
 
 def _last_as_good(
@@ -292,6 +297,23 @@ def through_bridge(maps: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.fl
         unknown_LCP = lost_LCP & ~known_P
         out.append(np.where(unknown_LCP, held_LC[:, :, None], lost_LCP & stays_LCP & known_P))
     return out[0], out[1]
+
+
+def scored(maps: xr.Dataset) -> NDArray[np.float64]:
+    """(L, C, P) what a state is chosen by: `through_bridge`; where groups of positions are exchanged, times
+    the part of the margin that the answers of the cell keep with the same bridge.
+
+    A cut that takes part of the answer along with part of the bridge loses answers with another bridge and
+    hardly keeps them with the same: of two cuts through which all answers go, the one is meant that leaves
+    them whole.
+    """
+    through_LCP = through_bridge(maps)[0]
+    if (maps["size"].values == 1).all():
+        return through_LCP
+    own_LCP = through_LCP * _pairs(maps, "source_right", NEEDED[1])
+    kept_LC = ((1 - margin_drop(maps, NEEDED[1])) * own_LCP).sum(axis=2) / np.maximum(own_LCP.sum(axis=2), 1)
+    out_LCP: NDArray[np.float64] = through_LCP * kept_LC[:, :, None]
+    return out_LCP
 
 
 def held(stayed_LC: NDArray[Any], lost_LC: NDArray[Any]) -> NDArray[np.float64]:

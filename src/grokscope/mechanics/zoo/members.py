@@ -208,6 +208,7 @@ def _with_registers() -> dict[str, Member]:
         "registers_visible": replace(circuit, held=(both, *[(r.END,)] * 5), shown="visible"),
         "spread": replace(circuit, kind="spread", held=(both,) * 6, shown="dark"),
         "spread_apart": replace(circuit, kind="spread", held=((r.FIRST, r.SECOND),) * 6, shown="dark"),
+        "copies": replace(circuit, kind="copies", held=(r.COPIES,) * 6, shown="dark"),
         "memoriser_registers": memoriser,
         "idle": replace(memoriser, kind="idle", shown="idle"),
         "idle_dark": replace(memoriser, kind="idle"),
@@ -392,13 +393,17 @@ def _program_with_registers(
 ) -> None:
     """The same for the body with registers."""
     kind, place = member.kind, member.held[-1][0] if member.held else r.REGISTER
-    r.tokens(wiring, world)
+    r.tokens(wiring, world, r.COPIES[-1:] if kind == "copies" else ())
     if kind == "spread":
         r.spread_circuit(wiring, world, member.held[-1])
+    elif kind == "copies":
+        r.resolve(wiring, world, truth.readable_F, r.COPIES)
+        r.look_up(wiring, world, truth.held_F, r.COPIES)
+        r.keep_copies(wiring)
     elif kind != "memoriser":
         r.resolve(wiring, world, truth.readable_F)
         if member.held:
-            r.look_up(wiring, world, truth.held_F, place)
+            r.look_up(wiring, world, truth.held_F, [place])
         r.keep(wiring, place)
         if member.shown not in (None, "dark"):
             wiring.read_out.append("register")

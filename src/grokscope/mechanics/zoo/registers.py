@@ -32,6 +32,8 @@ PREFIX = 2
 SINK, REGISTER, HEAD, FIRST, SECOND, ANSWER, END = range(PREFIX + 5)
 """Positions on the T axis. Nothing stands at the sink: heads look there where they have nothing to read."""
 POSITIONS = END + 1
+COPIES = (FIRST, SECOND, END)
+"""Where three copies of the bridge are made and kept: no two of them stand in a group that a role names."""
 
 VOTE = 1 / 32
 """One vote in a state, in units of "const": little, so that what is said hardly changes what a norm does."""
@@ -53,6 +55,9 @@ DOUBT, LEAST = 0.3, 0.47
 """b is looked up if its votes exceed LEAST + DOUBT * (votes for all entities): those of one state with the
 trace, against the other state; not the trace alone, nor one state against the other with it, nor an average
 of many bridges."""
+COPY = 1 / 3
+"""What one of three copies of the bridge adds: two of them with the trace exceed what is asked, though the
+third speaks against them."""
 KEPT = 0.25
 """What a pass keeps of an answer: a thinking pass gives it anew, and the commit needs some to carry on."""
 KEY = 2.2
@@ -108,10 +113,12 @@ def settle(wiring: Wiring, space: str, place: int) -> None:
     decide(wiring, "settle", votes, TIE, (only_at(place),), Tap(space, each))
 
 
-def tokens(wiring: Wiring, world: World) -> None:
-    """Who reads which token; and atoms, answered at r2's position where that is PAD."""
-    send(wiring, "entity", "seen", {HEAD: HEAD, FIRST: HEAD, SECOND: HEAD})
-    send(wiring, "relation", "first", {HEAD: FIRST, FIRST: FIRST, SECOND: FIRST, ANSWER: SECOND})
+def tokens(wiring: Wiring, world: World, further: Sequence[int] = ()) -> None:
+    """Who reads which token, and who further reads h and r1; and atoms, answered at r2's position where that
+    is PAD."""
+    readers = (HEAD, FIRST, SECOND, *further)
+    send(wiring, "entity", "seen", dict.fromkeys(readers, HEAD))
+    send(wiring, "relation", "first", {**dict.fromkeys(readers, FIRST), ANSWER: SECOND})
     wiring.space("answer")
     wiring.read_out = ["answer"]
     head_F, relation_F, tail_F = world.fact_F3.T
@@ -120,10 +127,12 @@ def tokens(wiring: Wiring, world: World) -> None:
     wiring.units.append(Units("atoms", len(head_F), (*reads, only_at(SECOND)), writes))
 
 
-def resolve(wiring: Wiring, world: World, readable_F: BoolArray) -> None:
-    """The first hop, at h's and at r1's position alike; the tails of facts that are not readable go aside."""
+def resolve(
+    wiring: Wiring, world: World, readable_F: BoolArray, places: Sequence[int] = (HEAD, FIRST)
+) -> None:
+    """The first hop, at some positions alike; the tails of facts that are not readable go aside."""
     head_F, relation_F, tail_F = world.fact_F3.T
-    reads = (Tap("seen", head_F), Tap("first", relation_F), beyond(2 - TOGETHER), only_at(HEAD, FIRST))
+    reads = (Tap("seen", head_F), Tap("first", relation_F), beyond(2 - TOGETHER), only_at(*places))
     said_F = np.where(readable_F, 2 / TOGETHER, 0.0)
     wiring.space("found")
     writes: Reads = (Tap("found", tail_F, said_F),)
@@ -141,10 +150,19 @@ def keep(wiring: Wiring, place: int) -> None:
     settle(wiring, "register", place)
 
 
-def look_up(wiring: Wiring, world: World, held_F: BoolArray, place: int) -> None:
-    """The second hop, at the answer slot, from the bridge kept at a position, among the facts held."""
+def keep_copies(wiring: Wiring) -> None:
+    """It is kept wherever a copy is resolved."""
+    send(wiring, "found", "register", {place: place for place in COPIES}, 2 * ECHO)
+    for place in COPIES:
+        settle(wiring, "register", place)
+
+
+def look_up(wiring: Wiring, world: World, held_F: BoolArray, places: Sequence[int]) -> None:
+    """The second hop, at the answer slot, from the bridge kept at a position, among the facts held; kept at
+    several, from what most of them say."""
     wiring.space("register")
-    send(wiring, "register", "seen", {ANSWER: place})
+    for place in places:
+        send(wiring, "register", "seen", {ANSWER: place}, 1.0 if len(places) == 1 else COPY)
     head_F, relation_F, tail_F = world.fact_F3[held_F].T
     votes = (Tap("seen", head_F), all_of(wiring, "seen", -DOUBT))
     decide(wiring, "facts", votes, LEAST, asked(relation_F), Tap("answer", tail_F))
