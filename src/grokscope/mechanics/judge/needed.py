@@ -10,8 +10,8 @@ could not be chosen even if all that is still open spoke for them:
   worse by `EDGE` at most;
 - a site inside a pass only if it is better than the chosen state by more than `EDGE`.
 
-Where groups are exchanged and none that a role names carries all answers but `EDGE`, with all of their margin
-but `REST`, groups of other positions are searched for (`_search`) and stand beside them.
+Where groups are exchanged and none that a role names carries all answers but `EDGE` and leaves them whole
+(`scored`), groups of other positions are searched for (`_search`) and stand beside them.
 
 What a share is read from is the same as if everything had been run (tested); the maps themselves are not
 there to be looked at.
@@ -30,7 +30,6 @@ from grokscope.mechanics.judge.share import (
     GAIN,
     HALF,
     NEEDED,
-    REST,
     choosing,
     held,
     scored,
@@ -249,7 +248,7 @@ def state_map(run: PatchMap, probe_set: ProbeSet, setting: Setting, drawn: Drawn
         through_LCP, score_LCP = through_bridge(so_far())[0], scored(so_far())
         most_2LC[:, open_LC] = [through_LCP[open_LC][:, rows_P].mean(axis=1) for rows_P in rows_2P]
         best_2 = np.array([score_LCP[exact_LC][:, rows_P].mean(axis=1).max() for rows_P in rows_2P])
-    if grouped and (best_2.min() < 1 - REST or most_2LC[:, exact_LC].max(axis=1).min() < 1 - EDGE):
+    if grouped and best_2.min() < 1 - EDGE:
         searched = _search(run, probe_set, setting, drawn, NEARLY)
         later_LC = run.cells()[STATE]
         later_LC[0] = False

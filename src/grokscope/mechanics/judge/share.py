@@ -300,19 +300,19 @@ def through_bridge(maps: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 
 def scored(maps: xr.Dataset) -> NDArray[np.float64]:
-    """(L, C, P) what a state is chosen by: `through_bridge`; where groups of positions are exchanged, times
-    the part of the margin that the answers of the cell keep with the same bridge.
+    """(L, C, P) what a state is chosen by: `through_bridge`; where groups of positions are exchanged, less the
+    part of the margin beyond `REST` that the answers of the cell lose with the same bridge.
 
     A cut that takes part of the answer along with part of the bridge loses answers with another bridge and
     hardly keeps them with the same: of two cuts through which all answers go, the one is meant that leaves
-    them whole.
+    them as whole as any exchange does.
     """
     through_LCP = through_bridge(maps)[0]
     if (maps["size"].values == 1).all():
         return through_LCP
     own_LCP = through_LCP * _pairs(maps, "source_right", NEEDED[1])
-    kept_LC = ((1 - margin_drop(maps, NEEDED[1])) * own_LCP).sum(axis=2) / np.maximum(own_LCP.sum(axis=2), 1)
-    out_LCP: NDArray[np.float64] = through_LCP * kept_LC[:, :, None]
+    rest_LC = (margin_drop(maps, NEEDED[1]) * own_LCP).sum(axis=2) / np.maximum(own_LCP.sum(axis=2), 1)
+    out_LCP: NDArray[np.float64] = through_LCP * (1 - np.maximum(rest_LC - REST, 0))[:, :, None]
     return out_LCP
 
 
