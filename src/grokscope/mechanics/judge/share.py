@@ -300,8 +300,8 @@ def through_bridge(maps: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 
 def scored(maps: xr.Dataset) -> NDArray[np.float64]:
-    """(L, C, P) what a state is chosen by: `through_bridge`; where groups of positions are exchanged, less the
-    part of the margin beyond `REST` that the answers of the cell lose with the same bridge.
+    """(L, C, P) what a state is chosen by: `through_bridge`; where groups of positions are exchanged, less
+    what the answers of the cell lose of their margin, beyond `REST`, when the bridge stays the same.
 
     A cut that takes part of the answer along with part of the bridge loses answers with another bridge and
     hardly keeps them with the same: of two cuts through which all answers go, the one is meant that leaves
