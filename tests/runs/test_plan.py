@@ -196,3 +196,11 @@ def test_a_run_that_ended_early_is_done_until_it_is_asked_for_more(tmp_path):
     assert [(one.action, one.step) for one in plan_runs(study, tmp_path)] == [("skip", end)]
     longer = study.replace(training={**study.training.tree(), "until": {}})
     assert [(one.action, one.directory) for one in plan_runs(longer, tmp_path)] == [("extend", run)]
+
+
+def test_runs_can_be_kept_by_what_they_are() -> None:
+    """A run that may end early is a key as any other."""
+    one, two = (
+        tiny_study(training={"until": {"test_ood": level}}).expand()["natural-s0"] for level in (0.5, 0.9)
+    )
+    assert len({one, two, one.replace()}) == 2

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from grokscope.spec import Spec, later
+from grokscope.spec import Spec, canonical_json, later
 
 Part: TypeAlias = Literal["embedding", "blocks", "head"]
 """What can be frozen."""
@@ -98,6 +98,10 @@ class TrainingSpec(Spec):
     """Where it runs."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile: auto uses it where a compiler works, and says once where not."""
+
+    def __hash__(self) -> int:
+        """Of a field that is a mapping as of all others."""
+        return hash(canonical_json(self.tree()))
 
     @field_validator("compile", mode="before")
     @classmethod
