@@ -104,6 +104,7 @@ def test_what_ends_a_run_early_is_an_option(ran: list[tuple[StudySpec, Any]]) ->
     assert cli.main(["run", "demo", "--training.until", "test_ood", "0.9", "train_inferred", "0.99"]) == 0
     assert ran[0][0].training.until == {"test_ood": 0.9, "train_inferred": 0.99}
     assert cli.main(["run", "demo", "--training.until", "test_ood", "90"]) == 2
+    assert cli.main(["run", "demo", "--training.until", "test_oood", "0.9"]) == 2
 
 
 def test_a_facts_file_given_as_an_option_is_relative_to_here(

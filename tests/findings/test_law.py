@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,7 +120,13 @@ def test_a_prediction_is_scored_by_what_happened() -> None:
         score(Predictions("map", 1, {"other": {"sure": sure}}), [run])
 
 
-def test_where_nothing_happened_there_is_no_law() -> None:
+def test_where_nothing_happened_or_varies_there_is_no_law() -> None:
+    alike = [replace(one, described=dict.fromkeys(one.described, 1.0)) for one in cells(2)]
+    with pytest.raises(InputError, match="the same in all 6 runs"):
+        coefficients(alike)
+    never = [replace(one, generalisation=Time(6000.0, None, 6000.0)) for one in cells(2)]
+    with pytest.raises(InputError, match="none of 6 runs has the event"):
+        coefficients(never)
     described, _ = planted(4, 0)
     with pytest.raises(InputError, match="none of 4 runs has the event"):
         fit(described, [Time(100.0, None, 100.0)] * 4, ("phi",))

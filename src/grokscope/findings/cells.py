@@ -94,7 +94,14 @@ def table(runs: Sequence[Ran]) -> pl.DataFrame:
 
 def coefficients(runs: Sequence[Ran]) -> pl.DataFrame:
     """Per time and predictor the factor of time when it doubles (skew: rises by one), with the 95 % interval
-    of a bootstrap of cells."""
+    of a bootstrap of cells.
+
+    Raises:
+        InputError: nothing varies, or one of the events never happened.
+    """
+    point = law_of(runs)
+    if not point.saturation.names:
+        raise InputError(f"what could decide is the same in all {len(runs)} runs: a law needs a sweep.")
     cells = sorted({one.cell for one in runs})
     of_cell = {cell: [one for one in runs if one.cell == cell] for cell in cells}
     rng = np.random.default_rng(0)
@@ -105,7 +112,7 @@ def coefficients(runs: Sequence[Ran]) -> pl.DataFrame:
             laws.append(law_of(drawn))
         except InputError:  # of a draw in which something never happens
             continue
-    point, rows = law_of(runs), []
+    rows = []
     for time in ("saturation", "generalisation"):
         for name in getattr(point, time).names:
             factors = [getattr(law, time).per_doubling(name) for law in laws]

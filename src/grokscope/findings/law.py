@@ -61,8 +61,11 @@ def describe(spec: RunSpec) -> dict[str, float]:
     Bits per parameter are those of all trained compositions' answers, remembered one by one.
 
     Raises:
-        InputError: the spec cannot be honoured.
+        InputError: the spec cannot be honoured, or nothing is composed or OOD.
     """
+    for field, value in (("corpus.phi", spec.corpus.phi), ("world.ood_fraction", spec.world.ood_fraction)):
+        if value <= 0:
+            raise InputError(f"{field} = {value:g}: a law of it needs more than 0.")
     k_1, k_2 = (
         ratio * partners_per_fact(spec.regime, hop, spec.corpus.phi) if ratio else 0.0
         for hop, (ratio, _) in enumerate(spec.regime.injection[:2])

@@ -17,6 +17,7 @@ from grokscope.spec import Spec, merge
 from grokscope.training.spec import TrainingSpec
 from grokscope.transfer.spec import TransferSpec
 from grokscope.world.format import FormatSpec
+from grokscope.world.probes import patterns
 from grokscope.world.spec import REGIMES, CorpusSpec, Regime, WorldSpec
 
 MOMENTS = ("end", "saturation", "generalisation")
@@ -158,6 +159,10 @@ class StudySpec(Spec):
             raise ValueError(f"vary [] sets no stream, so the seeds {list(self.seeds)} would be one run each")
         if unknown := set(self.steps_for) - set(names):
             raise ValueError(f"steps_for names {sorted(unknown)}, which are not among the regimes {names}")
+        probes = patterns(self.corpus.hops)
+        for name in self.training.until:
+            if name not in probes:
+                raise ValueError(f"training.until names {name!r}; the probe sets are {', '.join(probes)}")
         for field in self.sweep.vary if self.sweep is not None else ():
             if field.partition(".")[0] not in SWEPT or "." not in field:
                 raise ValueError(
