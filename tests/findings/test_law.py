@@ -12,9 +12,12 @@ from scipy import integrate, stats
 
 from grokscope import cli
 from grokscope.errors import InputError
-from grokscope.findings.cells import Predictions, Ran, coefficients, left_out, score
+from grokscope.findings.cells import Predictions, Ran, left_out, resampled, score
 from grokscope.findings.law import FATES, bounds_of, fate_of, fit, fit_both, log_chance
+from grokscope.report.html import write_report
+from grokscope.report.map_figures import Plane
 from grokscope.runs.files import load_study
+from grokscope.runs.study import open_study
 from grokscope.statistics.times import Time
 from tests.runs.tiny import tiny_study, trained
 
@@ -67,8 +70,18 @@ def test_the_chance_of_what_was_seen_is_the_integral_of_the_density(mean, noise,
     never = stats.norm(mean, noise).logsf(math.log(after))
     bounds = bounds_of([Time(after, by, by), Time(after, None, after), Time(0.0, by, by)])
     early = stats.norm(mean, noise).logcdf(math.log(by))
-    chances_U = log_chance(*bounds, np.array(mean), noise)
+    chances_U, slope_U2 = log_chance(*bounds, np.array(mean), noise)
     assert chances_U == pytest.approx([math.log(expected), never, early], rel=1e-5)
+    step = 1e-5
+    for place, (up, down) in enumerate([
+        ((mean + step, noise), (mean - step, noise)),
+        ((mean, noise * math.exp(step)), (mean, noise * math.exp(-step))),
+    ]):  # fmt: skip
+        ends = [log_chance(*bounds, np.array(at), spread)[0] for at, spread in (up, down)]
+        assert slope_U2[:, place] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-3, abs=1e-4)
+
+
+BUDGET_OF_CELLS = 6000.0
 
 
 def cells(count: int = 40, seed: int = 1) -> list[Ran]:
@@ -81,9 +94,12 @@ def cells(count: int = 40, seed: int = 1) -> list[Ran]:
         described["bits per parameter"] = rng.normal()
         for run in range(3):
             first, late = np.exp(0.1 * rng.normal(size=2))
-            one, two = seen(800 * first, 6000.0), seen(20_000 * 2 ** -described["phi"] * late, 6000.0)
+            one, two = (
+                seen(800 * first, BUDGET_OF_CELLS),
+                seen(20_000 * 2 ** -described["phi"] * late, BUDGET_OF_CELLS),
+            )
             fate = fate_of(one, two, 2.0)
-            out.append(Ran(f"cell{number}", run, described, one, two, 6000.0, 2.0, fate, None))
+            out.append(Ran(f"cell{number}", "natural", run, described, one, two, 6000.0, 2.0, fate, None))
     return out
 
 
@@ -97,16 +113,31 @@ def test_cells_left_out_are_predicted_by_the_law_that_has_the_cause() -> None:
     law = fit_both([one.described for one in runs], *([getattr(one, name) for one in runs]
                    for name in ("saturation", "generalisation")))  # fmt: skip
     chances = law.fates(runs[0].described, 6000.0, 2.0)
-    assert tuple(chances) == FATES
-    assert sum(chances.values()) == pytest.approx(1.0)
+    assert chances.shape == (len(FATES),)
+    assert chances.sum() == pytest.approx(1.0)
 
 
 def test_intervals_of_coefficients_hold_what_was_planted() -> None:
-    rows = {(row["time"], row["predictor"]): row for row in coefficients(cells(20)).to_dicts()}
+    rows = {(row["time"], row["predictor"]): row for row in resampled(cells(20)).coefficients().to_dicts()}
     late = rows["generalisation", "phi"]
     assert late["low"] < 0.5 < late["high"] < 0.7
     none = rows["saturation", "width"]
     assert none["low"] < 1 < none["high"]
+
+
+def test_the_border_of_a_map_is_where_it_was_planted_and_unsure_only_beside_it() -> None:
+    runs = cells()
+    plane = Plane(runs, resampled(runs))
+    assert plane.names[0] == "phi"
+    region = plane.region("natural")
+    composes_X = np.isin(region.likeliest_YX, [2, 3]).mean(axis=0)
+    border = math.log2(20_000 / BUDGET_OF_CELLS)
+    assert (composes_X[region.x_X > border + 0.3] == 1).all()
+    assert (composes_X[region.x_X < border - 0.3] == 0).all()
+    late = math.log2(20_000 / 1600)
+    near_X = np.minimum(abs(region.x_X - border), abs(region.x_X - late)) < 0.45
+    assert region.sure_YX[:, ~near_X].all()
+    assert not region.sure_YX[:, near_X].all()
 
 
 def test_a_prediction_is_scored_by_what_happened() -> None:
@@ -123,10 +154,10 @@ def test_a_prediction_is_scored_by_what_happened() -> None:
 def test_where_nothing_happened_or_varies_there_is_no_law() -> None:
     alike = [replace(one, described=dict.fromkeys(one.described, 1.0)) for one in cells(2)]
     with pytest.raises(InputError, match="the same in all 6 runs"):
-        coefficients(alike)
+        resampled(alike)
     never = [replace(one, generalisation=Time(6000.0, None, 6000.0)) for one in cells(2)]
     with pytest.raises(InputError, match="none of 6 runs has the event"):
-        coefficients(never)
+        resampled(never)
     described, _ = planted(4, 0)
     with pytest.raises(InputError, match="none of 4 runs has the event"):
         fit(described, [Time(100.0, None, 100.0)] * 4, ("phi",))
@@ -145,7 +176,7 @@ def test_a_sweep_is_fitted_and_its_next_points_are_foretold_by_one_command(tmp_p
     study = tiny_study(
         regimes=["natural", "both_hops_full"], sweep=sweep, causal={"enabled": False},
         diagnosis={"saturation": 0.001, "generalisation": 0.001, "window": 1},
-        training={"steps": 24, "first_checkpoint": 24, "optimizer": {"lr": 0.03}},
+        training={"steps": 24, "first_checkpoint": 24, "dense_every": 24, "optimizer": {"lr": 0.03}},
     )  # fmt: skip
     trained(study, tmp_path / "study")
     out, csv = tmp_path / "next.json", tmp_path / "runs.csv"
@@ -160,3 +191,7 @@ def test_a_sweep_is_fitted_and_its_next_points_are_foretold_by_one_command(tmp_p
     out.write_text("[]")
     assert cli.main(["law", str(tmp_path / "study"), "--score", str(out)]) == 2
     assert cli.main(["law", str(tmp_path / "study"), "--next", "1"]) == 2
+    page = write_report(open_study(tmp_path / "study"), tmp_path / "report").read_text()
+    assert "figures/map.pdf" in page
+    assert (tmp_path / "report/figures/factors.png").exists()
+    assert page.count("<h2>natural") == 0, "a section for each of the regimes of a sweep"

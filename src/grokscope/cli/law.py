@@ -48,7 +48,7 @@ def law(command: Law) -> int:
         _print("Predictions, scored", cells.score(predictions, runs))
         return 0
     _print("What became of the runs", cells.table(runs)["fate"].value_counts(sort=True))
-    _print("Factor of time when it doubles (skew: + 1)", cells.coefficients(runs))
+    _print("Factor of time when it doubles (skew: + 1)", cells.resampled(runs).coefficients())
     _print("Every cell predicted by the others", cells.left_out(runs))
     if command.out is not None:
         write_json(command.out, cells.foretell(runs, study, command.next).tree())

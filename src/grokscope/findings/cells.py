@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from grokscope.errors import InputError
-from grokscope.findings.law import DESCRIBED, FATES, LAWS, Fate, Law, describe, fate_of, fit_both
+from grokscope.findings.law import DESCRIBED, FATES, LAWS, Fate, Floats, Law, describe, fate_of, fit_both
 from grokscope.findings.measured import measure
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET
 from grokscope.runs.study import Study
@@ -30,6 +30,8 @@ class Ran:
     """A finished run of a cell."""
 
     cell: str
+    regime: str
+    """The study's own, of which the cell is a point."""
     seed: int
     described: Mapping[str, float]
     saturation: Time
@@ -40,6 +42,10 @@ class Ran:
     fate: Fate
     verdict: str | None
     """By interventions; None: nobody has intervened."""
+    share: float | None = None
+    """Of the right OOD answers, through the bridge; None: cannot tell."""
+    bridge: str | None = None
+    """Visible, in registers, dark or idle; None: cannot tell."""
 
 
 def ran(study: Study) -> list[Ran]:
@@ -48,7 +54,7 @@ def ran(study: Study) -> list[Ran]:
     Raises:
         InputError: there are none, or a file is damaged.
     """
-    found = []
+    found, swept = [], study.spec.swept()
     for name, run in study.runs.items():
         diagnosis = run.diagnosis
         if diagnosis is None or not run.finished:
@@ -56,12 +62,23 @@ def ran(study: Study) -> list[Ran]:
         one = measure(name, run, diagnosis)
         first, second = one.time("saturation"), one.time(f"generalisation.{VERDICT_SET}")
         delay = diagnosis.spec.delay
-        verdict = run.verdict.verdict if run.verdict else None
-        budget = run.spec.training.steps
+        judged = one.verdict.of(VERDICT_SET) if one.verdict else None
         found.append(
-            Ran(one.regime, one.seed, describe(run.spec), first, second, budget, delay,
-                fate_of(first, second, delay), verdict)
-        )  # fmt: skip
+            Ran(
+                cell=one.regime,
+                regime=swept[one.regime][0],
+                seed=one.seed,
+                described=describe(run.spec),
+                saturation=first,
+                generalisation=second,
+                budget=run.spec.training.steps,
+                delay=delay,
+                fate=fate_of(first, second, delay),
+                verdict=one.verdict.verdict if one.verdict else None,
+                share=judged.share.value if judged and judged.share else None,
+                bridge=judged.bridge if judged else None,
+            )
+        )
     if not found:
         raise InputError(f"{study.directory}: no run of study {study.spec.name} is finished yet.")
     return found
@@ -78,11 +95,13 @@ def law_of(runs: Sequence[Ran], names: Sequence[str] = DESCRIBED) -> Law:
 
 
 def table(runs: Sequence[Ran]) -> pl.DataFrame:
-    """A row per run: cell, seed, what describes it, fate, verdict, and times (null: not within its steps)."""
+    """A row per run: cell, regime, seed, what describes it (`law.describe`), fate, causal verdict, share of
+    right OOD answers through the bridge, where the bridge is read, and times (null: not within its steps)."""
     return pl.from_dicts(
         [
             {
-                "cell": one.cell, "seed": one.seed, **one.described, "fate": one.fate, "verdict": one.verdict,
+                "cell": one.cell, "regime": one.regime, "seed": one.seed, **one.described, "fate": one.fate,
+                "verdict": one.verdict, "share": one.share, "bridge": one.bridge,
                 "saturation": one.saturation.by, "generalisation": one.generalisation.by,
                 "budget": one.budget,
             }
@@ -92,9 +111,28 @@ def table(runs: Sequence[Ran]) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def coefficients(runs: Sequence[Ran]) -> pl.DataFrame:
-    """Per time and predictor the factor of time when it doubles (skew: rises by one), with the 95 % interval
-    of a bootstrap of cells.
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """A law, and those of bootstrap samples of the cells it was fitted on."""
+
+    law: Law
+    again: tuple[Law, ...]
+
+    def coefficients(self) -> pl.DataFrame:
+        """Per time and predictor the factor of time when it doubles (skew: rises by one), with its 95 %
+        interval."""
+        rows = []
+        for time in ("saturation", "generalisation"):
+            for name in getattr(self.law, time).names:
+                factors = [getattr(law, time).per_doubling(name) for law in self.again]
+                low, high = np.quantile(factors, [0.025, 0.975])
+                value = getattr(self.law, time).per_doubling(name)
+                rows.append({"time": time, "predictor": name, "factor": value, "low": low, "high": high})
+        return pl.from_dicts(rows)
+
+
+def resampled(runs: Sequence[Ran]) -> Resampled:
+    """The law of some runs, and its bootstrap.
 
     Raises:
         InputError: nothing varies, or one of the events never happened.
@@ -112,14 +150,7 @@ def coefficients(runs: Sequence[Ran]) -> pl.DataFrame:
             laws.append(law_of(drawn))
         except InputError:  # of a draw in which something never happens
             continue
-    rows = []
-    for time in ("saturation", "generalisation"):
-        for name in getattr(point, time).names:
-            factors = [getattr(law, time).per_doubling(name) for law in laws]
-            low, high = np.quantile(factors, [0.025, 0.975])
-            value = getattr(point, time).per_doubling(name)
-            rows.append({"time": time, "predictor": name, "factor": value, "low": low, "high": high})
-    return pl.from_dicts(rows)
+    return Resampled(point, tuple(laws))
 
 
 @dataclass(frozen=True)
@@ -133,6 +164,11 @@ class Predictions(Stored):
     """Runs."""
     cells: dict[str, dict[str, dict[Fate, float]]]
     """By cell and law, the chance of every fate."""
+
+
+def named(chance_F: Floats) -> dict[Fate, float]:
+    """Chances of fates by their name."""
+    return dict(zip(FATES, chance_F.tolist(), strict=True))
 
 
 def foretell(runs: Sequence[Ran], study: Study, points: int) -> Predictions:
@@ -155,7 +191,7 @@ def foretell(runs: Sequence[Ran], study: Study, points: int) -> Predictions:
     cells = {}
     for cell in new:
         described, budget = describe(specs[cell]), specs[cell].training.steps
-        cells[cell] = {law: fitted.fates(described, budget, delay) for law, fitted in laws.items()}
+        cells[cell] = {law: named(fitted.fates(described, budget, delay)) for law, fitted in laws.items()}
     return Predictions(study.spec.name, len(runs), cells)
 
 
@@ -198,7 +234,7 @@ def left_out(runs: Sequence[Ran]) -> pl.DataFrame:
         own = next(one for one in runs if one.cell == cell)
         rest = [one for one in runs if one.cell != cell]
         predictions[cell] = {
-            law: law_of(rest, names).fates(own.described, own.budget, own.delay)
+            law: named(law_of(rest, names).fates(own.described, own.budget, own.delay))
             for law, names in LAWS.items()
         }
     return score(Predictions("", len(runs), predictions), runs)

@@ -18,7 +18,7 @@ Simpler laws stand beside it (`LAWS`): phi alone; k alone, in how many compositi
 (the k of k-coverage, arXiv 2505.20278, which for a composition of two facts asks in how many contexts each
 was seen); bits per parameter.
 
-Shape suffixes: U runs, K predictors, D draws, C cells.
+Shape suffixes: U runs, K predictors, D draws, F fates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +37,8 @@ from grokscope.statistics.times import Time
 from grokscope.world.injection import partners_per_fact
 
 Floats = NDArray[np.float64]
+Described: TypeAlias = Mapping[str, float] | Mapping[str, Floats]
+"""Predictors of one run, or of many."""
 Fate: TypeAlias = Literal["not learned", "remembers", "composes at once", "composes after a delay"]
 FATES: tuple[Fate, ...] = get_args(Fate)
 
@@ -51,8 +53,11 @@ LAWS: dict[str, tuple[str, ...]] = {
 """By name, the predictors of a law; "none" knows how often things happen."""
 PRIOR = 2.0
 """Of a coefficient, in e-folds of time per standard deviation of the predictor: a factor of 7."""
+LOG_ROOT = 0.5 * np.log(2 * np.pi)
+MOST = 300.0
+"""Of a logarithm in a slope: of a run that a first guess thinks impossible it is finite so."""
 DRAWS = 20_000
-"""Of both times, by which fates are weighed: their shares are then known to 0.004."""
+"""Of both times, where one run is predicted."""
 
 
 def describe(spec: RunSpec) -> dict[str, float]:
@@ -100,10 +105,10 @@ class TimeLaw:
     noise: float
     """Standard deviation of a run's log time about its mean."""
 
-    def mean(self, described: Mapping[str, float]) -> float:
-        """Mean log time."""
-        x_K = np.array([described[name] for name in self.names])
-        return float(self.level + ((x_K - self.centre_K) / self.scale_K) @ self.weight_K)
+    def mean(self, described: Described) -> Floats:
+        """Mean log time: of one run, or of as many as the values of `described` are arrays long."""
+        terms = zip(self.names, self.centre_K, self.scale_K, self.weight_K, strict=True)
+        return np.asarray(self.level + sum(w * (described[name] - c) / s for name, c, s, w in terms))
 
     def per_doubling(self, name: str) -> float:
         """Factor of time when a predictor doubles (skew: rises by one); 1 if it did not vary."""
@@ -133,16 +138,14 @@ def fit(described: Sequence[Mapping[str, float]], times: Sequence[Time], names: 
     low_U, high_U = bounds_of(times)
     start_U = np.where(np.isfinite(high_U), high_U, low_U)
 
-    def loss(value: Floats) -> float:
-        mean_U = value[0] + z_UK @ value[2:]
-        return float(
-            0.5 * (value[2:] ** 2).sum() / PRIOR**2
-            - log_chance(low_U, high_U, mean_U, np.exp(value[1])).sum()
-        )
+    def loss(value: Floats) -> tuple[float, Floats]:
+        chance_U, slope_U2 = log_chance(low_U, high_U, value[0] + z_UK @ value[2:], np.exp(value[1]))
+        slope = np.concatenate([slope_U2.sum(axis=0), slope_U2[:, 0] @ z_UK - value[2:] / PRIOR**2])
+        return float(0.5 * (value[2:] ** 2).sum() / PRIOR**2 - chance_U.sum()), -slope
 
     first = np.concatenate([[start_U.mean(), np.log(start_U.std() + 0.1)], np.zeros(z_UK.shape[1])])
     bounds = [(None, None), (np.log(0.02), np.log(20.0)), *[(None, None)] * z_UK.shape[1]]
-    found = optimize.minimize(loss, first, method="L-BFGS-B", bounds=bounds).x
+    found = optimize.minimize(loss, first, jac=True, method="L-BFGS-B", bounds=bounds).x
     kept = tuple(name for name, varies in zip(names, varies_K, strict=True) if varies)
     return TimeLaw(kept, centre_K, scale_K, found[2:], float(found[0]), float(np.exp(found[1])))
 
@@ -154,14 +157,22 @@ def bounds_of(times: Sequence[Time]) -> tuple[Floats, Floats]:
     return low_U, np.log([np.inf if time.by is None else time.by for time in times])
 
 
-def log_chance(low_U: Floats, high_U: Floats, mean_U: Floats, noise: float) -> Floats:
-    """(U,) log probability that a normal variable lies between, in the tail where its digits are kept."""
+def log_chance(low_U: Floats, high_U: Floats, mean_U: Floats, noise: float) -> tuple[Floats, Floats]:
+    """(U,) log probability that a normal variable lies between, in the tail where its digits are kept, and
+    (U, 2) its slope in the mean and in the logarithm of the noise."""
     one_U, two_U = (low_U - mean_U) / noise, (high_U - mean_U) / noise
     right_U = one_U > 0
     near_U, far_U = np.where(right_U, -one_U, two_U), np.where(right_U, -two_U, one_U)
     most_U = special.log_ndtr(near_U)
     out_U: Floats = most_U + np.log1p(-np.exp(np.minimum(special.log_ndtr(far_U) - most_U, -1e-12)))
-    return out_U
+    slope_U2 = np.zeros((*out_U.shape, 2))
+    for sign, end_U in ((1.0, one_U), (-1.0, two_U)):
+        at_U = np.where(np.isfinite(end_U), end_U, 0.0)  # an infinite end has no density
+        density_U = np.where(
+            np.isfinite(end_U), np.exp(np.minimum(-0.5 * at_U**2 - LOG_ROOT - out_U, MOST)), 0.0
+        )
+        slope_U2 += sign * density_U[..., None] * np.stack([np.full_like(at_U, 1 / noise), at_U], axis=-1)
+    return out_U, slope_U2
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,21 +184,22 @@ class Law:
     correlation: float
     """Of their residuals."""
 
-    def fates(self, described: Mapping[str, float], budget: float, delay: float) -> dict[Fate, float]:
-        """The chance of every fate of a run of `budget` steps.
+    def fates(self, described: Described, budget: float, delay: float, draws: int = DRAWS) -> Floats:
+        """(..., F) the chance of every fate of runs of `budget` steps, in the order of `FATES`.
 
         Args:
-            described: of the run. delay: times saturation, beyond which OOD answers are late.
+            described: of a run, or of several. delay: times saturation, beyond which OOD answers are late.
+            draws: of both times, by which fates are weighed; their shares are known to 0.5 / sqrt(draws).
         """
-        draw_2D = np.random.default_rng(0).standard_normal((2, DRAWS))
+        draw_2D = np.random.default_rng(0).standard_normal((2, draws))
         draw_2D[1] = self.correlation * draw_2D[0] + np.sqrt(1 - self.correlation**2) * draw_2D[1]
-        saturated_D = self.saturation.mean(described) + self.saturation.noise * draw_2D[0]
-        answered_D = self.generalisation.mean(described) + self.generalisation.noise * draw_2D[1]
+        saturated_D = self.saturation.mean(described)[..., None] + self.saturation.noise * draw_2D[0]
+        answered_D = self.generalisation.mean(described)[..., None] + self.generalisation.noise * draw_2D[1]
         within_D = answered_D <= np.log(budget)
         late_D = answered_D > saturated_D + np.log(delay)
         learned_D = saturated_D <= np.log(budget)
         shares = (~within_D & ~learned_D, ~within_D & learned_D, within_D & ~late_D, within_D & late_D)
-        return {fate: float(share_D.mean()) for fate, share_D in zip(FATES, shares, strict=True)}
+        return np.stack([share_D.mean(axis=-1) for share_D in shares], axis=-1)
 
 
 def fit_both(

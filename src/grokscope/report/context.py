@@ -264,11 +264,11 @@ def regime_context(view: StudyView, regime: str, pictures: list[Picture]) -> dic
     }
 
 
-def page_context(view: StudyView, overview: Picture | None, regimes: list[dict[str, Any]]) -> dict[str, Any]:
+def page_context(view: StudyView, above: list[Picture], regimes: list[dict[str, Any]]) -> dict[str, Any]:
     """Everything the template prints."""
     return {
         "view": view,
-        "overview": overview,
+        "above": above,
         "overview_rows": overview_rows(view),
         "latents": latents(view.curves),
         "regimes": regimes,

@@ -1,8 +1,8 @@
 """Which figures a report has: functions of the measured study, in lists that a further one is added to.
 
-`REGIME_FIGURES` are drawn for every regime, `FINDING_FIGURES` stand with a finding, by its number. Each
-function yields figures with their name and what is said of them, or none; it is called inside
-`style.styled()`.
+`STUDY_FIGURES` stand above all others, `REGIME_FIGURES` are drawn for every regime of a study that is no
+sweep, `FINDING_FIGURES` stand with a finding, by its number. Each function yields figures with their name and
+what is said of them, or none; it is called inside `style.styled()`.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ from grokscope.report.causal_figures import SHOWN_SETS, causal_panel, run_sketch
 from grokscope.report.context import counts, map_note, own_saturation, paper_note
 from grokscope.report.finding_figures import courses, plane, seen, waiting
 from grokscope.report.grid import path_grid
+from grokscope.report.map_figures import SURE, Plane, factors, fate_map
 from grokscope.report.tables import RunView, StudyView, latents
 from grokscope.report.tuning_figures import tunings
 from grokscope.statistics.clustered import FEWEST_PROBES
@@ -41,10 +42,26 @@ OfRegime: TypeAlias = Callable[[StudyView, str], Iterator[Drawn]]
 OfStudy: TypeAlias = Callable[[StudyView], Iterator[Drawn]]
 
 
-def overview(view: StudyView) -> Drawn:
-    """The course of every regime, above all others."""
+def _overview(view: StudyView) -> Iterator[Drawn]:
+    """The course of every regime."""
+    if not len(view.curves) or view.law is not None:
+        return
     caption = f"All regimes. {_lines(view, view.runs)} {counts(view.curves, 'test_ood')}."
-    return Drawn("overview", "Course of every regime", caption, figures.overview(view))
+    yield Drawn("overview", "Course of every regime", caption, figures.overview(view))
+
+
+def _map(view: StudyView) -> Iterator[Drawn]:
+    """What becomes of the runs of a sweep."""
+    law = view.law
+    if law is not None:
+        caption = (
+            "A row of dots is a cell, a dot a seed; full: the causal verdict is a circuit. Pale: the "
+            "likeliest end by the law of the sweep, its other predictors on average; hatched: where less "
+            f"than {SURE:.0%} of {len(law.again)} bootstrap samples of the cells agree on it."
+        )
+        yield Drawn("map", "What becomes of runs, by data", caption, fate_map(Plane(view.ran, law)))
+        caption = f"Accelerated failure time, 95 % intervals by {len(law.again)} bootstrap samples of cells."
+        yield Drawn("factors", "What moves the time of learning", caption, factors(law))
 
 
 def _curves(view: StudyView, regime: str) -> pl.DataFrame:
@@ -168,6 +185,7 @@ def _tuning(view: StudyView) -> Iterator[Drawn]:
         yield Drawn("tuning", "Fine-tuning on new facts", caption, tunings(view.tuned))
 
 
+STUDY_FIGURES: list[OfStudy] = [_map, _overview]
 REGIME_FIGURES: list[OfRegime] = [_course, _paper, _maps, _causal, _split, _learning]
 FINDING_FIGURES: list[tuple[int, OfStudy]] = [
     (1, _courses),

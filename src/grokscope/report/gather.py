@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from grokscope.errors import InputError
+from grokscope.findings.cells import Ran, Resampled, ran, resampled
 from grokscope.findings.evaluate import evaluate
 from grokscope.findings.measured import evidence
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET, Diagnosis, diagnose
@@ -57,6 +58,7 @@ def gather(study: Study) -> StudyView:
     runs = sorted(started.values(), key=lambda run: (order.index(run.spec.regime.name), run.spec.seed))
     parts, measured = [_run(run, level) for run in runs], evidence(study, started)
     causal = [row for part in parts for row in part[4]]
+    finished, law, why = _law(study)
     return StudyView(
         name=spec.name,
         family=spec.family,
@@ -73,8 +75,22 @@ def gather(study: Study) -> StudyView:
         spec=spec.with_world(kept(spec.world)).tree(),
         evidence=measured,
         found=evaluate(study, measured) if measured.runs else None,
+        ran=finished,
+        law=law,
+        notes=(why,) if why else (),
         tuned=tuning_curves(study),
     )
+
+
+def _law(study: Study) -> tuple[list[Ran], Resampled | None, str]:
+    """The finished runs of a sweep, the law of what becomes of them, and else why there is none."""
+    if study.spec.sweep is None:
+        return [], None, ""
+    try:
+        finished = ran(study)
+        return finished, resampled(finished), ""
+    except InputError as error:
+        return [], None, f"There is no map: {error}"
 
 
 def command_of(spec: StudySpec) -> str:

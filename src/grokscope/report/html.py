@@ -18,7 +18,7 @@ from grokscope.files import write_json, write_text
 from grokscope.findings.page import summary_rows
 from grokscope.report import style
 from grokscope.report.context import Picture, page_context, regime_context
-from grokscope.report.drawn import REGIME_FIGURES, Drawn, of_findings, overview
+from grokscope.report.drawn import REGIME_FIGURES, STUDY_FIGURES, Drawn, of_findings
 from grokscope.report.gather import STUDY_FILE, gather
 from grokscope.report.tables import StudyView, write_tables
 from grokscope.runs.study import Study
@@ -48,12 +48,13 @@ def render(view: StudyView, directory: Path) -> Path:
     write_tables(view, directory / "tables")
     folder = directory / "figures"
     with style.styled():
-        above = keep(overview(view), folder) if len(view.curves) else None
+        above = [keep(one, folder) for draw in STUDY_FIGURES for one in draw(view)]
+        # Of a sweep, with its dozens of regimes, `grokscope report RUN` draws the runs that are asked for.
         regimes = [
             regime_context(
                 view, regime, [keep(one, folder) for draw in REGIME_FIGURES for one in draw(view, regime)]
             )
-            for regime in view.regimes
+            for regime in (view.regimes if view.law is None else ())
         ]
         judged = None
         if view.found is not None:

@@ -9,7 +9,7 @@ written as CSV beside the figures, and nothing after them looks at a run again.
 `events`     one row per run and event: the step it happened at, or the last step at which it had not.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 
 from grokscope.files import whole
+from grokscope.findings.cells import Ran, Resampled
 from grokscope.findings.measured import Evidence
 from grokscope.findings.values import Findings
 from grokscope.mechanics.judge.verdict import CausalVerdict
@@ -132,6 +133,12 @@ class StudyView:
     """What its findings are judged by."""
     found: Findings | None = None
     """Its findings; None: no run has finished."""
+    ran: Sequence[Ran] = ()
+    """The finished runs of a sweep."""
+    law: Resampled | None = None
+    """Of what becomes of them; None: no sweep, or nothing to fit it on."""
+    notes: tuple[str, ...] = ()
+    """Plain sentences on what the study does not have."""
     tuned: pl.DataFrame | None = None
     """Its transfers at every checkpoint, see `tuning_figures.tuning_curves`."""
 

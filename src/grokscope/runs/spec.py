@@ -194,9 +194,11 @@ class StudySpec(Spec):
             return [("", {})]
         return [(self.sweep.label(point), point) for point in self.sweep.chosen()]
 
-    def varied(self) -> dict[str, Point]:
-        """The values of the varied fields by regime name."""
-        return {_named(name, label): point for label, point in self.points for name in self._own_names}
+    def swept(self) -> dict[str, tuple[str, Point]]:
+        """By regime name, the study's own regime, and the values of the varied fields."""
+        return {
+            _named(name, label): (name, point) for label, point in self.points for name in self._own_names
+        }
 
     def _at(self, label: str, point: Point) -> Self:
         """The study of one point.

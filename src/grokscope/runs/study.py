@@ -64,11 +64,16 @@ class Study:
         """
         import polars as pl
 
-        varied = self.spec.varied()
+        swept = self.spec.swept()
         rows = []
         for run in self.run_jobs:
             stands, regime = standing(run.directory), run.spec.regime.name
-            row: dict[str, Any] = {"run": run.name, "regime": regime, "seed": run.spec.seed, **varied[regime]}
+            row: dict[str, Any] = {
+                "run": run.name,
+                "regime": regime,
+                "seed": run.spec.seed,
+                **swept[regime][1],
+            }
             row |= {"state": stands.state, "step": stands.step, "steps": run.spec.training.steps}
             if (found := run.diagnosis) is not None:
                 verdict = run.verdict
