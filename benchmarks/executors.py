@@ -1,24 +1,36 @@
-"""What a controller costs while others work: python -m benchmarks.executors [--runs 1000] [--on NAME ...]
+"""What executors cost: python -m benchmarks.executors [--runs 1000] [--real 12] [--on NAME ...]
 
 Runs that take a second and do nothing are given to each executor, twenty at a time: processes of the shell
 here, a scheduler that is made up, tasks of a Ray of twenty idle cores on this machine. Printed per executor
 are the CPU seconds of the controller (its children and Ray's not counted) per run, what share of a core that
-is at a hundred runs a minute, and by how much its memory grew between the first hundred runs and the last.
+is at a hundred runs a minute, and by how much its memory grew between the first tenth of the runs and the
+last.
+
+Then `--real` runs of 8 steps are really made, two at a time on one thread each: here, by a real SLURM and by
+a real Ray of two nodes each on this machine. What a run takes of its worker's time, from the command to its
+end, stands beside what the same run takes in a process that has made one already: the difference is what an
+executor, a new process and its imports cost a run.
 """
 
 import argparse
 import resource
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import yaml
 from rich.console import Console
+from tests.runs.slurm_nodes import two_nodes
+from tests.runs.tiny import tiny_study, trained
 
+from benchmarks.kills import two_ray_nodes
 from grokscope.runs import on_ray, processes, slurm
 from grokscope.runs.batch import Batch, ends, write_end
 from grokscope.runs.execute import supervise
@@ -39,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--on", nargs="+", default=["local", "slurm", "ray"])
+    parser.add_argument("--real", type=int, default=12)
     options = parser.parse_args()
     print("| executor | runs | CPU s per run | of a core at 100 runs a minute | memory grew by |")
     print("|---|---|---|---|---|")
@@ -50,6 +63,32 @@ def main() -> None:
             f"| {name} | {options.runs} | {cpu / options.runs:.4f} | {share:.2%} | {grown:.1f} MB |",
             flush=True,
         )
+    print("\n| executor | runs | worker seconds per run | in a warm process |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        warm = _warm(Path(folder))
+    for name in options.on:
+        with tempfile.TemporaryDirectory() as folder, SITES[name](Path(folder)):
+            each = _really(name, Path(folder) / "study", options.real)
+        print(f"| {name} | {options.real} | {each:.1f} | {warm:.1f} |", flush=True)
+
+
+def _warm(folder: Path) -> float:
+    """Seconds of a run in this process, the second it makes."""
+    for seed in range(2):
+        before = time.perf_counter()
+        trained(tiny_study(regimes=["natural"], seeds=[seed]), folder / str(seed))
+    return time.perf_counter() - before
+
+
+def _really(name: str, out: Path, count: int) -> float:
+    """Seconds per run of one of two workers."""
+    study = tiny_study(regimes=["natural"], seeds=list(range(count)), execution={"workers": 2, "threads": 1})
+    out.mkdir()
+    (out / "mine.yaml").write_text(yaml.safe_dump(study.tree()))
+    command = [sys.executable, "-m", "grokscope", "run", str(out / "mine.yaml"), "--out", str(out / "runs")]
+    before = time.perf_counter()
+    subprocess.run([*command, "--on", name], check=True, stdout=subprocess.DEVNULL)
+    return 2 * (time.perf_counter() - before) / count
 
 
 def _runs(folder: Path, count: int) -> tuple[list[Planned], list[list[Planned]]]:
@@ -131,6 +170,11 @@ def _second(board: Any, task: int, files: dict[str, Any], threads: int) -> dict[
 
 
 WAYS = {"local": _local, "slurm": _slurm, "ray": _ray}
+SITES: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
+    "local": lambda folder: nullcontext(),
+    "slurm": lambda folder: two_nodes(folder / "slurm"),
+    "ray": lambda folder: two_ray_nodes(),
+}
 
 if __name__ == "__main__":
     main()

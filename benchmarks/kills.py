@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tests.runs.slurm_nodes import two_nodes
 from tests.runs.test_clusters import runs_of
@@ -110,19 +110,26 @@ def slurm(folder: Path) -> Iterator[dict[str, Loss]]:
 @contextmanager
 def on_ray(folder: Path) -> Iterator[dict[str, Loss]]:
     """Ray, on two nodes of one core."""
+    with two_ray_nodes() as (cluster, nodes):
+
+        def node(process: Process, study: Path) -> None:
+            cluster.remove_node(nodes.pop(0))
+            nodes.append(cluster.add_node(num_cpus=1))
+
+        yield {"controller": kill_controller, "worker": kill_worker, "node": node}
+
+
+@contextmanager
+def two_ray_nodes() -> Iterator[tuple[Any, list[Any]]]:
+    """A cluster of Ray and its two nodes; commands find it by the variable RAY_ADDRESS."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     os.environ |= {"RAY_ADDRESS": cluster.address, "RAY_worker_niceness": "0"}
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-
-    def node(process: Process, study: Path) -> None:
-        cluster.remove_node(nodes.pop(0))
-        nodes.append(cluster.add_node(num_cpus=1))
-
     try:
-        yield {"controller": kill_controller, "worker": kill_worker, "node": node}
+        yield cluster, [cluster.add_node(num_cpus=1) for _ in range(2)]
     finally:
+        del os.environ["RAY_ADDRESS"]
         cluster.shutdown()
 
 
