@@ -25,6 +25,7 @@ COLORS: dict[Fate, str] = {
     "composes after a delay": "#0072B2",
 }
 CIRCUIT = "circuit"
+"""In the verdicts of runs that have one."""
 SUPERVISION = ("k first", "k second")
 """What a panel fixes: its regime."""
 GRID = 28
@@ -151,7 +152,7 @@ def _dots(ax: Axes, runs: Sequence[Ran], names: tuple[str, str]) -> None:
             aside = ScaledTranslation((place - (len(group) - 1) / 2) * APART, 0, figure.dpi_scale_trans)
             color = COLORS[one.fate]
             ax.plot(x, y, "o", markersize=6, markeredgecolor=color, markeredgewidth=1.3, clip_on=False,
-                    markerfacecolor=color if one.verdict == CIRCUIT else "white",
+                    markerfacecolor=color if CIRCUIT in (one.verdict or "") else "white",
                     transform=ax.transData + aside)  # fmt: skip
 
 
