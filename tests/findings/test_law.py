@@ -15,7 +15,7 @@ from grokscope.errors import InputError
 from grokscope.findings.cells import Predictions, Ran, left_out, resampled, score
 from grokscope.findings.law import FATES, bounds_of, fate_of, fit, fit_both, log_chance
 from grokscope.report.html import write_report
-from grokscope.report.map_figures import Plane
+from grokscope.report.map_figures import Plane, fate_map
 from grokscope.runs.files import load_study
 from grokscope.runs.study import open_study
 from grokscope.statistics.times import Time
@@ -140,6 +140,15 @@ def test_the_border_of_a_map_is_where_it_was_planted_and_unsure_only_beside_it()
     assert not region.sure_YX[:, near_X].all()
 
 
+def test_a_dot_is_full_where_the_verdict_names_a_circuit_and_nowhere_else() -> None:
+    verdicts = ["circuit without delay", "grokked circuit", "partial", "undecided", "memorised", None]
+    runs = [replace(one, verdict=verdicts[number % 6]) for number, one in enumerate(cells(12))]
+    figure = fate_map(Plane(runs, resampled(runs)))
+    dots = [line for line in figure.axes[0].lines if len(line.get_xdata())]
+    full = [line.get_markerfacecolor() != "white" for line in dots]
+    assert full == [bool(one.verdict) and "circuit" in one.verdict for one in runs]
+
+
 def test_a_prediction_is_scored_by_what_happened() -> None:
     run = cells(1)[0]
     sure = {fate: float(fate == run.fate) for fate in FATES}
@@ -185,7 +194,8 @@ def test_a_sweep_is_fitted_and_its_next_points_are_foretold_by_one_command(tmp_p
     foretold = json.loads(out.read_text())["cells"]
     assert set(foretold) == {"natural-phi3.5", "both_hops_full-phi3.5"}
     assert len(csv.read_text().splitlines()) == 5
-    capsys.readouterr()
+    ends = capsys.readouterr().out.partition("Factor")[0]
+    assert ends.count("natural") + ends.count("both_hops_full") >= 2, "what became of the runs, by regime"
     assert cli.main(["law", str(tmp_path / "study"), "--score", str(out)]) == 2
     assert "no finished run is of a cell" in capsys.readouterr().err
     out.write_text("[]")

@@ -47,7 +47,8 @@ def law(command: Law) -> int:
         predictions = cells.Predictions.parse(tree, str(command.score))
         _print("Predictions, scored", cells.score(predictions, runs))
         return 0
-    _print("What became of the runs", cells.table(runs)["fate"].value_counts(sort=True))
+    ends = cells.table(runs).group_by("regime", "fate", "verdict").len("runs")
+    _print("What became of the runs", ends.sort("regime", "fate", "verdict"))
     _print("Factor of time when it doubles (skew: + 1)", cells.resampled(runs).coefficients())
     _print("Every cell predicted by the others", cells.left_out(runs))
     if command.out is not None:
