@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+SYNCED = 16
+"""Files that the disk is asked to keep at a time."""
 _gates: dict[str, Path] = {}
 """By absolute directory, the folder that all changes of its files pass through."""
 
@@ -99,16 +102,30 @@ def whole(path: Path, sync: bool = True) -> Iterator[Path]:
             raise OSError(error.errno, error.strerror, str(path)) from None
         try:
             yield draft
-            for part in [draft, *sorted(draft.rglob("*"))]:
+            parts = [draft, *sorted(draft.rglob("*"))]
+            for part in parts:
                 part.chmod(part.stat().st_mode | folder.stat().st_mode & (0o777 if part.is_dir() else 0o666))
-                if sync and part.is_file():
-                    with part.open("rb") as handle:
-                        os.fsync(handle.fileno())
+            if sync:
+                _sync([part for part in parts if part.is_file()])
             if path.is_dir():
                 remove(path)
             os.replace(draft, path)
         finally:
             _delete(folder)
+
+
+def _sync(files: Sequence[Path]) -> None:
+    """Wait until the disk has files. Asked for at once, the many of a trace share the file system's commits."""
+
+    def one(file: Path) -> None:
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+    if len(files) == 1:
+        one(files[0])
+        return
+    with ThreadPoolExecutor(SYNCED) as threads:
+        list(threads.map(one, files))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,9 @@ from scipy import integrate, stats
 
 from grokscope import cli
 from grokscope.errors import InputError
+from grokscope.findings import cells as cells_module
 from grokscope.findings.cells import Predictions, Ran, left_out, resampled, score
-from grokscope.findings.law import FATES, bounds_of, fate_of, fit, fit_both, log_chance
+from grokscope.findings.law import DESCRIBED, FATES, Law, bounds_of, fate_of, fit, fit_both, log_chance
 from grokscope.report.html import write_report
 from grokscope.report.map_figures import Plane, fate_map
 from grokscope.runs.files import load_study
@@ -99,7 +101,21 @@ def cells(count: int = 40, seed: int = 1) -> list[Ran]:
                 seen(20_000 * 2 ** -described["phi"] * late, BUDGET_OF_CELLS),
             )
             fate = fate_of(one, two, 2.0)
-            out.append(Ran(f"cell{number}", "natural", run, described, one, two, 6000.0, 2.0, fate, None))
+            out.append(
+                Ran(
+                    f"cell{number}",
+                    "natural",
+                    f"point{number}",
+                    run,
+                    described,
+                    one,
+                    two,
+                    6000.0,
+                    2.0,
+                    fate,
+                    None,
+                )
+            )
     return out
 
 
@@ -115,6 +131,41 @@ def test_cells_left_out_are_predicted_by_the_law_that_has_the_cause() -> None:
     chances = law.fates(runs[0].described, 6000.0, 2.0)
     assert chances.shape == (len(FATES),)
     assert chances.sum() == pytest.approx(1.0)
+
+
+def test_the_cells_of_a_point_are_left_out_and_drawn_together() -> None:
+    """They share what varies: a law that has seen one of them seems to know the others, and does not."""
+    rng, runs = np.random.default_rng(3), []
+    what_P8, late_P = rng.normal(size=(12, len(DESCRIBED))), 3000 * np.exp(rng.normal(size=12))
+    for number, one in enumerate(cells(36)):
+        point = number // 9  # three cells of three runs
+        late = seen(float(late_P[point]), BUDGET_OF_CELLS)
+        described = one.described | dict(zip(DESCRIBED, what_P8[point].tolist(), strict=True))
+        runs.append(replace(one, point=f"point{point}", described=described, generalisation=late,
+                            fate=fate_of(one.saturation, late, 2.0)))  # fmt: skip
+    as_if = [replace(one, point=one.cell) for one in runs]
+    score_of = {
+        together: dict(left_out(some).select("law", "log_score").iter_rows())
+        for together, some in ((True, runs), (False, as_if))
+    }
+    assert score_of[True]["all"] < score_of[True]["none"], "nothing that is known decides"
+    assert score_of[False]["all"] > score_of[True]["all"] + 0.3
+
+
+def test_a_point_is_drawn_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [replace(one, point=f"point{number // 9}") for number, one in enumerate(cells(12))]
+    drawn: list[Counter[str]] = []
+
+    def law_of(some: list[Ran]) -> Law:
+        drawn.append(Counter(one.point for one in some))
+        return real(some)
+
+    real = cells_module.law_of
+    monkeypatch.setattr(cells_module, "law_of", law_of)
+    monkeypatch.setattr(cells_module, "REPLICATES", 5)
+    resampled(runs)
+    assert {count % 9 for one in drawn for count in one.values()} == {0}
+    assert any(len(one) < 4 for one in drawn[1:])
 
 
 def test_intervals_of_coefficients_hold_what_was_planted() -> None:

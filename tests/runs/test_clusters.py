@@ -26,7 +26,8 @@ from tests.runs.slurm_nodes import lacking, two_nodes
 from tests.runs.test_execution import TINY, contents, run_here
 
 pytestmark = pytest.mark.cluster
-STEPS = 150
+STEPS = 600
+"""A run must outlast a few of Ray's reports, or it is over before it can be killed."""
 SECONDS = 300.0
 HEADS = ("batches", "study.json")
 
@@ -34,7 +35,7 @@ HEADS = ("batches", "study.json")
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = yaml.safe_load(TINY)
-    tree["training"] |= {"steps": STEPS, "resume_every": 10, "first_checkpoint": 75, "dense_every": 75}
+    tree["training"] |= {"steps": STEPS, "resume_every": 10, "first_checkpoint": 300, "dense_every": 300}
     tree |= {"causal": {"enabled": False}, "execution": {"threads": 1}}
     path = tmp_path_factory.mktemp("file") / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree))
@@ -73,6 +74,7 @@ def run(out: Path, regime: str) -> Path:
 def kill(out: Path, regime: str) -> None:
     """Kill the worker of a run as soon as it has saved."""
     until(lambda: standing(run(out, regime)).step, f"{regime} is not at work")
+    assert standing(run(out, regime)).state != "done", f"{regime} was over before it could be killed"
     with suppress(ProcessLookupError):
         os.kill(read_progress(run(out, regime))["pid"], signal.SIGKILL)
 

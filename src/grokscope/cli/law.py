@@ -50,7 +50,7 @@ def law(command: Law) -> int:
     ends = cells.table(runs).group_by("regime", "fate", "verdict").len("runs")
     _print("What became of the runs", ends.sort("regime", "fate", "verdict"))
     _print("Factor of time when it doubles (skew: + 1)", cells.resampled(runs).coefficients())
-    _print("Every cell predicted by the others", cells.left_out(runs))
+    _print("The cells of every point predicted by the other points", cells.left_out(runs))
     if command.out is not None:
         write_json(command.out, cells.foretell(runs, study, command.next).tree())
         print(f"predictions: {command.out}")

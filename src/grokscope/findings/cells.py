@@ -20,7 +20,7 @@ from grokscope.spec import Stored
 from grokscope.statistics.times import Time
 
 REPLICATES = 200
-"""Bootstrap samples of cells, for the interval of a coefficient."""
+"""Bootstrap samples of points, for the interval of a coefficient."""
 LEAST = 1e-3
 """A chance below this counts as this in a log score: one run cannot refute a law for ever."""
 
@@ -32,6 +32,8 @@ class Ran:
     cell: str
     regime: str
     """The study's own, of which the cell is a point."""
+    point: str
+    """Of the sweep. Its cells share what varies, so that they are drawn, and left out, together."""
     seed: int
     described: Mapping[str, float]
     saturation: Time
@@ -67,6 +69,7 @@ def ran(study: Study) -> list[Ran]:
             Ran(
                 cell=one.regime,
                 regime=swept[one.regime][0],
+                point=str(swept[one.regime][1]),
                 seed=one.seed,
                 described=describe(run.spec),
                 saturation=first,
@@ -113,7 +116,7 @@ def table(runs: Sequence[Ran]) -> pl.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Resampled:
-    """A law, and those of bootstrap samples of the cells it was fitted on."""
+    """A law, and those of bootstrap samples of the points it was fitted on."""
 
     law: Law
     again: tuple[Law, ...]
@@ -140,12 +143,12 @@ def resampled(runs: Sequence[Ran]) -> Resampled:
     point = law_of(runs)
     if not point.saturation.names:
         raise InputError(f"what could decide is the same in all {len(runs)} runs: a law needs a sweep.")
-    cells = sorted({one.cell for one in runs})
-    of_cell = {cell: [one for one in runs if one.cell == cell] for cell in cells}
+    points = sorted({one.point for one in runs})
+    at_point = [[one for one in runs if one.point == point] for point in points]
     rng = np.random.default_rng(0)
     laws: list[Law] = []
     while len(laws) < REPLICATES:
-        drawn = [one for place in rng.integers(len(cells), size=len(cells)) for one in of_cell[cells[place]]]
+        drawn = [one for place in rng.integers(len(points), size=len(points)) for one in at_point[place]]
         try:
             laws.append(law_of(drawn))
         except InputError:  # of a draw in which something never happens
@@ -228,13 +231,18 @@ def score(predictions: Predictions, runs: Sequence[Ran]) -> pl.DataFrame:
 
 
 def left_out(runs: Sequence[Ran]) -> pl.DataFrame:
-    """`score` of predictions of every cell by the other cells."""
+    """`score` of predictions of the cells of every point by all other points.
+
+    Raises:
+        InputError: there is one point alone, or nothing happened in the others.
+    """
     predictions = {}
-    for cell in dict.fromkeys(one.cell for one in runs):
-        own = next(one for one in runs if one.cell == cell)
-        rest = [one for one in runs if one.cell != cell]
-        predictions[cell] = {
-            law: named(law_of(rest, names).fates(own.described, own.budget, own.delay))
-            for law, names in LAWS.items()
-        }
+    for point in dict.fromkeys(one.point for one in runs):
+        own = {one.cell: one for one in runs if one.point == point}
+        rest = [one for one in runs if one.point != point]
+        laws = {law: law_of(rest, names) for law, names in LAWS.items()}
+        for cell, one in own.items():
+            predictions[cell] = {
+                law: named(fitted.fates(one.described, one.budget, one.delay)) for law, fitted in laws.items()
+            }
     return score(Predictions("", len(runs), predictions), runs)

@@ -216,7 +216,7 @@ def _hop_of(part: xr.Dataset, variable: str) -> int:
 
 def _hits(part: xr.Dataset, variable: str, before_last: bool) -> Any:
     """(P, L, S) booleans, one step at a time, so that a long run need not fit into memory."""
-    rank = _rank(part, variable)
+    rank = _rank(part, variable).variable  # Without its coordinates, which every step would slice again.
     if before_last:
         rank = rank.isel(stage=slice(0, -1))
     counted_S = part["counted"].values

@@ -26,6 +26,7 @@ import zarr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 from zarr.codecs import ZstdCodec
+from zarr.storage import MemoryStore
 
 from grokscope.errors import InputError
 from grokscope.files import names_in, remove, whole
@@ -121,8 +122,14 @@ def write_shard(path: Path, dataset: xr.Dataset) -> None:
         }
         for name in MEASURED
     }
+    # Through memory: zarr's own way to a disk hands every small file to another thread and waits for it.
+    kept: dict[str, Any] = {}
+    compact.to_zarr(MemoryStore(kept), mode="w", zarr_format=3, consolidated=False, encoding=encoding)
     with whole(path) as draft:
-        compact.to_zarr(draft, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
+        for name, content in kept.items():
+            place = draft / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content.to_bytes())
 
 
 def open_traces(directory: Path) -> xr.Dataset:
