@@ -115,7 +115,7 @@ def whole(path: Path, sync: bool = True) -> Iterator[Path]:
 
 
 def _sync(files: Sequence[Path]) -> None:
-    """Wait until the disk has files. Asked for at once, the many of a trace share the file system's commits."""
+    """Wait until the disk has files. Asked for at once, the many of a trace share its commits."""
 
     def one(file: Path) -> None:
         with file.open("rb") as handle:

@@ -226,7 +226,7 @@ def test_where_nothing_happened_or_varies_there_is_no_law() -> None:
 def test_the_shipped_map_can_be_built_and_its_next_points_are_those_of_the_larger_family() -> None:
     small, large = load_study("map"), load_study("map", "predicted")
     runs = small.expand()
-    assert len(runs) == 108
+    assert len(runs) == 252
     assert set(runs) < set(large.expand())
     assert {run.identity for run in runs.values()} < {run.identity for run in large.expand().values()}
 

@@ -56,9 +56,9 @@ def job(spec: RunSpec) -> JobWork:
     """What a run with `PROBES` does."""
     training, examined = spec.training, tuple(examinations(spec, PROBES))
     marks = len(checkpoint_steps(training))
-    counts = (sum(PROBES.values()), examined, 0, "")
+    counts = (examined, 0, "")
     step = Operations(1, ((1, 0),), 0)
-    return JobWork(spec.name, training.steps, marks, saves(training), (step,), step, training.batch, *counts)
+    return JobWork(spec.name, training.steps, marks, saves(training), (step,), step, *counts)
 
 
 def speed(**changes: Any) -> Speed:
@@ -136,6 +136,22 @@ def test_a_study_is_the_sum_of_its_runs() -> None:
     assert max(r.total_seconds for r in here.runs) < here.seconds < here.device_seconds
 
 
+def test_every_point_of_a_sweep_is_counted_as_what_it_is() -> None:
+    sweep = {"by": "list", "vary": {"model.width": [16, 64], "world.entities": [30, 60]}}
+    work = count_work(STUDY.replace(sweep=sweep, steps_for={}, seeds=(0,)))
+    small, *_, large = work.runs
+    alone = count_work(STUDY.replace(
+        model={**STUDY.model.tree(), "width": 64}, world={**STUDY.world.tree(), "entities": 60}, steps_for={}
+    ))  # fmt: skip
+    assert large.step == alone.runs[0].step
+    assert large.checkpoint == alone.runs[0].checkpoint
+    assert large.disk == alone.runs[0].disk > small.disk
+    assert work.state == pytest.approx(alone.state, rel=1e-3), "regimes have other numbers of facts"
+    seconds = [job_seconds(one, small, speed())["steps"] for one in work.runs]
+    assert seconds[0] == seconds[1] == pytest.approx(200 * 0.02)
+    assert seconds[2] == seconds[3] == pytest.approx(200 * 0.02 * large.step_flop / small.step_flop)
+
+
 def test_transfers_are_counted_after_the_runs() -> None:
     """Per seed, base and variant; what differs from the base's training (batch, probes, steps) is counted."""
     transfer = {
@@ -158,7 +174,11 @@ def test_transfers_are_counted_after_the_runs() -> None:
     plain, wide = here.transfers[:2]
     # Two workers start once each, and compile two kinds of step each, for eight transfers.
     assert (plain.seconds["start"], plain.seconds["compile"]) == (3.0 * 2 / 8, 5.0 * 4 / 8)
-    assert wide.seconds["steps"] == pytest.approx(2 * plain.seconds["steps"]) == pytest.approx(2 * 30 * 0.02)
+    measured, (one, two) = max(work.runs, key=lambda run: run.steps), work.transfers[:2]
+    for took, job in ((plain, one), (wide, two)):
+        assert took.seconds["steps"] == pytest.approx(30 * 0.02 * job.step_flop / measured.step_flop)
+    # Twice the batch, but the optimiser's products are as many.
+    assert plain.seconds["steps"] < wide.seconds["steps"] < 2 * plain.seconds["steps"]
     assert plain.training_flop < wide.training_flop < 2 * plain.training_flop
     looked = len(work.transfers[0].examinations)
     assert 2 <= looked <= 4

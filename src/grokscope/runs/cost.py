@@ -12,6 +12,7 @@ from grokscope.models.protocol import Reasoner
 from grokscope.runs.job import RunSpec, TransferRunSpec
 from grokscope.runs.setup import RunSetup, TransferSetup
 from grokscope.runs.spec import StudySpec
+from grokscope.spec import digest
 from grokscope.training.cost import disk_estimate, examples, update
 from grokscope.training.data import RowLayout
 from grokscope.training.schedule import checkpoint_steps
@@ -90,13 +91,33 @@ def job_cost(setup: RunSetup | TransferSetup, training: TrainingSpec | None = No
     )
 
 
-def costs(specs: Mapping[str, RunSpec], setup: RunSetup | None = None) -> dict[str, Cost]:
-    """What runs of one study take, by name: they differ in regime, seed and steps alone, so that one setup
-    (None: the last run's) stands for all."""
-    setup = setup or RunSetup(list(specs.values())[-1])
-    lengths = {spec.training.steps: spec.training for spec in specs.values()}
-    counted = {steps: job_cost(setup, training) for steps, training in lengths.items()}
-    return {name: counted[spec.training.steps] for name, spec in specs.items()}
+def kind_of(spec: RunSpec) -> str:
+    """Runs of one kind take as much for a step, for a checkpoint and on disk: they differ in regime, seed and
+    length alone."""
+    tree = spec.tree()
+    for name in ("regime", "seed", "seeds", "sinks"):
+        del tree[name]
+    del tree["training"]["steps"]
+    return digest(tree)
+
+
+def kinds(specs: Mapping[str, RunSpec], *known: RunSetup) -> dict[str, RunSetup]:
+    """A setup for every kind of run: one of those that are known, or the last run's."""
+    last = {kind_of(spec): spec for spec in specs.values()}
+    there = {kind_of(one.spec): one for one in known}
+    return {kind: there.get(kind) or RunSetup(spec) for kind, spec in last.items()}
+
+
+def costs(specs: Mapping[str, RunSpec], setups: Mapping[str, RunSetup]) -> dict[str, Cost]:
+    """What runs of one study take, by name; `setups` is of `kinds`."""
+    counted: dict[tuple[str, int], Cost] = {}
+    out: dict[str, Cost] = {}
+    for name, spec in specs.items():
+        key = kind_of(spec), spec.training.steps
+        if key not in counted:
+            counted[key] = job_cost(setups[key[0]], spec.training)
+        out[name] = counted[key]
+    return out
 
 
 def _trace_bytes(setup: RunSetup | TransferSetup, stages: int) -> int:
@@ -126,10 +147,10 @@ def checkpoint_operations(
 
 
 def disk_sentences(specs: Mapping[str, RunSpec], out: Path, setup: RunSetup) -> list[str]:
-    """What these runs of a study will take on disk, counted on one setup, and a warning if there is less."""
+    """What these runs of a study will take on disk (`setup` is of one), and a warning if there is less."""
     if not specs:
         return []
-    total = sum(cost.disk for cost in costs(specs, setup).values())
+    total = sum(cost.disk for cost in costs(specs, kinds(specs, setup)).values())
     there = next(path for path in [out, *out.absolute().parents] if path.exists())
     free = shutil.disk_usage(there).free
     said = [f"disk: at most {bytes_text(total)} for {len(specs)} runs, {bytes_text(free)} free"]
@@ -155,9 +176,10 @@ def study_sentences(study: StudySpec) -> list[str]:
         InputError: the world, the corpus or the model is impossible.
     """
     named = study.expand()
-    specs, every = list(named.values()), list(costs(named).values())
+    specs, every = list(named.values()), list(costs(named, kinds(named)).values())
     cost = max(every, key=lambda one: one.disk)
     steps = sum(spec.training.steps for spec in specs)
+    flop = sum(one.flop * spec.training.steps for one, spec in zip(every, specs, strict=True))
     total = f"{bytes_text(sum(one.disk for one in every))} in all"
     if study.transfer is not None:
         total += ", transfers not counted (grokscope plan counts them)"
@@ -165,7 +187,7 @@ def study_sentences(study: StudySpec) -> list[str]:
         f"{len(specs)} runs, {steps:,} steps in all; {cost.parameters:,} parameters",
         f"disk: at most {bytes_text(cost.disk)} a run (weights {bytes_text(cost.weights)}, traces "
         f"{bytes_text(cost.traces)} before compression), {total}",
-        f"arithmetic: {cost.flop:.2g} FLOP a step, {cost.flop * steps:.2g} in all",
+        f"arithmetic: {cost.flop:.2g} FLOP a step, {flop:.2g} in all",
         *order_warning(specs[0]),
     ]
 

@@ -13,7 +13,7 @@ from grokscope.mechanics.judge.diagnosis import VERDICT_SET
 from grokscope.mechanics.spec import CausalSpec
 from grokscope.models.flops import Operations
 from grokscope.runs.causal import MOMENTS
-from grokscope.runs.cost import Cost, checkpoint_operations, costs, job_cost, mean_flop
+from grokscope.runs.cost import Cost, checkpoint_operations, costs, job_cost, kind_of, kinds, mean_flop
 from grokscope.runs.devices import REACHED, Device
 from grokscope.runs.job import RunSpec
 from grokscope.runs.measured import Speed
@@ -41,9 +41,6 @@ class JobWork:
     """One training step, the update included, for every number of loops that it may draw."""
     checkpoint: Operations
     """Evaluation and lens of all probes."""
-    batch: int
-    probes: int
-    """At every checkpoint, all sets together."""
     examinations: tuple[int, ...]
     """Probes of each causal examination; of a transfer every mix, and the old queries that show the path."""
     disk: int
@@ -64,7 +61,7 @@ class Work:
     runs: tuple[JobWork, ...]
     transfers: tuple[JobWork, ...]
     state: int
-    """Bytes of a run's weights, moments, average, gradients, activations and data, uncompiled."""
+    """Bytes of the largest run's weights, moments, average, gradients, activations and data, uncompiled."""
 
 
 @dataclass(frozen=True)
@@ -161,29 +158,35 @@ class StudyEstimate:
 
 
 def count_work(study: StudySpec) -> Work:
-    """Count what the jobs of a study do, without training: its runs on the longest one, its transfers once
-    per variant, which stands for all bases and seeds. A base that a run may turn out not to have is counted.
+    """Count what the jobs of a study do, without training: its runs once per kind, its transfers once per
+    variant, which stands for all bases and seeds. A base that a run may turn out not to have is counted.
 
     Raises:
         InputError: the world, the corpus or the model is impossible, a variant cannot be honoured, or the
             world has no room for the new facts.
     """
     specs = study.expand()
-    setup = RunSetup(max(specs.values(), key=lambda spec: spec.training.steps))
-    probes, cost_of = {name: len(one) for name, one in setup.corpus.probes.items()}, costs(specs)
-    counted = _counted(setup, cost_of[setup.spec.name], ())
-    runs = [
-        replace(
-            counted,
-            name=name,
-            steps=spec.training.steps,
-            checkpoints=len(checkpoint_steps(spec.training)),
-            saves=saves(spec.training),
-            examinations=tuple(examinations(spec, probes)),
-            disk=cost_of[name].disk,
+    setups = kinds(specs)
+    cost_of = costs(specs, setups)
+    counted: dict[str, JobWork] = {}
+    runs = []
+    for name, spec in specs.items():
+        kind = kind_of(spec)
+        setup = setups[kind]
+        if kind not in counted:
+            counted[kind] = _counted(setup, cost_of[name], ())
+        probes = {name: len(one) for name, one in setup.corpus.probes.items()}
+        runs.append(
+            replace(
+                counted[kind],
+                name=name,
+                steps=spec.training.steps,
+                checkpoints=len(checkpoint_steps(spec.training)),
+                saves=saves(spec.training),
+                examinations=tuple(examinations(spec, probes)),
+                disk=cost_of[name].disk,
+            )
         )
-        for name, spec in specs.items()
-    ]
     base, transfers = RunSetup(next(iter(specs.values()))), study.expand_transfers()
     variants: dict[str, JobWork] = {}
     for one in transfers:
@@ -196,7 +199,7 @@ def count_work(study: StudySpec) -> Work:
     return Work(
         runs=tuple(runs),
         transfers=tuple(replace(variants[one.variant], name=one.name) for one in transfers),
-        state=training_memory(setup.model(), setup.data, setup.spec.training).total,
+        state=max(training_memory(one.model(), one.data, one.spec.training).total for one in setups.values()),
     )
 
 
@@ -209,8 +212,6 @@ def _counted(setup: RunSetup | TransferSetup, cost: Cost, examined: tuple[int, .
         saves=0,
         step=cost.step,
         checkpoint=checkpoint_operations(setup.model(), spec, probes),
-        batch=training.batch,
-        probes=sum(len(probe_set) for probe_set in probes.values()),
         examinations=examined,
         disk=cost.disk,
         step_kind=digest([training.tree(), spec.model.tree()]),
@@ -220,9 +221,9 @@ def _counted(setup: RunSetup | TransferSetup, cost: Cost, examined: tuple[int, .
 def estimate_here(study: StudySpec, work: Work, speed: Speed) -> StudyEstimate:
     """Hours on this machine, from its measured speed. Every run has a process of its own; transfers share
     one a worker, which starts once and compiles every kind of step once."""
-    base, count = work.runs[0], max(1, len(work.transfers))
-    kinds = len({one.step_kind for one in work.transfers})
-    shares = min(1.0, speed.workers / count), min(1.0, speed.workers * kinds / count)
+    base, count = max(work.runs, key=lambda one: one.steps), max(1, len(work.transfers))
+    compiled = len({one.step_kind for one in work.transfers})
+    shares = min(1.0, speed.workers / count), min(1.0, speed.workers * compiled / count)
     return StudyEstimate(
         study.name,
         "this machine",
@@ -285,8 +286,8 @@ def job_seconds(
     """Seconds of a job by part: start, compile, steps, checkpoints, saves, diagnosis, verdict.
 
     Args:
-        job: a run, or a transfer: a step is taken to grow with its batch, a checkpoint with its probes, and
-            an examination to be one of the causal verdict.
+        job: a run, or a transfer: a step and a checkpoint are taken to grow with their FLOP, and an
+            examination to be one of the causal verdict.
         measured: the run whose speed was measured. speed: that.
         starts, compiles: the job's share of starting its process, and of compiling its step.
     """
@@ -294,8 +295,8 @@ def job_seconds(
     return {
         "start": speed.start * starts,
         "compile": speed.compile * compiles,
-        "steps": job.steps * speed.step * (job.batch / measured.batch),
-        "checkpoints": job.checkpoints * speed.checkpoint * (job.probes / measured.probes),
+        "steps": job.steps * speed.step * (job.step_flop / measured.step_flop),
+        "checkpoints": job.checkpoints * speed.checkpoint * (job.checkpoint.flop / measured.checkpoint.flop),
         "saves": job.saves * speed.save,
         "diagnosis": speed.diagnosis[0] + job.checkpoints * speed.diagnosis[1],
         "verdict": sum(fixed + each * count for count in job.examinations),

@@ -183,7 +183,7 @@ class OnRay:
         self._count += 1
         one.task = self._count
         files = {run.directory.name: Sender(run.directory).changes()[0] for run in one.runs}
-        one.result = self._task.remote(self.board, one.task, self.ray.put(files), self.threads)
+        one.result = self._task.remote(self.board, one.task, files, self.threads)
 
     def _told(self, one: Given, told: Told) -> Iterator[tuple[Planned, str]]:
         for run in one.runs:

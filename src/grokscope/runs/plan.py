@@ -61,7 +61,8 @@ class Planned:
 
     @property
     def steps_left(self) -> int:
-        return self.spec.training.steps - self.step
+        """At most; of one that ended early by its rule there are none."""
+        return 0 if self.action in ("diagnose", "skip") else self.spec.training.steps - self.step
 
 
 def plan(jobs: Sequence[Run | Transfer], queued: bool = False) -> list[Planned]:

@@ -27,11 +27,13 @@ def with_threads(count: int | None) -> Iterator[None]:
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
     """Sums into shared places (gradients of embeddings) must not depend on which CPU thread comes first."""
+    if device.type != "cpu" or torch.get_num_threads() == 1:
+        yield  # Nothing is asked of PyTorch, which would import its compiler for it: a second.
+        return
     before = torch.are_deterministic_algorithms_enabled()
     filled = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    if device.type == "cpu" and torch.get_num_threads() > 1:
-        torch.use_deterministic_algorithms(True)
-        deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
