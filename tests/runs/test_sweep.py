@@ -47,6 +47,28 @@ def test_a_list_goes_through_its_fields_together() -> None:
     assert swept.chosen() == [{"corpus.phi": 1, "model.width": 8}, {"corpus.phi": 2, "model.width": 16}]
 
 
+def test_fields_that_a_few_points_cannot_tell_apart_are_named() -> None:
+    """The shipped map began with twelve points, in which phi and width rise together."""
+    vary = load_study("map").sweep.vary
+    few, many = (SweepSpec.parse({"by": "sobol", "points": count, "vary": vary}) for count in (12, 28))
+    assert few.tied()[0][:2] == ("corpus.phi", "model.width")
+    assert few.tied()[0][2] > 0.6
+    assert max(abs(pair[2]) for pair in many.tied()) < 0.3
+    vary = {
+        "corpus.phi": [1, 2, 3],
+        "model.kind": ["c", "b", "a"],
+        "world.degree": [9, 5, 1],
+        "lens.batch": [8] * 3,
+    }
+    tied = SweepSpec.parse({"by": "list", "vary": vary}).tied()
+    assert [(one, other, round(r, 6)) for one, other, r in tied] == [
+        ("corpus.phi", "model.kind", 1.0),
+        ("corpus.phi", "world.degree", -1.0),
+        ("model.kind", "world.degree", -1.0),
+    ]
+    assert SweepSpec.parse({"vary": {"corpus.phi": [1, 2]}}).tied() == []
+
+
 def test_sobol_points_fill_a_range_evenly_and_begin_alike_however_many() -> None:
     vary = {"world.entities": {"low": 16, "high": 256, "log": True, "integer": True}, "regime.hop2_k": [0, 1]}
     many, few = (SweepSpec.parse({"by": "sobol", "vary": vary, "points": points}) for points in (16, 5))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 QUIET = 0.9
 """Below this share of a core, the machine is said to be doing other work."""
+TIED = 0.4
+"""From this correlation on, two fields of a sweep are said to rise together."""
 TRAINING = ("steps", "checkpoints", "saves")
 """Parts of a run that its recorded clock covers."""
 
@@ -157,8 +159,21 @@ def _print(found: "StudyEstimate", alone: "StudyEstimate | None", study: StudySp
         for run in found.all
     ]  # fmt: skip
     console = print_rows(heads, rows, width=110, whole=heads, right=heads[1:])
-    for sentence in sentences(found, alone, study):
+    for sentence in [*sentences(found, alone, study), *of_sweep(study)]:
         console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def of_sweep(study: StudySpec) -> list[str]:
+    """Which fields a sweep of random points cannot tell apart."""
+    if study.sweep is None or study.sweep.by != "sobol":
+        return []
+    return [
+        f"warning: in the {study.sweep.points} points of the sweep {one} and {other} "
+        f"{'rise together' if r > 0 else 'run against each other'} (rank correlation {r:.2f}), so that a law "
+        "cannot tell what either does; more points may"
+        for one, other, r in study.sweep.tied()
+        if abs(r) >= TIED
+    ]
 
 
 def sentences(found: "StudyEstimate", alone: "StudyEstimate | None", study: StudySpec) -> list[str]:

@@ -5,6 +5,7 @@ import re
 import warnings
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from grokscope.errors import InputError, quoted
@@ -97,6 +98,25 @@ class SweepSpec(Spec):
             }
             for shares_F in shares_PF
         ]
+
+    def tied(self) -> list[tuple[str, str, float]]:
+        """Pairs of fields and how much they rise together in the points (Spearman's correlation), strongest
+        first. Few points of a sequence that fills every field evenly may run along a diagonal of two."""
+        from scipy.stats import rankdata
+
+        points = self.chosen()
+        varied = [name for name in self.vary if len({point[name] for point in points}) > 1]
+        place_FP = np.array([[self._number(name, point[name]) for point in points] for name in varied])
+        pairs = list(itertools.combinations(range(len(varied)), 2))
+        if not pairs:
+            return []
+        between_FF = np.corrcoef(rankdata(place_FP, axis=1))
+        found = [(varied[i], varied[j], float(between_FF[i, j])) for i, j in pairs]
+        return sorted(found, key=lambda pair: -abs(pair[2]))
+
+    def _number(self, name: str, value: Value) -> float:
+        values = self.vary[name]  # A text has its place there.
+        return float(values.index(value) if isinstance(value, str) and isinstance(values, tuple) else value)
 
     def label(self, point: Point) -> str:
         """What a point is called: `phi9-width64`.
