@@ -191,13 +191,13 @@ def test_the_border_of_a_map_is_where_it_was_planted_and_unsure_only_beside_it()
     assert not region.sure_YX[:, near_X].all()
 
 
-def test_a_dot_is_full_where_the_verdict_names_a_circuit_and_nowhere_else() -> None:
-    verdicts = ["circuit without delay", "grokked circuit", "partial", "undecided", "memorised", None]
-    runs = [replace(one, verdict=verdicts[number % 6]) for number, one in enumerate(cells(12))]
+def test_a_dot_is_full_where_the_verdict_names_a_circuit_half_where_it_is_open_and_empty_elsewhere() -> None:
+    verdicts = {"circuit without delay": "full", "grokked circuit": "full", "partial": "none",
+                "memorised": "none", "undecided": "left", None: "left"}  # fmt: skip
+    runs = [replace(one, verdict=list(verdicts)[number % 6]) for number, one in enumerate(cells(12))]
     figure = fate_map(Plane(runs, resampled(runs)))
     dots = [line for line in figure.axes[0].lines if len(line.get_xdata())]
-    full = [line.get_markerfacecolor() != "white" for line in dots]
-    assert full == [bool(one.verdict) and "circuit" in one.verdict for one in runs]
+    assert [line.get_fillstyle() for line in dots] == [verdicts[one.verdict] for one in runs]
 
 
 def test_a_prediction_is_scored_by_what_happened() -> None:

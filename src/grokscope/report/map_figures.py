@@ -6,6 +6,7 @@ Shape suffixes: X, Y a grid of two predictors, F fates, B bootstrap samples.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -106,8 +107,8 @@ class Plane:
 
 def fate_map(plane: Plane) -> Figure:
     """A panel per regime: the likeliest fate by the law in pale, hatched where its bootstrap disagrees; every
-    cell as a row of dots, one per seed, in the colour of what became of it, full if its causal verdict is
-    "circuit"."""
+    cell as a row of dots, one per seed, in the colour of what became of it: full if its causal verdict is
+    "circuit", half if that is undecided, else empty."""
     regimes = list(dict.fromkeys(one.regime for one in plane.runs))
     figure = style.new_figure(max(2.9 * len(regimes), 4.6), 3.7)
     axes = figure.subplots(1, len(regimes), sharey=True, squeeze=False)[0]
@@ -152,8 +153,14 @@ def _dots(ax: Axes, runs: Sequence[Ran], names: tuple[str, str]) -> None:
             aside = ScaledTranslation((place - (len(group) - 1) / 2) * APART, 0, figure.dpi_scale_trans)
             color = COLORS[one.fate]
             ax.plot(x, y, "o", markersize=6, markeredgecolor=color, markeredgewidth=1.3, clip_on=False,
-                    markerfacecolor=color if CIRCUIT in (one.verdict or "") else "white",
+                    fillstyle=_fill(one.verdict), markerfacecolor=color, markerfacecoloralt="white",
                     transform=ax.transData + aside)  # fmt: skip
+
+
+def _fill(verdict: str | None) -> Literal["full", "left", "none"]:
+    if verdict in (None, "undecided"):
+        return "left"
+    return "full" if verdict and CIRCUIT in verdict else "none"
 
 
 def _axis(ax: Axes, name: str, which: str) -> None:
