@@ -22,6 +22,8 @@ from safetensors.torch import save
 
 import grokscope
 from grokscope.errors import InputError
+from grokscope.files import read_json
+from grokscope.findings.cells import Predictions
 from grokscope.mechanics.prompts import read_prompts
 from grokscope.models.build import build_model
 from grokscope.models.directory import load_model, save_model
@@ -157,6 +159,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pl.DataFrame({"head": ["a", "b"], "relation": ["r", "r"], "tail": ["b", "a"]}).write_parquet(
         home / "facts.parquet"
     )
+    said = {"study": "mine", "fitted_on": 3, "cells": {"a": {"all": {"remembers": 0.4, "not learned": 0.6}}}}
+    (home / "predictions.json").write_text(json.dumps(said))
     (home / "facts.jsonl").write_text('{"head": "a", "relation": "r", "tail": "b"}\n')
     (home / "prompts.csv").write_text("prompt,corrupted,answer,bridge\n1 2 3,4 2 3,5,6\n7 2 3,8 2 3,5,6\n")
     row = {"prompt": [1, 2], "corrupted": [3, 2], "answer": [4, 5], "bridge": 6, "expected": 7}
@@ -188,6 +192,9 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ),
     "prompts.csv": lambda home: read_prompts(home / "prompts.csv"),
     "prompts.jsonl": lambda home: read_prompts(home / "prompts.jsonl"),
+    "predictions.json": lambda home: Predictions.parse(
+        read_json(home / "predictions.json", "file of predictions"), "predictions.json"
+    ),
     "study.yaml": lambda home: load_study(str(home / "study.yaml")),
     "study/study.json": lambda home: (
         Study.open(home / "study").runs,

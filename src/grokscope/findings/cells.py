@@ -6,10 +6,11 @@ runs of a study that has them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import polars as pl
+from pydantic import Field
 
 from grokscope.errors import InputError
 from grokscope.findings.law import DESCRIBED, FATES, LAWS, Fate, Floats, Law, describe, fate_of, fit_both
@@ -165,7 +166,7 @@ class Predictions(Stored):
     study: str
     fitted_on: int
     """Runs."""
-    cells: dict[str, dict[str, dict[Fate, float]]]
+    cells: dict[str, dict[str, dict[Fate, Annotated[float, Field(ge=0, le=1)]]]]
     """By cell and law, the chance of every fate."""
 
 
