@@ -50,7 +50,7 @@ class Sender:
             found[RESUME_STATE] = state.read_bytes()
             step = json.loads(found[RESUME_STATE])["step"]
             (state.parent / f"step_{step:08d}.safetensors").stat()
-        names = _names(self.directory)
+        names = names_of(self.directory)
         for name in names:
             about = (self.directory / name).stat()
             known[name] = (about.st_mtime_ns, about.st_size)
@@ -79,11 +79,11 @@ def receive(directory: Path, files: Files, names: list[str]) -> None:
                 place = draft / inner if inner else draft
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(content)
-    for name in set(_names(directory)) - set(names):
+    for name in set(names_of(directory)) - set(names):
         remove(directory / name)
 
 
-def _names(directory: Path) -> list[str]:
+def names_of(directory: Path) -> list[str]:
     """Files of a run, without those that belong to who works on it there."""
     paths = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
     return sorted(

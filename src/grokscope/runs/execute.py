@@ -8,7 +8,7 @@ another, as `processes` says; every run that is trained has a process of its own
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,11 +21,13 @@ from grokscope.runs.cost import disk_sentences
 from grokscope.runs.execution import ExecutionSpec, Name
 from grokscope.runs.executor import FINISHED, STARTING, STOPPED, Executor, executor
 from grokscope.runs.job import UNTRAINED, TransferRunSpec
+from grokscope.runs.open import Run, Transfer
 from grokscope.runs.plan import Planned, plan, prepare, start_order
 from grokscope.runs.population import Population, groups
 from grokscope.runs.progress import Display, display
 from grokscope.runs.setup import RunSetup, TransferSetup
 from grokscope.runs.spec import StudySpec
+from grokscope.runs.store import Keeper, Store
 from grokscope.runs.study import Study
 from grokscope.spec import digest
 from grokscope.training.optim import frozen_names
@@ -100,6 +102,8 @@ def run_study(
         )
     study = study.with_world(pinned(study.world))
     asked = Study(out, study)
+    store = None if execution.store is None else Store(execution.store, out, say)
+    _fetch(store, asked.run_jobs, say)
     planned = plan(asked.run_jobs, queued)
     # Of the last seed; which regime makes no difference to the probes.
     sample = RunSetup(asked.run_jobs[-len(study.regimes)].spec)
@@ -111,18 +115,24 @@ def run_study(
     specs = {name: spec for name, spec in study.expand().items() if name in left}
     for sentence in disk_sentences(specs, out, sample):
         say(sentence)
-    failed = _work(asked, planned, together, execution, console, leave)
+    failed = _work(asked, planned, together, execution, console, leave, store)
     if study.transfer is not None and not (leave and together):
+        _fetch(store, asked.transfer_jobs, say)
         planned = plan(asked.transfer_jobs, queued)
         for name, reason in asked.transfers_missing.items():
             say(f"{name}: no transfer: {reason}")
         _announce(planned, say)
         prepare(asked, planned)
         alone = [[one] for one in start_order(planned)]
-        failed |= _work(asked, planned, alone, execution, console, leave)
+        failed |= _work(asked, planned, alone, execution, console, leave, store)
     if failed:
         raise RunsFailed(asked, failed)
     return asked
+
+
+def _fetch(store: Store | None, jobs: Sequence[Run | Transfer], say: Callable[[str], None]) -> None:
+    if store is not None and (found := store.fetch([job.directory for job in jobs])):
+        say(f"from the store: {len(found)} of {len(jobs)} jobs")
 
 
 def _check_transfers(study: StudySpec, base: RunSetup) -> None:
@@ -151,6 +161,7 @@ def _work(
     execution: ExecutionSpec,
     console: Console | None,
     leave: bool,
+    store: Store | None,
 ) -> dict[str, str]:
     """Do what is left of these, one process for each group; a sentence for each run that failed.
 
@@ -158,11 +169,14 @@ def _work(
         Interrupted: SIGINT or SIGTERM; the running workers have saved.
     """
     todo = [run for runs in together for run in runs]
+    keeper = None if store is None else Keeper(store, [run.directory for run in planned])
     if not todo:
+        if keeper is not None:
+            keeper.look(last=True)
         return {}
     with display(todo, console) as table, _caught_signals() as caught:
         one = executor(execution, study.directory, planned, together, table.say)
-        results = supervise(one, together, table, caught, leave)
+        results = supervise(one, together, table, caught, leave, keeper)
     left = [name for name, result in results.items() if result != FINISHED]
     if caught:
         raise Interrupted(f"stopped; {len(left)} of {len(planned)} runs unfinished: {', '.join(left)}.")
@@ -183,7 +197,12 @@ def _announce(planned: list[Planned], say: Callable[[str], None]) -> None:
 
 
 def supervise(
-    one: Executor, together: list[list[Planned]], table: Display, caught: list[int], leave: bool
+    one: Executor,
+    together: list[list[Planned]],
+    table: Display,
+    caught: list[int],
+    leave: bool,
+    keeper: Keeper | None = None,
 ) -> dict[str, str]:
     """Let an executor do jobs until nothing is left, or a signal came and what was begun has saved.
 
@@ -205,9 +224,13 @@ def supervise(
                     results[run.name] = state
                 table.state(run, state)
             table.update()
+            if keeper is not None:
+                keeper.look()
             time.sleep(POLL_SECONDS)
     finally:
         one.close()
+        if keeper is not None:
+            keeper.look(last=True)
     return results
 
 

@@ -45,3 +45,6 @@ class ExecutionSpec(Spec):
     after `activate`, without it the Python of this process."""
     address: str | None = None
     """Of the Ray cluster; None: RAY_ADDRESS, one that runs here, or a new one on this machine (ray)."""
+    store: str | None = None
+    """URL that fsspec can write to, as in s3://lab/studies/mine: the study is kept there too, and what is not
+    here is fetched from there; None: it lies in its directory alone."""
