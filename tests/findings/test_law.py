@@ -119,7 +119,8 @@ def cells(count: int = 40, seed: int = 1) -> list[Ran]:
     return out
 
 
-def test_cells_left_out_are_predicted_by_the_law_that_has_the_cause() -> None:
+def test_cells_left_out_are_predicted_by_the_law_that_has_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells_module, "AVERAGED", 2)
     runs = cells()
     assert len({one.fate for one in runs}) == 3
     table = {row["law"]: row for row in left_out(runs).to_dicts()}
@@ -133,8 +134,9 @@ def test_cells_left_out_are_predicted_by_the_law_that_has_the_cause() -> None:
     assert chances.sum() == pytest.approx(1.0)
 
 
-def test_the_cells_of_a_point_are_left_out_and_drawn_together() -> None:
+def test_the_cells_of_a_point_are_left_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """They share what varies: a law that has seen one of them seems to know the others, and does not."""
+    monkeypatch.setattr(cells_module, "AVERAGED", 2)
     rng, runs = np.random.default_rng(3), []
     what_P8, late_P = rng.normal(size=(12, len(DESCRIBED))), 3000 * np.exp(rng.normal(size=12))
     for number, one in enumerate(cells(36)):
@@ -152,6 +154,30 @@ def test_the_cells_of_a_point_are_left_out_and_drawn_together() -> None:
     assert score_of[False]["all"] > score_of[True]["all"] + 0.3
 
 
+def test_the_averaged_law_is_unsure_where_points_are_too_few_to_tell() -> None:
+    """Six points, eight predictors that decide nothing: the law that fits best is sure all the same."""
+    rng, runs, new = np.random.default_rng(4), [], []
+    what_P8, late_P = rng.normal(size=(12, len(DESCRIBED))), 3000 * np.exp(rng.normal(size=12))
+    for number, one in enumerate(cells(36)):
+        point = number // 9
+        late = seen(float(late_P[point]), BUDGET_OF_CELLS)
+        described = one.described | dict(zip(DESCRIBED, what_P8[point].tolist(), strict=True))
+        (runs if point < 6 else new).append(
+            replace(one, point=f"point{point}", described=described, generalisation=late,
+                    fate=fate_of(one.saturation, late, 2.0))
+        )  # fmt: skip
+    laws = cells_module.fitted(runs)
+    said = {
+        one.cell: {
+            name: cells_module.chances(some, one.described, one.budget, one.delay)
+            for name, some in laws.items()
+        }
+        for one in new
+    }
+    table = dict(score(Predictions("", 0, said), new).select("law", "log_score").iter_rows())
+    assert table["all, averaged"] > table["all"] + 0.3
+
+
 def test_a_point_is_drawn_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [replace(one, point=f"point{number // 9}") for number, one in enumerate(cells(12))]
     drawn: list[Counter[str]] = []
@@ -162,8 +188,7 @@ def test_a_point_is_drawn_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = cells_module.law_of
     monkeypatch.setattr(cells_module, "law_of", law_of)
-    monkeypatch.setattr(cells_module, "REPLICATES", 5)
-    resampled(runs)
+    resampled(runs, 5)
     assert {count % 9 for one in drawn for count in one.values()} == {0}
     assert any(len(one) < 4 for one in drawn[1:])
 

@@ -6,6 +6,7 @@ from grokscope.mechanics.judge import needed
 from grokscope.mechanics.judge.share import NEEDED, share
 from grokscope.mechanics.judge.verdict import look
 from grokscope.mechanics.patch.interchange import Setting, draw
+from grokscope.mechanics.read.layout import some_probes
 from grokscope.mechanics.zoo import wire
 from grokscope.mechanics.zoo.members import PROBES
 from grokscope.world.spec import WorldSpec
@@ -73,6 +74,7 @@ def test_the_share_finds_the_group_where_none_is_named(monkeypatch: pytest.Monke
     wired = wire("copies", 0, world_spec=SMALL)
     setting = Setting(wired.corpus.world, wired.corpus.composition, wired.format)
     probes = wired.corpus.probes[PROBES]
+    probes, _ = some_probes(probes, setting.encode(probes.queries), 120)
     named = needed.columns_of
     few = {"head+relation1", "prefix"}
     monkeypatch.setattr(

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,15 +123,21 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     one.at_checkpoint(0, model("recursive"))
     before = content(tmp_path)
 
-    def full(self, path, **_):
-        path.mkdir()
-        (path / "zarr.json").write_text("half")
-        raise OSError(28, "No space left on device")
+    written = []
 
-    monkeypatch.setattr(xr.Dataset, "to_zarr", full)
-    for step in (0, 50):
-        with pytest.raises(OSError, match="No space"):
-            one.at_checkpoint(step, model("recursive", seed=3))
+    def full(path, content):
+        written.append(path)
+        if len(written) % 4 == 0:
+            raise OSError(28, "No space left on device")
+        with path.open("wb") as file:
+            return file.write(content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        for step in (0, 50):
+            with pytest.raises(OSError, match="No space"):
+                one.at_checkpoint(step, model("recursive", seed=3))
+    assert len(written) == 8
     assert content(tmp_path) == before
 
 

@@ -26,7 +26,7 @@ from tests.runs.slurm_nodes import lacking, two_nodes
 from tests.runs.test_execution import TINY, contents, run_here
 
 pytestmark = pytest.mark.cluster
-STEPS = 600
+STEPS = 400
 """A run must outlast a few of Ray's reports, or it is over before it can be killed."""
 SECONDS = 300.0
 HEADS = ("batches", "study.json")
@@ -35,7 +35,7 @@ HEADS = ("batches", "study.json")
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = yaml.safe_load(TINY)
-    tree["training"] |= {"steps": STEPS, "resume_every": 10, "first_checkpoint": 300, "dense_every": 300}
+    tree["training"] |= {"steps": STEPS, "resume_every": 10, "first_checkpoint": 200, "dense_every": 200}
     tree |= {"causal": {"enabled": False}, "execution": {"threads": 1}}
     path = tmp_path_factory.mktemp("file") / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree))

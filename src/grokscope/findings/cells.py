@@ -13,7 +13,18 @@ import polars as pl
 from pydantic import Field
 
 from grokscope.errors import InputError
-from grokscope.findings.law import DESCRIBED, FATES, LAWS, Fate, Floats, Law, describe, fate_of, fit_both
+from grokscope.findings.law import (
+    DESCRIBED,
+    DRAWS,
+    FATES,
+    LAWS,
+    Fate,
+    Floats,
+    Law,
+    describe,
+    fate_of,
+    fit_both,
+)
 from grokscope.findings.measured import measure
 from grokscope.mechanics.judge.diagnosis import VERDICT_SET
 from grokscope.runs.study import Study
@@ -22,6 +33,8 @@ from grokscope.statistics.times import Time
 
 REPLICATES = 200
 """Bootstrap samples of points, for the interval of a coefficient."""
+AVERAGED = 25
+"""Of these, the laws whose predictions are averaged."""
 LEAST = 1e-3
 """A chance below this counts as this in a log score: one run cannot refute a law for ever."""
 
@@ -135,8 +148,11 @@ class Resampled:
         return pl.from_dicts(rows)
 
 
-def resampled(runs: Sequence[Ran]) -> Resampled:
+def resampled(runs: Sequence[Ran], replicates: int = REPLICATES) -> Resampled:
     """The law of some runs, and its bootstrap.
+
+    Args:
+        runs: of several points. replicates: how many samples of the points.
 
     Raises:
         InputError: nothing varies, or one of the events never happened.
@@ -148,7 +164,7 @@ def resampled(runs: Sequence[Ran]) -> Resampled:
     at_point = [[one for one in runs if one.point == point] for point in points]
     rng = np.random.default_rng(0)
     laws: list[Law] = []
-    while len(laws) < REPLICATES:
+    while len(laws) < replicates:
         drawn = [one for place in rng.integers(len(points), size=len(points)) for one in at_point[place]]
         try:
             laws.append(law_of(drawn))
@@ -168,6 +184,27 @@ class Predictions(Stored):
     """Runs."""
     cells: dict[str, dict[str, dict[Fate, Annotated[float, Field(ge=0, le=1)]]]]
     """By cell and law, the chance of every fate."""
+
+
+def fitted(runs: Sequence[Ran]) -> dict[str, tuple[Law, ...]]:
+    """The laws of some runs by name; of several, the predictions are averaged.
+
+    "all, averaged" is the law of all predictors as it comes out of samples of the points: where they disagree
+    it is unsure, and the one law that fits best is not.
+
+    Raises:
+        InputError: one of the events never happened.
+    """
+    laws = {name: (law_of(runs, predictors),) for name, predictors in LAWS.items()}
+    return laws | {"all, averaged": resampled(runs, AVERAGED).again}
+
+
+def chances(
+    laws: Sequence[Law], described: Mapping[str, float], budget: float, delay: float
+) -> dict[Fate, float]:
+    """What laws say of a run on average; the arguments are those of `Law.fates`."""
+    draws = DRAWS // len(laws)
+    return named(np.mean([law.fates(described, budget, delay, draws) for law in laws], axis=0))
 
 
 def named(chance_F: Floats) -> dict[Fate, float]:
@@ -190,12 +227,12 @@ def foretell(runs: Sequence[Ran], study: Study, points: int) -> Predictions:
     more = study.spec.replace(sweep={**sweep.tree(), "points": sweep.points + points})
     specs = {spec.regime.name: spec for spec in reversed(more.expand().values())}
     new = [cell for cell in more.regime_names if cell not in study.spec.regime_names]
-    laws = {law: law_of(runs, names) for law, names in LAWS.items()}
+    laws = fitted(runs)
     delay = runs[0].delay
     cells = {}
     for cell in new:
         described, budget = describe(specs[cell]), specs[cell].training.steps
-        cells[cell] = {law: named(fitted.fates(described, budget, delay)) for law, fitted in laws.items()}
+        cells[cell] = {law: chances(some, described, budget, delay) for law, some in laws.items()}
     return Predictions(study.spec.name, len(runs), cells)
 
 
@@ -241,9 +278,9 @@ def left_out(runs: Sequence[Ran]) -> pl.DataFrame:
     for point in dict.fromkeys(one.point for one in runs):
         own = {one.cell: one for one in runs if one.point == point}
         rest = [one for one in runs if one.point != point]
-        laws = {law: law_of(rest, names) for law, names in LAWS.items()}
+        laws = fitted(rest)
         for cell, one in own.items():
             predictions[cell] = {
-                law: named(fitted.fates(one.described, one.budget, one.delay)) for law, fitted in laws.items()
+                law: chances(some, one.described, one.budget, one.delay) for law, some in laws.items()
             }
     return score(Predictions("", len(runs), predictions), runs)
