@@ -55,12 +55,13 @@ def _map(view: StudyView) -> Iterator[Drawn]:
     law = view.law
     if law is not None:
         caption = (
-            "A row of dots is a cell, a dot a seed; full: the causal verdict is a circuit. Pale: the "
-            "likeliest end by the law of the sweep, its other predictors on average; hatched: where less "
-            f"than {SURE:.0%} of {len(law.again)} bootstrap samples of the cells agree on it."
+            "A row of dots is a cell, a dot a seed; full: the causal verdict is a circuit, half: it is open, "
+            "empty: it is another. Pale: the likeliest end by the law of the sweep, its other predictors on "
+            f"average; hatched: where less than {SURE:.0%} of {len(law.again)} bootstrap samples of the "
+            "points agree on it."
         )
         yield Drawn("map", "What becomes of runs, by data", caption, fate_map(Plane(view.ran, law)))
-        caption = f"Accelerated failure time, 95 % intervals by {len(law.again)} bootstrap samples of cells."
+        caption = f"Accelerated failure time, 95 % intervals by {len(law.again)} bootstrap samples of points."
         yield Drawn("factors", "What moves the time of learning", caption, factors(law))
 
 
