@@ -74,6 +74,12 @@ def test_whenever_the_writer_is_cut_off_what_is_there_goes_on_to_the_same_bytes(
             Store("memory://m", out, print).fetch([directory])
             do_here(begun(study(), out)[0].directory)
             assert contents(directory) == contents(the_run(whole)), f"cut off before {kept[number]}"
+            assert Store("memory://m", after, print).keep(the_run(after)), (
+                "the next one sends what is missing"
+            )
+            again = tmp_path / f"{out.name}-again" / directory.name
+            Store("memory://m", again.parent, print).fetch([again])
+            assert contents(again) == contents(the_run(after)), f"cut off before {kept[number]}"
 
 
 def middles(kept: list[str]) -> list[int]:
@@ -127,6 +133,18 @@ def test_a_store_that_is_away_for_a_while_is_said_once(
         "the store memory://away takes no files (OSError: the line is dead); trying again",
         "the store takes files again",
     ]
+
+
+def test_a_bucket_that_does_not_exist_is_not_taken_for_a_file_that_has_gone_here(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put_file(*_: Any) -> None:
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    said: list[str] = []
+    monkeypatch.setattr(MemoryFileSystem, "put_file", put_file)
+    assert not Store("memory://bucket", whole, said.append).keep(the_run(whole))
+    assert "The specified bucket does not exist" in said[0]
 
 
 @pytest.mark.parametrize("url", ["nowhere://x", "http://[x/y"])

@@ -68,9 +68,10 @@ class Store:
                 self._keep(directory)
             if (self.study / STUDY).exists():
                 self._write(f"{self.root}/{STUDY}", (self.study / STUDY).read_bytes())
-        except FileNotFoundError:  # A worker has replaced a file meanwhile: next time.
-            return False
         except Exception as error:  # Every kind of store has its own.
+            gone = isinstance(error, FileNotFoundError) and str(error.filename or "")
+            if gone and gone.startswith(str(directory)):  # A worker has replaced a file meanwhile: next time.
+                return False
             if not self._silent:
                 self.say(f"the store {self.url} takes no files ({_reason(error)}); trying again")
             self._silent = True
@@ -90,17 +91,18 @@ class Store:
             self._remove(at, DONE, there)
         for name in (name for name in new if name.startswith(FIXED)):
             self._put(directory, name, here[name])
-        self._name(at, dict.fromkeys(there.keys() | last.keys()) | here)
+        # What is still to be put there has no mark yet, or the next to look would think it is there.
+        done = {name: mark for name, mark in here.items() if name.startswith(FIXED) or name not in new}
+        self._name(at, dict.fromkeys(there.keys() | last.keys() | here.keys()) | done)
         for name in (name for name in new if not name.startswith(FIXED)):
             self._put(directory, name, here[name])
         for name, content in last.items():
             if there.get(name) != content:
                 self._write(f"{at}/{name}", content)
                 there[name] = content
-        if gone := there.keys() - here.keys() - last.keys():
-            self._name(at, dict.fromkeys(last) | here)
-            for name in sorted(gone):
-                self._remove(at, name, there)
+        self._name(at, dict.fromkeys(last) | here)
+        for name in sorted(there.keys() - here.keys() - last.keys()):
+            self._remove(at, name, there)
 
     def _fetch(self, directory: Path) -> bool:
         at = self._at(directory)
